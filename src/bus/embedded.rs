@@ -1,0 +1,498 @@
+//! The bus of a single node: a SQLite file, or memory. The reference meaning of the contract.
+//!
+//! One thread writes: it takes what waits, stores it in one transaction, hands it to the relay,
+//! then settles it. Reading has a connection of its own, so that it goes on when writing cannot.
+
+mod history;
+mod ids;
+mod people;
+mod retention;
+mod rosters;
+mod schema;
+mod sessions;
+mod tail;
+mod writer;
+
+use std::{
+    fs::{File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use futures_util::future::BoxFuture;
+use rusqlite::Connection;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    rosters::Rosters,
+    sessions::{Job, Jobs},
+};
+use super::{
+    Bus, DELIVERY_BATCHES_MAX, Deliveries, Health, History, ReadError, Retention, Settle,
+    people::{Members, RoomSummary, Signal, Unread},
+    queue::{self, Queue},
+    session::{Holder, SessionKey, SessionRecord, Tail},
+};
+use crate::{
+    clock,
+    domain::{
+        message::{Draft, Epoch, Position},
+        name::{RoomName, UserId},
+        page::Page,
+        user::User,
+    },
+};
+
+/// The database's name in the data directory.
+const DATABASE: &str = "roomcast.db";
+/// Held locked while a process uses the data directory. It stays, empty, when the process ends.
+const LOCK: &str = "roomcast.lock";
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub place: Place,
+    pub retention: Retention,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Nothing outlives the process.
+    Memory,
+    /// The data directory; it is created.
+    Dir(PathBuf),
+}
+
+/// Why the log cannot be opened, as a line for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot use the data directory {}: {cause}", dir.display())]
+    Directory { dir: PathBuf, cause: io::Error },
+    #[error("the data directory {} is in use by another roomcast process", dir.display())]
+    InUse { dir: PathBuf },
+    #[error("cannot open the message log {file}: {cause}")]
+    Database { file: String, cause: rusqlite::Error },
+    #[error(
+        "the message log {file} has version {found}, this program knows up to {known}: \
+         start a newer roomcast"
+    )]
+    Newer { file: String, found: usize, known: usize },
+    #[error("cannot draw a random epoch: {0}")]
+    Random(getrandom::Error),
+    #[error("cannot start the writer's thread: {0}")]
+    Thread(io::Error),
+}
+
+#[derive(Debug)]
+pub struct Embedded {
+    queue: Queue,
+    jobs: Arc<Jobs>,
+    rosters: Arc<Rosters>,
+    reader: Arc<Mutex<Connection>>,
+    /// Readers wait here, and not each on a thread of the runtime's blocking pool.
+    turn: Arc<Semaphore>,
+    epoch: Epoch,
+    /// What the log had at the start.
+    began: u64,
+    health: watch::Receiver<Health>,
+    stopped: CancellationToken,
+}
+
+/// Opens the log and starts its writer. It blocks for as long as SQLite needs to recover the file
+/// and to read the ids of the idempotency window.
+pub fn open(options: Options) -> Result<(Arc<Embedded>, Deliveries), OpenError> {
+    let Options { place, retention } = options;
+    let (file, lock) = match &place {
+        Place::Memory => (None, None),
+        Place::Dir(dir) => (Some(dir.join(DATABASE)), Some(lock(dir)?)),
+    };
+    let file = file.as_deref();
+    let connection = schema::writer(file)?;
+    start(file, lock, Arc::new(Mutex::new(connection)), retention)
+}
+
+/// Starts the bus on a connection that can write.
+fn start(
+    file: Option<&Path>,
+    lock: Option<File>,
+    connection: Arc<Mutex<Connection>>,
+    retention: Retention,
+) -> Result<(Arc<Embedded>, Deliveries), OpenError> {
+    let failed = |cause| OpenError::Database { file: schema::shown(file), cause };
+    let (epoch, last_seq, recent) = {
+        let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let (epoch, last_seq) = schema::log(&connection, file)?;
+        let recent = writer::recent_ids(&connection, &retention, clock::now(), Instant::now())
+            .map_err(failed)?;
+        sessions::end_all(&connection, clock::now(), retention.recovery_window).map_err(failed)?;
+        (Epoch::new(&epoch), last_seq, recent)
+    };
+    let reader = match file {
+        Some(file) => Arc::new(Mutex::new(schema::reader(file)?)),
+        None => Arc::clone(&connection),
+    };
+
+    let (queue, drain) = queue::bounded();
+    let (jobs, rosters) = (Arc::new(Jobs::default()), Arc::new(Rosters::default()));
+    let (deliveries, delivered) = mpsc::channel(DELIVERY_BATCHES_MAX);
+    let (health_sender, health) = watch::channel(Health::Ready);
+    let stopped = CancellationToken::new();
+    writer::Writer {
+        file: schema::shown(file),
+        lock,
+        connection,
+        drain,
+        jobs: Arc::clone(&jobs),
+        rosters: Arc::clone(&rosters),
+        owed: Vec::new(),
+        deliveries,
+        health: health_sender,
+        epoch: epoch.clone(),
+        last_seq,
+        recent,
+        window: retention.idempotency_window,
+        recovery_window: retention.recovery_window,
+        history_ttl: retention.history_ttl,
+        keeper: retention::Keeper::new(retention),
+    }
+    .start(stopped.clone())
+    .map_err(OpenError::Thread)?;
+    let turn = Arc::new(Semaphore::new(1));
+    let bus =
+        Embedded { queue, jobs, rosters, reader, turn, epoch, began: last_seq, health, stopped };
+    Ok((Arc::new(bus), delivered))
+}
+
+impl Bus for Embedded {
+    fn submit(&self, draft: Draft, settle: Settle) {
+        self.queue.push(draft, settle);
+    }
+
+    fn history(
+        &self,
+        room: RoomName,
+        page: Page,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<History, ReadError>> {
+        Box::pin(self.read(move |reader, epoch| history::page(reader, epoch, &room, &page, limit)))
+    }
+
+    fn tail(
+        &self,
+        partition: u16,
+        after: Position,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Tail, ReadError>> {
+        Box::pin(async move {
+            if partition != 0 {
+                return Ok(Tail::OtherEpoch);
+            }
+            self.read(move |reader, epoch| tail::read(reader, epoch, &after, limit)).await
+        })
+    }
+
+    fn save_session(
+        &self,
+        key: SessionKey,
+        holder: Holder,
+        record: SessionRecord,
+    ) -> BoxFuture<'_, Result<bool, ReadError>> {
+        let (answer, answered) = oneshot::channel();
+        self.jobs.push(Job::Save { key, holder, record, answer });
+        Box::pin(async { answered.await.unwrap_or_else(|_dropped| Err(refused())) })
+    }
+
+    fn claim_session(
+        &self,
+        key: SessionKey,
+        holder: Holder,
+        user: UserId,
+    ) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>> {
+        let (answer, answered) = oneshot::channel();
+        self.jobs.push(Job::Claim { key, holder, user, answer });
+        Box::pin(async { answered.await.unwrap_or_else(|_dropped| Err(refused())) })
+    }
+
+    fn release_session(&self, key: SessionKey, holder: Holder) {
+        self.jobs.push(Job::Release { key, holder });
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.rosters.signal(signal);
+    }
+
+    fn attend(&self, room: RoomName, user: User) {
+        self.rosters.attend(room, user);
+    }
+
+    fn unattend(&self, room: RoomName, user: UserId) {
+        self.rosters.unattend(room, &user);
+    }
+
+    fn members(&self, room: RoomName, users_max: u32) -> BoxFuture<'_, Result<Members, ReadError>> {
+        Box::pin(std::future::ready(Ok(self.rosters.members(&room, users_max))))
+    }
+
+    fn rooms(&self, limit: u32) -> BoxFuture<'_, Result<Vec<RoomSummary>, ReadError>> {
+        let peopled = self.rosters.peopled(limit);
+        Box::pin(self.read(move |reader, _epoch| people::rooms(reader, peopled, limit)))
+    }
+
+    fn profile(&self, user: UserId) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
+        Box::pin(self.read(move |reader, _epoch| people::profile(reader, &user, clock::now())))
+    }
+
+    fn save_profile(&self, user: User) -> BoxFuture<'_, Result<bool, ReadError>> {
+        let (answer, answered) = oneshot::channel();
+        self.jobs.push(Job::People(people::Job::Save { user, answer }));
+        Box::pin(async { answered.await.unwrap_or_else(|_dropped| Err(refused())) })
+    }
+
+    fn mark_read(
+        &self,
+        user: UserId,
+        room: RoomName,
+        seq: u64,
+    ) -> BoxFuture<'_, Result<u64, ReadError>> {
+        let (answer, answered) = oneshot::channel();
+        self.jobs.push(Job::People(people::Job::Mark { user, room, seq, answer }));
+        Box::pin(async { answered.await.unwrap_or_else(|_dropped| Err(refused())) })
+    }
+
+    fn unread(
+        &self,
+        user: UserId,
+        rooms: Vec<RoomName>,
+    ) -> BoxFuture<'_, Result<Vec<Unread>, ReadError>> {
+        Box::pin(self.read(move |reader, _epoch| people::unread(reader, &user, rooms)))
+    }
+
+    fn partitions(&self) -> u16 {
+        1
+    }
+
+    fn began(&self, _partition: u16) -> Option<Position> {
+        Some(Position { epoch: self.epoch.clone(), seq: self.began })
+    }
+
+    fn partition(&self, _room: &RoomName) -> u16 {
+        0
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
+    }
+
+    /// Ends when the relay has taken what was stored, or is gone: keep reading, or drop the
+    /// deliveries.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.queue.close();
+        Box::pin(self.stopped.cancelled())
+    }
+}
+
+impl Embedded {
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut Connection, &Epoch) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let gone = |cause: &dyn std::fmt::Display| ReadError::Unavailable(cause.to_string());
+        let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|cause| gone(&cause))?;
+        let (reader, epoch) = (Arc::clone(&self.reader), self.epoch.clone());
+        tokio::task::spawn_blocking(move || {
+            // A caller that went away does not end this read, so it keeps its turn.
+            let _turn = turn;
+            let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            read(&mut reader, &epoch)
+        })
+        .await
+        .map_err(|cause| gone(&cause))?
+    }
+}
+
+/// Takes the directory for this process; the kernel gives it back however the process ends.
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let failed = |cause| OpenError::Directory { dir: dir.to_owned(), cause };
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    let file = File::options()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(dir.join(LOCK))
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { dir: dir.to_owned() }),
+        Err(TryLockError::Error(cause)) => Err(failed(cause)),
+    }
+}
+
+fn refused() -> ReadError {
+    ReadError::Unavailable("too much waits for the log's writer, or it has stopped".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::{
+        bus::{Delivery, SubmitError},
+        domain::{
+            message::{Body, Stored},
+            name::{MessageId, PublicId, UserId},
+        },
+    };
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    /// A bus on a file, and the connection that its writer uses, to break it.
+    struct Breakable {
+        _dir: tempfile::TempDir,
+        writer: Arc<Mutex<Connection>>,
+        bus: Arc<Embedded>,
+        deliveries: Deliveries,
+    }
+
+    impl Breakable {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a directory");
+            let file = dir.path().join(DATABASE);
+            let writer = Arc::new(Mutex::new(schema::writer(Some(&file)).expect("it opens")));
+            let retention = Retention {
+                history_max: 100_000,
+                history_ttl: Duration::from_secs(3_600),
+                idempotency_window: Duration::from_secs(120),
+                recovery_window: Duration::from_secs(120),
+            };
+            let (bus, deliveries) =
+                start(Some(&file), None, Arc::clone(&writer), retention).expect("it starts");
+            Self { _dir: dir, writer, bus, deliveries }
+        }
+
+        fn pragma(&self, name: &str, value: i64) {
+            let writer = self.writer.lock().expect("the writer lives");
+            writer
+                .pragma_update_and_check(None, name, value, |_| Ok(()))
+                .or_else(|_| writer.pragma_update(None, name, value))
+                .expect("a pragma");
+        }
+
+        fn pages(&self) -> i64 {
+            let writer = self.writer.lock().expect("the writer lives");
+            writer.query_row("PRAGMA page_count", [], |row| row.get(0)).expect("a count")
+        }
+
+        async fn store(&mut self, id: &str, bytes: usize) -> Result<Stored, SubmitError> {
+            let draft = Draft {
+                repeatable: true,
+                room: RoomName::lobby(),
+                from: UserId::parse("ann").expect("a user"),
+                id: MessageId::parse(id).expect("an id"),
+                at: clock::now(),
+                body: Body::from_json(&format!("\"{}\"", "x".repeat(bytes))),
+            };
+            let (settled, outcome) = oneshot::channel();
+            self.bus.submit(draft, Box::new(move |result| settled.send(result).expect("awaited")));
+            let outcome = outcome.await.expect("it settles");
+            if let Ok(stored) = &outcome {
+                let batch = self.deliveries.recv().await.expect("the bus runs");
+                let [Delivery::Message(message)] = batch.as_slice() else { panic!("{batch:?}") };
+                assert_eq!(message.position, stored.position);
+            }
+            outcome
+        }
+
+        async fn ids(&self) -> Vec<String> {
+            let page = self.bus.history(RoomName::lobby(), Page::Newest, 1_000).await;
+            page.expect("reads go on").messages.iter().map(|m| m.id.to_string()).collect()
+        }
+
+        async fn becomes(&self, wanted: impl FnMut(&Health) -> bool) -> Health {
+            let mut health = self.bus.health();
+            let health = tokio::time::timeout(DEADLINE, health.wait_for(wanted)).await;
+            health.expect("in time").expect("the bus runs").clone()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_and_recovers() {
+        let mut log = Breakable::new();
+        assert_eq!(log.store("before", 10).await.map(|stored| stored.position.seq), Ok(1));
+        log.pragma("max_page_count", log.pages());
+        assert_eq!(log.store("full", 30_000).await, Err(SubmitError::Unavailable));
+        let Health::Down { reason } = log.becomes(|health| *health != Health::Ready).await else {
+            panic!("it is down");
+        };
+        assert!(reason.contains(DATABASE) && reason.contains("full"), "{reason}");
+        assert_eq!(log.store("full", 30_000).await, Err(SubmitError::Unavailable), "still");
+        assert_eq!(log.ids().await, ["before"]);
+
+        log.pragma("max_page_count", 1 << 20);
+        let stored = log.store("full", 30_000).await.expect("the next one is tried again");
+        assert_eq!(stored.position.seq, 2, "what was refused took no sequence");
+        log.becomes(|health| *health == Health::Ready).await;
+        assert_eq!(log.ids().await, ["before", "full"]);
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_down_comes_back_without_a_message() {
+        let mut log = Breakable::new();
+        log.pragma("query_only", 1);
+        assert_eq!(log.store("one", 10).await, Err(SubmitError::Unavailable));
+        log.becomes(|health| *health != Health::Ready).await;
+        assert_eq!(log.ids().await, [""; 0], "reads go on");
+        log.pragma("query_only", 0);
+        log.becomes(|health| *health == Health::Ready).await;
+        assert_eq!(log.store("one", 10).await.map(|stored| stored.position.seq), Ok(1));
+    }
+
+    /// Nobody would repeat it, and the session would never end.
+    #[tokio::test]
+    async fn a_release_is_written_when_it_can_be() {
+        let log = Breakable::new();
+        let (key, holder) = (SessionKey::parse("a").expect("a key"), Holder::random());
+        let record = SessionRecord {
+            public_id: PublicId::parse("p").expect("an id"),
+            user: UserId::parse("ann").expect("a user"),
+            rooms: vec![],
+        };
+        let saved = log.bus.save_session(key.clone(), holder, record.clone()).await;
+        assert!(matches!(saved, Ok(true)), "{saved:?}");
+        log.pragma("query_only", 1);
+        log.bus.release_session(key.clone(), holder);
+        let refused = log.bus.save_session(key.clone(), holder, record.clone()).await;
+        assert!(matches!(refused, Err(ReadError::Unavailable(_))), "{refused:?}");
+        log.becomes(|health| *health != Health::Ready).await;
+        log.pragma("query_only", 0);
+        let ended = || {
+            let writer = log.writer.lock().expect("the writer lives");
+            let ended = "SELECT count(*) FROM sessions WHERE ends IS NOT NULL";
+            writer.query_row(ended, [], |row| row.get::<_, u64>(0)).expect("a count") == 1
+        };
+        let deadline = Instant::now() + DEADLINE;
+        while !ended() {
+            assert!(Instant::now() < deadline, "it was forgotten");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn room_for_a_message_but_not_for_a_batch_is_not_ready() {
+        let mut log = Breakable::new();
+        log.store("before", 10).await.expect("it is stored");
+        log.pragma("max_page_count", log.pages() + 4);
+        assert_eq!(log.store("large", 30_000).await, Err(SubmitError::Unavailable));
+        let mut health = log.bus.health();
+        health.mark_unchanged();
+        // Each failed try says so again; none in between says ready.
+        for _ in 0..2 {
+            tokio::time::timeout(DEADLINE, health.changed()).await.expect("a try").expect("runs");
+            assert_ne!(*health.borrow_and_update(), Health::Ready);
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Profiles and read marks in the file: what the writer does in its transaction, and what is read.
+//!
+//! A profile whose name was not used for as long as history is kept is as good as gone, whether
+//! its row is there or not.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use tokio::sync::oneshot;
+
+use super::{history::read_error, retention::after};
+use crate::{
+    bus::{
+        ReadError,
+        people::{MARKS_MAX, RoomSummary, Signal, UNREAD_MAX, Unread},
+    },
+    domain::{
+        message::Timestamp,
+        name::{RoomName, UserId, UserName},
+        user::{Picture, User},
+    },
+};
+
+/// What is asked of the writer.
+#[derive(Debug)]
+pub enum Job {
+    Save { user: User, answer: oneshot::Sender<Result<bool, ReadError>> },
+    Mark { user: UserId, room: RoomName, seq: u64, answer: oneshot::Sender<Result<u64, ReadError>> },
+}
+
+/// What became of a job, and what is told of it.
+#[derive(Debug)]
+pub enum Done {
+    /// Whether the name was free, and whether something has changed.
+    Saved {
+        free: bool,
+        changed: bool,
+    },
+    Marked {
+        seq: u64,
+        moved: bool,
+    },
+}
+
+impl Job {
+    /// After the commit. A caller may have stopped waiting.
+    pub fn answer(self, done: Done) -> Option<Signal> {
+        match (self, done) {
+            (Self::Save { user, answer }, Done::Saved { free, changed }) => {
+                drop(answer.send(Ok(free)));
+                changed.then_some(Signal::Profile { user })
+            }
+            (Self::Mark { user, room, answer, .. }, Done::Marked { seq, moved }) => {
+                drop(answer.send(Ok(seq)));
+                moved.then_some(Signal::Read { user, room, seq })
+            }
+            (Self::Save { .. } | Self::Mark { .. }, _) => None,
+        }
+    }
+
+    pub fn refuse(self, error: ReadError) {
+        match self {
+            Self::Save { answer, .. } => drop(answer.send(Err(error))),
+            Self::Mark { answer, .. } => drop(answer.send(Err(error))),
+        }
+    }
+}
+
+/// `life` is how long a name is kept that nobody uses, and a mark that nobody moves.
+pub fn perform(
+    transaction: &Transaction<'_>,
+    job: &Job,
+    now: Timestamp,
+    life: Duration,
+) -> rusqlite::Result<Done> {
+    match job {
+        Job::Save { user, answer: _ } => save(transaction, user, now, life),
+        Job::Mark { user, room, seq, answer: _ } => {
+            mark(transaction, user, room, *seq, after(now, life))
+        }
+    }
+}
+
+fn save(
+    transaction: &Transaction<'_>,
+    user: &User,
+    now: Timestamp,
+    life: Duration,
+) -> rusqlite::Result<Done> {
+    let key = user.name.key();
+    let taken: bool = transaction
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM profiles WHERE name_key = ?1 AND user <> ?2 AND ends > ?3)",
+        )?
+        .query_row(params![key, user.id.as_str(), now.0], |row| row.get(0))?;
+    if taken {
+        return Ok(Done::Saved { free: false, changed: false });
+    }
+    transaction
+        .prepare_cached("DELETE FROM profiles WHERE name_key = ?1 AND user <> ?2")?
+        .execute(params![key, user.id.as_str()])?;
+    let picture = user.picture.as_ref().map(Picture::as_str);
+    let same: bool = transaction
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM profiles
+             WHERE user = ?1 AND name = ?2 AND picture IS ?3 AND ends > ?4)",
+        )?
+        .query_row(params![user.id.as_str(), user.name.as_str(), picture, now.0], |row| {
+            row.get(0)
+        })?;
+    transaction
+        .prepare_cached(
+            "INSERT OR REPLACE INTO profiles (user, name, name_key, picture, ends)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![user.id.as_str(), user.name.as_str(), key, picture, after(now, life)])?;
+    Ok(Done::Saved { free: true, changed: !same })
+}
+
+fn mark(
+    transaction: &Transaction<'_>,
+    user: &UserId,
+    room: &RoomName,
+    seq: u64,
+    ends: u64,
+) -> rusqlite::Result<Done> {
+    let top: u64 =
+        transaction.prepare_cached("SELECT last_seq FROM log")?.query_row([], |row| row.get(0))?;
+    let seq = seq.min(top);
+    let was: Option<u64> = transaction
+        .prepare_cached("SELECT seq FROM read_marks WHERE user = ?1 AND room = ?2")?
+        .query_row([user.as_str(), room.as_str()], |row| row.get(0))
+        .optional()?;
+    if let Some(was) = was.filter(|was| *was >= seq) {
+        return Ok(Done::Marked { seq: was, moved: false });
+    }
+    if was.is_none() {
+        // The lowest mark is the one that was set longest ago.
+        transaction
+            .prepare_cached(
+                "DELETE FROM read_marks WHERE user = ?1 AND room IN
+                     (SELECT room FROM read_marks WHERE user = ?1
+                      ORDER BY seq DESC LIMIT -1 OFFSET ?2)",
+            )?
+            .execute(params![user.as_str(), MARKS_MAX - 1])?;
+    }
+    transaction
+        .prepare_cached(
+            "INSERT OR REPLACE INTO read_marks (user, room, seq, ends) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![user.as_str(), room.as_str(), seq, ends])?;
+    Ok(Done::Marked { seq, moved: seq != was.unwrap_or_default() })
+}
+
+pub fn profile(
+    connection: &Connection,
+    user: &UserId,
+    now: Timestamp,
+) -> Result<Option<User>, ReadError> {
+    let columns = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?));
+    let found = connection
+        .prepare_cached("SELECT name, picture FROM profiles WHERE user = ?1 AND ends > ?2")
+        .and_then(|mut sql| sql.query_row(params![user.as_str(), now.0], columns).optional())
+        .map_err(read_error)?;
+    let Some((name, picture)) = found else { return Ok(None) };
+    let corrupt = |why: &dyn std::fmt::Display| ReadError::Corrupt(format!("a profile: {why}"));
+    let picture = picture.map(|text| Picture::parse(&text)).transpose();
+    Ok(Some(User {
+        id: user.clone(),
+        name: UserName::parse(&name).map_err(|why| corrupt(&why))?,
+        picture: picture.map_err(|why| corrupt(&why))?,
+    }))
+}
+
+/// One snapshot of a user's marks, and what comes after them.
+pub fn unread(
+    connection: &mut Connection,
+    user: &UserId,
+    rooms: Vec<RoomName>,
+) -> Result<Vec<Unread>, ReadError> {
+    let snapshot = connection.transaction().map_err(read_error)?;
+    let mut found = Vec::new();
+    for room in rooms {
+        let counted = snapshot
+            .prepare_cached(
+                "SELECT seq, (SELECT count(*) FROM
+                     (SELECT 1 FROM rooms r CROSS JOIN messages m INDEXED BY messages_by_room
+                      ON m.room = r.id AND m.seq > max(k.seq, r.trimmed_to)
+                      WHERE r.name = k.room AND m.sender <> k.user LIMIT ?3))
+                 FROM read_marks k WHERE user = ?1 AND room = ?2",
+            )
+            .and_then(|mut sql| {
+                sql.query_row(params![user.as_str(), room.as_str(), UNREAD_MAX], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })
+                .optional()
+            })
+            .map_err(read_error)?;
+        found.extend(counted.map(|(mark, count)| (room, mark, count)));
+    }
+    Ok(found)
+}
+
+/// What the log knows of rooms: of these first, then those that were made last.
+pub fn rooms(
+    connection: &mut Connection,
+    peopled: Vec<(RoomName, u32)>,
+    limit: u32,
+) -> Result<Vec<RoomSummary>, ReadError> {
+    let snapshot = connection.transaction().map_err(read_error)?;
+    let mut rooms = Vec::new();
+    for (room, count) in peopled {
+        let seq = snapshot
+            .prepare_cached(
+                "SELECT m.seq FROM rooms r CROSS JOIN messages m INDEXED BY messages_by_room
+                 ON m.room = r.id WHERE r.name = ?1 ORDER BY m.seq DESC LIMIT 1",
+            )
+            .and_then(|mut sql| sql.query_row([room.as_str()], |row| row.get(0)).optional())
+            .map_err(read_error)?;
+        rooms.push(RoomSummary { room, count, seq: seq.unwrap_or_default() });
+    }
+    let mut statement = snapshot
+        .prepare_cached(
+            "SELECT r.name, (SELECT m.seq FROM messages m INDEXED BY messages_by_room
+                             WHERE m.room = r.id ORDER BY m.seq DESC LIMIT 1)
+             FROM rooms r WHERE r.kept > 0 AND r.name NOT GLOB 'dm:*' ORDER BY r.id DESC LIMIT ?1",
+        )
+        .map_err(read_error)?;
+    // Those with people may be among them.
+    let mut rows = statement.query([u64::from(limit) + rooms.len() as u64]).map_err(read_error)?;
+    let known: std::collections::HashSet<RoomName> =
+        rooms.iter().map(|summary| summary.room.clone()).collect();
+    while let Some(row) = rows.next().map_err(read_error)? {
+        let name: String = row.get(0).map_err(read_error)?;
+        let corrupt = |why| ReadError::Corrupt(format!("a room: {why}"));
+        let room = RoomName::parse(&name).map_err(corrupt)?;
+        if !known.contains(&room) {
+            let seq: Option<u64> = row.get(1).map_err(read_error)?;
+            rooms.push(RoomSummary { room, count: 0, seq: seq.unwrap_or_default() });
+        }
+    }
+    // Stable: those with people stand in their order already.
+    rooms.sort_by_key(|summary| std::cmp::Reverse((summary.count, summary.seq)));
+    rooms.truncate(limit as usize);
+    Ok(rooms)
+}

@@ -1,0 +1,186 @@
+//! What a batch looks like in Redis: a line of header, then one line of JSON per message.
+//!
+//! A person can read it go by with `SUBSCRIBE`. These shapes belong to the bus alone.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::domain::{
+    message::{Body, Draft, Epoch, Message, Position, Timestamp},
+    name::{MessageId, RoomName, UserId},
+};
+
+/// How much of a frame tells it from any other: its header and its first message's id.
+const ANCHOR_BYTES: usize = 160;
+
+/// One message as one line.
+#[derive(Serialize, Deserialize)]
+struct Line<'a> {
+    #[serde(borrow)]
+    id: std::borrow::Cow<'a, str>,
+    #[serde(borrow)]
+    room: std::borrow::Cow<'a, str>,
+    #[serde(borrow)]
+    from: std::borrow::Cow<'a, str>,
+    at: u64,
+    #[serde(borrow)]
+    body: &'a RawValue,
+}
+
+/// `<first seq>:<epoch>:<count>`, the header of a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    pub first: u64,
+    pub epoch: Epoch,
+    pub count: u64,
+}
+
+impl Header {
+    pub fn last(&self) -> u64 {
+        self.first + self.count - 1
+    }
+}
+
+/// Splits a frame; `None` when it is none, so somebody published it by hand.
+pub fn split(frame: &str) -> Option<(Header, &str)> {
+    let (header, lines) = frame.split_once('\n')?;
+    let mut parts = header.splitn(3, ':');
+    let first: u64 = parts.next()?.parse().ok().filter(|first| *first > 0)?;
+    let epoch = Epoch::new(parts.next()?);
+    let count: u64 = parts.next()?.parse().ok().filter(|count| *count > 0)?;
+    first.checked_add(count)?;
+    Some((Header { first, epoch, count }, lines))
+}
+
+/// How a frame begins, kept to recognise it again.
+pub fn anchor(frame: &str) -> &str {
+    let mut end = ANCHOR_BYTES.min(frame.len());
+    while !frame.is_char_boundary(end) {
+        end -= 1;
+    }
+    frame.get(..end).unwrap_or(frame)
+}
+
+/// What stands before the body in a line.
+#[derive(Serialize)]
+struct Envelope<'a> {
+    id: &'a str,
+    room: &'a str,
+    from: &'a str,
+    at: u64,
+}
+
+/// Writes a draft's line.
+pub fn push_line(lines: &mut Vec<u8>, draft: &Draft) {
+    let envelope = Envelope {
+        id: draft.id.as_str(),
+        room: draft.room.as_str(),
+        from: draft.from.as_str(),
+        at: draft.at.0,
+    };
+    serde_json::to_writer(&mut *lines, &envelope).expect("text and numbers are JSON");
+    // The body is JSON on one line already: it takes the place of the closing brace.
+    lines.pop();
+    lines.extend_from_slice(b",\"body\":");
+    lines.extend_from_slice(draft.body.as_json().as_bytes());
+    lines.push(b'}');
+}
+
+/// Reads a line back; the error says what is wrong with it.
+pub fn message(line: &str, position: Position) -> Result<Message, String> {
+    let line: Line<'_> = serde_json::from_str(line).map_err(|why| why.to_string())?;
+    Ok(Message {
+        position,
+        room: RoomName::parse(&line.room).map_err(|why| why.to_string())?,
+        from: UserId::parse(&line.from).map_err(|why| why.to_string())?,
+        id: MessageId::parse(&line.id).map_err(|why| why.to_string())?,
+        at: Timestamp(line.at),
+        body: Body::from_json(line.body.get()),
+    })
+}
+
+/// `<seq> <at>`, as the ids remember a message.
+pub fn mark(text: &str) -> Option<(u64, Timestamp)> {
+    let (seq, at) = text.split_once(' ')?;
+    Some((seq.parse().ok()?, Timestamp(at.parse().ok()?)))
+}
+
+/// The messages of a room in one frame, from the two items of its list that append.lua describes.
+pub fn in_room(header: &str, lines: &str, epoch: &Epoch) -> Result<Vec<Message>, String> {
+    let mut header = header.split(' ');
+    let number = |text: Option<&str>| text?.parse::<u64>().ok();
+    let first = number(header.next()).ok_or("it has no first seq")?;
+    let places = header.nth(3).ok_or("it has no places")?;
+    let read = |(seq, line)| message(line, Position { epoch: epoch.clone(), seq });
+    if places.is_empty() {
+        let (_, lines) = lines.split_once('\n').ok_or("the frame has no lines")?;
+        return (first..).zip(lines.split('\n')).map(read).collect();
+    }
+    let places: Option<Vec<u64>> = places.split(',').map(|place| number(Some(place))).collect();
+    let places = places.ok_or("its places are no numbers")?;
+    let start = first - places.first().copied().unwrap_or(first).min(first);
+    let seqs = places.into_iter().map(|place| start + place);
+    seqs.zip(lines.split('\n')).map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft(body: &str) -> Draft {
+        Draft {
+            repeatable: true,
+            room: RoomName::lobby(),
+            from: UserId::parse("ada \"l\"").unwrap(),
+            id: MessageId::parse("m1").unwrap(),
+            at: Timestamp(7),
+            body: Body::from_json(body),
+        }
+    }
+
+    fn line(draft: &Draft) -> String {
+        let mut line = Vec::new();
+        push_line(&mut line, draft);
+        String::from_utf8(line).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_readable_and_reads_back() {
+        let draft = draft("{\"n\":1e400}");
+        let line = line(&draft);
+        assert_eq!(
+            line,
+            r#"{"id":"m1","room":"lobby","from":"ada \"l\"","at":7,"body":{"n":1e400}}"#
+        );
+        let position = Position { epoch: Epoch::new("e"), seq: 3 };
+        let read = message(&line, position.clone()).unwrap();
+        assert_eq!((read.from, read.body, read.position), (draft.from, draft.body, position));
+    }
+
+    #[test]
+    fn a_frame_has_its_rooms_messages_and_their_numbers() {
+        let (one, two) = (line(&draft("1")), line(&draft("2")));
+        let seqs = |header: &str, lines: &str| -> Vec<u64> {
+            let messages = in_room(header, lines, &Epoch::new("e")).unwrap();
+            messages.iter().map(|message| message.position.seq).collect()
+        };
+        assert_eq!(seqs("11 12 2 99 ", &format!("11:e:2\n{one}\n{two}")), [11, 12]);
+        assert_eq!(seqs("12 15 2 99 2,5", &format!("{one}\n{two}")), [12, 15]);
+        assert!(in_room("12 15 2 99 2,x", "{}", &Epoch::new("e")).is_err());
+    }
+
+    #[test]
+    fn what_is_no_frame_was_published_by_hand() {
+        let (header, lines) = split("5:e1:2\na\nb").unwrap();
+        assert_eq!((header.first, header.last(), lines), (5, 6, "a\nb"));
+        for text in ["hello", "hello\nworld", "{\"a\":\n1}", "0:e:1\nx", "1:e:0\nx", "x:e:1\ny"] {
+            assert_eq!(split(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_anchor_ends_at_a_character() {
+        let frame = format!("{}{}", "a".repeat(ANCHOR_BYTES - 1), "ö");
+        assert_eq!(anchor(&frame).len(), ANCHOR_BYTES - 1);
+    }
+}

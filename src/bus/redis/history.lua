@@ -1,0 +1,55 @@
+-- One page of a room, as the frames, or what is the room's in them, that it is cut from.
+--
+-- KEYS[1] room list  KEYS[2] meta  KEYS[3] rooms (append.lua describes them)
+-- ARGV[1] newest|before|after  [2] seq  [3] messages at most  [4] room
+-- Returns { epoch or '', last seq, more frames 0|1, trimmed 0|1, oldest first the two items of
+-- each frame }: enough for one message more than was asked for, if there are so many.
+local meta = redis.call('HMGET', KEYS[2], 'e', 's')
+local seq, wanted = tonumber(ARGV[2]), tonumber(ARGV[3]) + 1
+local length = redis.call('LLEN', KEYS[1]) / 2
+local function frame(index)
+  local header = redis.call('LINDEX', KEYS[1], index * 2)
+  local first, last, _, _, places = string.match(header, '^(%d+) (%d+) (%d+) (%d+) ([%d,]*)')
+  local _, commas = string.gsub(places, ',', '')
+  local count = places == '' and last - first + 1 or commas + 1
+  return header, tonumber(first), tonumber(last), count
+end
+-- The first index whose newest message comes after `bound`.
+local function above(bound)
+  local low, high = 0, length
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local _, _, last = frame(middle)
+    if last > bound then high = middle else low = middle + 1 end
+  end
+  return low
+end
+local items, found, index = {}, 0, nil
+if ARGV[1] == 'after' then
+  index = above(seq)
+  local trimmed = false
+  if index == 0 then
+    local seqs = redis.call('HMGET', KEYS[3], 't:' .. ARGV[4], 'r:' .. ARGV[4])
+    local gone = length == 0 and seqs[2] or seqs[1]
+    trimmed = gone and tonumber(gone) > seq
+  end
+  while index < length and found < wanted do
+    local header, first, _, count = frame(index)
+    items[#items + 1] = header
+    items[#items + 1] = redis.call('LINDEX', KEYS[1], index * 2 + 1)
+    -- Of the frame that the position lies in, only what comes after counts.
+    if first > seq then found = found + count end
+    index = index + 1
+  end
+  local more = index < length and 1 or 0
+  return { meta[1] or '', tonumber(meta[2] or 0), more, trimmed and 1 or 0, items }
+end
+index = (ARGV[1] == 'before' and math.min(above(seq - 1) + 1, length) or length) - 1
+while index >= 0 and found < wanted do
+  local header, _, last, count = frame(index)
+  table.insert(items, 1, redis.call('LINDEX', KEYS[1], index * 2 + 1))
+  table.insert(items, 1, header)
+  if ARGV[1] == 'newest' or last < seq then found = found + count end
+  index = index - 1
+end
+return { meta[1] or '', tonumber(meta[2] or 0), index >= 0 and 1 or 0, 0, items }

@@ -1,0 +1,484 @@
+//! Many nodes, one chat: the bus over Redis. The only door to fred.
+//!
+//! The log in a stream is the truth; pub/sub is the fast path. A writer per partition stores and
+//! announces in one script (`append.lua`); the reader, on a thread of its own, delivers what it
+//! hears when it is next in sequence, and otherwise reads the log.
+
+mod ahead;
+mod attendance;
+mod batch;
+mod calls;
+mod frame;
+mod held;
+mod link;
+mod log;
+mod people;
+mod profiles;
+mod reader;
+mod scripts;
+mod sessions;
+mod signal;
+mod tail;
+mod tracker;
+mod writer;
+
+use std::sync::Arc;
+
+use fred::{
+    clients::Client,
+    interfaces::ClientLike,
+    types::{Builder, Value},
+};
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::{mpsc, watch};
+
+use self::{
+    link::Status,
+    people::People,
+    profiles::Profiles,
+    reader::{Began, Reader, Told},
+    scripts::{HISTORY, number, text},
+    sessions::Sessions,
+    writer::Writer,
+};
+use super::{
+    Bus, DELIVERY_BATCHES_MAX, Deliveries, Health, History, ReadError, Retention, Settle,
+    SubmitError,
+    people::{Members, RoomSummary, Signal, Unread},
+    queue::{self, Queue},
+    session::{Holder, SessionKey, SessionRecord, Tail},
+};
+use crate::{
+    domain::{
+        message::{Draft, Epoch, Message, Position},
+        name::{RoomName, UserId},
+        page::Page,
+        user::User,
+    },
+    random,
+    shutdown::{self, Tasks},
+};
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub url: String,
+    /// The URL without its password, for logs and reasons.
+    pub shown: String,
+    pub prefix: String,
+    pub partitions: u16,
+    pub retention: Retention,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("--redis {shown}: {why}")]
+    Url { shown: String, why: String },
+    #[error("cannot start the thread that reads from Redis: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Needs no Redis to be there: the bus is down until one answers.
+pub fn open(options: Options) -> Result<(Arc<Redis>, Deliveries), ConfigError> {
+    // Another library's choice, if it came first, serves as well.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider was installed before");
+    }
+    let wrong = |why: fred::error::Error| ConfigError::Url {
+        shown: options.shown.clone(),
+        why: why.details().to_owned(),
+    };
+    let builder = link::builder(&options.url).map_err(wrong)?;
+    let client = builder.build().map_err(wrong)?;
+    client.connect();
+    let status = Status::new(&options.shown);
+    let (tasks, writers) = (Tasks::default(), Tasks::default());
+    let watch = link::watch(
+        client.clone(),
+        status.clone(),
+        Keys::new(&options.prefix, 0).probe(),
+        tasks.clone(),
+    );
+    tasks.spawn_vital("redis watchdog", watch);
+
+    let publish = if client.is_clustered() { "SPUBLISH" } else { "PUBLISH" };
+    let mut queues = Vec::new();
+    for partition in 0..options.partitions {
+        let (queue, drain) = queue::bounded();
+        let writer = Writer {
+            client: client.clone(),
+            keys: Keys::new(&options.prefix, partition),
+            status: status.clone(),
+            retention: options.retention.clone(),
+            publish,
+            newest: None,
+            name: fresh_name(),
+            frames: 0,
+        };
+        writers.spawn_vital("redis writer", writer.run(drain));
+        queues.push(queue);
+    }
+    let window = options.retention.recovery_window;
+    let sessions = Sessions::new(client.clone(), status.clone(), &options.prefix, window);
+    let keys = (0..options.partitions).map(|p| Keys::new(&options.prefix, p)).collect();
+    let people = People::start(client.clone(), status.clone(), keys, &tasks);
+    let life = options.retention.history_ttl;
+    let profiles = Profiles::new(client.clone(), status.clone(), &options.prefix, life);
+    let told = Told { sessions: Arc::clone(&sessions), people: Arc::clone(&people) };
+    let (deliveries, began) = start_reader(&options, builder, &status, &tasks, told)?;
+    let prefix = options.prefix;
+    let bus =
+        Redis { prefix, client, status, sessions, people, profiles, queues, began, tasks, writers };
+    Ok((Arc::new(bus), deliveries))
+}
+
+/// fred spawns where it connects, so a runtime of its own keeps the reader's work off the others.
+fn start_reader(
+    options: &Options,
+    builder: Builder,
+    status: &Status,
+    tasks: &Tasks,
+    told: Told,
+) -> Result<(Deliveries, Began), ConfigError> {
+    let (sender, deliveries) = mpsc::channel(DELIVERY_BATCHES_MAX);
+    let keys = (0..options.partitions).map(|p| Keys::new(&options.prefix, p)).collect();
+    let lobby = partition_of(&RoomName::lobby(), options.partitions);
+    let keeping = Arc::clone(&told.sessions).keep(sender.clone(), tasks.clone());
+    tasks.spawn_vital("redis sessions", keeping);
+    let reader = Reader::new(builder, keys, lobby, status.clone(), told, sender, tasks.clone());
+    let began = reader.began();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (done, finished) = tokio::sync::oneshot::channel::<()>();
+    std::thread::Builder::new().name("redis-reader".into()).spawn(move || {
+        let run = std::panic::AssertUnwindSafe(|| runtime.block_on(reader.run()));
+        if std::panic::catch_unwind(run).is_err() {
+            shutdown::end_process("redis reader");
+        }
+        drop(done);
+    })?;
+    tasks.spawn("redis reader", async move {
+        // An error is how a dropped sender shows: the thread has ended.
+        finished.await.unwrap_or_default();
+    });
+    Ok((deliveries, began))
+}
+
+#[derive(Debug)]
+pub struct Redis {
+    prefix: String,
+    client: Client,
+    status: Status,
+    sessions: Arc<Sessions>,
+    people: Arc<People>,
+    profiles: Profiles,
+    queues: Vec<Queue>,
+    began: Began,
+    /// The watchdog, the keepers of sessions and of people, the sender of signals, and the reader.
+    tasks: Tasks,
+    writers: Tasks,
+}
+
+impl Bus for Redis {
+    fn submit(&self, draft: Draft, settle: Settle) {
+        if !self.status.can_append() {
+            return settle(Err(SubmitError::Unavailable));
+        }
+        match self.queues.get(usize::from(self.partition(&draft.room))) {
+            Some(queue) => queue.push(draft, settle),
+            None => settle(Err(SubmitError::Unavailable)),
+        }
+    }
+
+    fn history(
+        &self,
+        room: RoomName,
+        page: Page,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<History, ReadError>> {
+        self.read_history(room, page, limit).boxed()
+    }
+
+    fn tail(
+        &self,
+        partition: u16,
+        after: Position,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Tail, ReadError>> {
+        async move {
+            if usize::from(partition) >= self.queues.len() {
+                return Ok(Tail::OtherEpoch);
+            }
+            if !self.status.can_append() {
+                return Err(ReadError::Unavailable("Redis is away".to_owned()));
+            }
+            tail::read(&self.client, &Keys::new(&self.prefix, partition), &after, limit).await
+        }
+        .boxed()
+    }
+
+    fn save_session(
+        &self,
+        key: SessionKey,
+        holder: Holder,
+        record: SessionRecord,
+    ) -> BoxFuture<'_, Result<bool, ReadError>> {
+        // In the order of the calls, whoever is polled first.
+        self.sessions.remember(key, holder, &record);
+        self.sessions.save(holder).boxed()
+    }
+
+    fn claim_session(
+        &self,
+        key: SessionKey,
+        holder: Holder,
+        user: UserId,
+    ) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>> {
+        self.sessions.claim(key, holder, user).boxed()
+    }
+
+    fn release_session(&self, _key: SessionKey, holder: Holder) {
+        self.sessions.release(holder);
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.people.signal(signal.room().map_or(0, |room| self.partition(room)), signal);
+    }
+
+    fn attend(&self, room: RoomName, user: User) {
+        self.people.attend(self.partition(&room), room, &user);
+    }
+
+    fn unattend(&self, room: RoomName, user: UserId) {
+        self.people.unattend(self.partition(&room), room, user);
+    }
+
+    fn members(&self, room: RoomName, users_max: u32) -> BoxFuture<'_, Result<Members, ReadError>> {
+        let partition = self.partition(&room);
+        async move { self.people.members(partition, &room, users_max).await }.boxed()
+    }
+
+    fn rooms(&self, limit: u32) -> BoxFuture<'_, Result<Vec<RoomSummary>, ReadError>> {
+        self.people.rooms(limit).boxed()
+    }
+
+    fn profile(&self, user: UserId) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
+        self.profiles.profile(user).boxed()
+    }
+
+    fn save_profile(&self, user: User) -> BoxFuture<'_, Result<bool, ReadError>> {
+        self.profiles.save(user).boxed()
+    }
+
+    fn mark_read(
+        &self,
+        user: UserId,
+        room: RoomName,
+        seq: u64,
+    ) -> BoxFuture<'_, Result<u64, ReadError>> {
+        self.profiles.mark(self.partition(&room), user, room, seq).boxed()
+    }
+
+    fn unread(
+        &self,
+        user: UserId,
+        rooms: Vec<RoomName>,
+    ) -> BoxFuture<'_, Result<Vec<Unread>, ReadError>> {
+        self.profiles.unread(user, rooms, |room| self.partition(room)).boxed()
+    }
+
+    fn partitions(&self) -> u16 {
+        u16::try_from(self.queues.len()).expect("there were at most that many options")
+    }
+
+    fn began(&self, partition: u16) -> Option<Position> {
+        self.began[usize::from(partition)].get().cloned()
+    }
+
+    fn partition(&self, room: &RoomName) -> u16 {
+        partition_of(room, self.partitions())
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.status.watch()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        async move {
+            for queue in &self.queues {
+                queue.close();
+            }
+            self.writers.stop();
+            self.writers.finished().await;
+            // The reader still brings out what the writers have appended.
+            self.tasks.stop();
+            self.tasks.finished().await;
+            if let Err(error) = self.client.quit().await {
+                tracing::debug!(%error, "Redis was gone before the connection closed");
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Redis {
+    async fn read_history(
+        &self,
+        room: RoomName,
+        page: Page,
+        limit: u32,
+    ) -> Result<History, ReadError> {
+        if !self.status.can_append() {
+            return Err(ReadError::Unavailable("Redis is away".to_owned()));
+        }
+        let keys = Keys::new(&self.prefix, self.partition(&room));
+        let (kind, seq) = match page {
+            Page::Newest => ("newest", 0),
+            Page::Before(seq) => ("before", seq),
+            Page::After(seq) => ("after", seq),
+        };
+        let arguments = [kind.to_owned(), seq.to_string(), limit.to_string(), room.to_string()];
+        let arguments = arguments.into_iter().map(|text| Value::String(text.into())).collect();
+        let keys = vec![keys.room(&room), keys.meta(), keys.rooms()];
+        let reply = scripts::run(&self.client, &HISTORY, keys, arguments)
+            .await
+            .map_err(|error| ReadError::Unavailable(error.to_string()))?;
+        page_of(&reply, page, limit)
+    }
+}
+
+/// Cuts the page from the items that history.lua answers.
+fn page_of(reply: &[Value], page: Page, limit: u32) -> Result<History, ReadError> {
+    let corrupt = |why: &str| ReadError::Corrupt(why.to_owned());
+    let [epoch, seq, more, trimmed, items] = reply else {
+        return Err(corrupt("history.lua answered in an unknown shape"));
+    };
+    let Some(epoch) = text(epoch).filter(|epoch| !epoch.is_empty()).map(Epoch::new) else {
+        return Err(ReadError::Unavailable("the log was lost just now".to_owned()));
+    };
+    let items = match items {
+        Value::Array(items) => items.as_slice(),
+        _ => &[],
+    };
+    let mut messages = Vec::new();
+    for pair in items.chunks(2) {
+        let [Some(header), Some(lines)] =
+            [pair.first(), pair.get(1)].map(|item| item.and_then(text))
+        else {
+            return Err(corrupt("an item is no text"));
+        };
+        messages.extend(frame::in_room(header, lines, &epoch).map_err(|why| corrupt(&why))?);
+    }
+    messages.retain(|message: &Message| match page {
+        Page::Newest => true,
+        Page::Before(seq) => message.position.seq < seq,
+        Page::After(seq) => message.position.seq > seq,
+    });
+    let surplus = messages.len().saturating_sub(limit as usize);
+    match page {
+        Page::Newest | Page::Before(_) => drop(messages.drain(..surplus)),
+        Page::After(_) => messages.truncate(limit as usize),
+    }
+    Ok(History {
+        messages,
+        more: surplus > 0 || number(more) == Some(1),
+        trimmed: number(trimmed) == Some(1),
+        top: Position { seq: number(seq).unwrap_or_default(), epoch },
+    })
+}
+
+/// What the channel of a partition's signals has behind the channel of its messages.
+const SIGNALS: &str = ":signals";
+
+/// The names in Redis of one partition. The braces keep it on one node of a cluster.
+#[derive(Debug, Clone)]
+struct Keys {
+    base: String,
+}
+
+impl Keys {
+    fn new(prefix: &str, partition: u16) -> Self {
+        Self { base: format!("{prefix}:{{{partition}}}") }
+    }
+
+    fn channel(&self) -> String {
+        self.base.clone()
+    }
+
+    /// Of partition 0 only.
+    fn lost_sessions(&self) -> String {
+        format!("{}:sessions", self.base)
+    }
+
+    fn signals(&self) -> String {
+        format!("{}{SIGNALS}", self.base)
+    }
+
+    fn nodes(&self) -> String {
+        format!("{}:nodes", self.base)
+    }
+
+    fn at(&self, incarnation: &str) -> String {
+        format!("{}:at:{incarnation}", self.base)
+    }
+
+    fn roster(&self, room: &RoomName) -> String {
+        format!("{}:roster:{room}", self.base)
+    }
+
+    fn peopled(&self) -> String {
+        format!("{}:peopled", self.base)
+    }
+
+    /// Of partition 0 only, and so is the next.
+    fn user(&self, user: &UserId) -> String {
+        format!("{}:user:{user}", self.base)
+    }
+
+    fn name(&self, key: &str) -> String {
+        format!("{}:name:{key}", self.base)
+    }
+
+    fn read_marks(&self, user: &UserId) -> String {
+        format!("{}:read:{user}", self.base)
+    }
+
+    fn log(&self) -> String {
+        format!("{}:log", self.base)
+    }
+
+    fn meta(&self) -> String {
+        format!("{}:meta", self.base)
+    }
+
+    fn marks(&self) -> String {
+        format!("{}:marks", self.base)
+    }
+
+    fn probe(&self) -> String {
+        format!("{}:probe", self.base)
+    }
+
+    fn rooms(&self) -> String {
+        format!("{}:rooms", self.base)
+    }
+
+    fn ids(&self, bucket: u128) -> String {
+        format!("{}:ids:{bucket}", self.base)
+    }
+
+    fn room(&self, room: &RoomName) -> String {
+        format!("{}:room:{room}", self.base)
+    }
+}
+
+/// FNV-1a: the same on every node and release, which is all that is asked of it.
+fn partition_of(room: &RoomName, partitions: u16) -> u16 {
+    let hash = room.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    u16::try_from(hash % u64::from(partitions.max(1))).unwrap_or_default()
+}
+
+/// A name that nobody else has, for one life of the log or of a writer.
+fn fresh_name() -> String {
+    random::hex::<8>()
+}

@@ -1,0 +1,174 @@
+//! Profiles, names and read marks in Redis. Each kind has its keys on one node of a cluster.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use fred::{
+    clients::Client,
+    interfaces::{ClientLike, KeysInterface},
+    types::Value,
+};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde_json::Value as Json;
+
+use super::{
+    Keys,
+    calls::Caller,
+    link::Status,
+    scripts::{MARK, PROFILE, UNREAD, number, text},
+    signal,
+};
+use crate::{
+    bus::{
+        ReadError,
+        people::{MARKS_MAX, Signal, UNREAD_MAX, Unread},
+    },
+    domain::{
+        name::{RoomName, UserId},
+        user::User,
+    },
+};
+
+/// How often a save is tried that others overtake.
+const TRIES_MAX: usize = 5;
+/// Rooms of one call that counts unread messages, and bytes of messages it reads in each.
+const ROOMS_PER_CALL: usize = 8;
+const BYTES_PER_ROOM: usize = 2 << 20;
+/// Such calls of one caller at a time.
+const CALLS_AT_ONCE: usize = 4;
+
+#[derive(Debug)]
+pub struct Profiles {
+    caller: Caller,
+    publish: &'static str,
+    prefix: String,
+    life: Duration,
+}
+
+impl Profiles {
+    pub fn new(client: Client, status: Status, prefix: &str, life: Duration) -> Self {
+        let publish = if client.is_clustered() { "SPUBLISH" } else { "PUBLISH" };
+        Self { caller: Caller { client, status }, publish, prefix: prefix.to_owned(), life }
+    }
+
+    pub async fn profile(&self, user: UserId) -> Result<Option<User>, ReadError> {
+        let key = self.keys(0).user(&user);
+        let found: Option<String> = self.caller.ask(self.caller.client.get(key)).await?;
+        let Some(found) = found else { return Ok(None) };
+        let line = found.split_once('\n').map(|(_key, line)| line);
+        let line = line.ok_or_else(|| ReadError::Corrupt("a profile has one line".to_owned()))?;
+        signal::user(line).map(Some)
+    }
+
+    /// `false`: the name is another user's.
+    pub async fn save(&self, user: User) -> Result<bool, ReadError> {
+        let (keys, name) = (self.keys(0), user.name.key());
+        let mut before = String::new();
+        for _ in 0..TRIES_MAX {
+            let old = if before.is_empty() { &name } else { &before };
+            let call = self.caller.run(
+                &PROFILE,
+                vec![keys.user(&user.id), keys.name(&name), keys.name(old)],
+                vec![
+                    user.id.to_string(),
+                    signal::user_line(&user),
+                    name.clone(),
+                    before,
+                    self.life.as_millis().to_string(),
+                    self.publish.to_owned(),
+                    keys.signals(),
+                    signal::line(Signal::Profile { user: user.clone() }),
+                ],
+            );
+            match call.await?.as_slice() {
+                [Value::Integer(1)] => return Ok(true),
+                [Value::Integer(0)] => return Ok(false),
+                [Value::Integer(2), now] => before = text(now).unwrap_or_default().to_owned(),
+                _ => return Err(strange("profile.lua")),
+            }
+        }
+        Err(ReadError::Unavailable("the profile changes all the time".to_owned()))
+    }
+
+    pub async fn mark(
+        &self,
+        partition: u16,
+        user: UserId,
+        room: RoomName,
+        seq: u64,
+    ) -> Result<u64, ReadError> {
+        let keys = self.keys(partition);
+        let arguments = vec![
+            room.to_string(),
+            seq.to_string(),
+            MARKS_MAX.to_string(),
+            self.life.as_millis().to_string(),
+            self.publish.to_owned(),
+            keys.signals(),
+            Json::from(user.as_str()).to_string(),
+        ];
+        let reply =
+            self.caller.run(&MARK, vec![keys.read_marks(&user), keys.meta()], arguments).await?;
+        reply.first().and_then(number).ok_or_else(|| strange("mark.lua"))
+    }
+
+    pub async fn unread(
+        &self,
+        user: UserId,
+        rooms: Vec<RoomName>,
+        partition: impl Fn(&RoomName) -> u16,
+    ) -> Result<Vec<Unread>, ReadError> {
+        let mut places: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        for (place, room) in rooms.iter().enumerate() {
+            places.entry(partition(room)).or_default().push(place);
+        }
+        let mut calls = Vec::new();
+        for (partition, places) in &places {
+            let chunks = places.chunks(ROOMS_PER_CALL);
+            calls.extend(chunks.map(|places| self.count(*partition, &user, &rooms, places)));
+        }
+        let calls = stream::iter(calls).buffer_unordered(CALLS_AT_ONCE);
+        let found: Vec<Vec<(usize, u64, u32)>> = calls.try_collect().await?;
+        let mut found: Vec<_> = found.into_iter().flatten().collect();
+        found.sort_unstable();
+        Ok(found
+            .into_iter()
+            .map(|(place, mark, count)| (rooms[place].clone(), mark, count))
+            .collect())
+    }
+
+    /// Some rooms of one partition: the place of each that has a mark, the mark, and the count.
+    async fn count(
+        &self,
+        partition: u16,
+        user: &UserId,
+        rooms: &[RoomName],
+        places: &[usize],
+    ) -> Result<Vec<(usize, u64, u32)>, ReadError> {
+        let keys = self.keys(partition);
+        let mut names = vec![keys.read_marks(user), keys.meta()];
+        let mut arguments = vec![
+            Json::from(user.as_str()).to_string(),
+            UNREAD_MAX.to_string(),
+            BYTES_PER_ROOM.to_string(),
+        ];
+        for &place in places {
+            names.push(keys.room(&rooms[place]));
+            arguments.push(rooms[place].to_string());
+        }
+        let reply = self.caller.run(&UNREAD, names, arguments).await?;
+        let three = |three: &[Value]| {
+            let place = *places.get(usize::try_from(number(&three[0])?).ok()?)?;
+            Some((place, number(&three[1])?, u32::try_from(number(&three[2])?).ok()?))
+        };
+        let found: Option<Vec<_>> = reply.chunks_exact(3).map(three).collect();
+        found.ok_or_else(|| strange("unread.lua"))
+    }
+
+    fn keys(&self, partition: u16) -> Keys {
+        Keys::new(&self.prefix, partition)
+    }
+}
+
+fn strange(script: &str) -> ReadError {
+    ReadError::Corrupt(format!("{script} answered in an unknown shape"))
+}

@@ -1,0 +1,25 @@
+-- One step through the rooms of a partition. Rooms of two people are left out.
+--
+-- KEYS[1] rooms (append.lua describes it)  KEYS[2] peopled (attend.lua describes it)
+-- ARGV[1] cursor, '0' at first  [2] fields looked at, about  [3] rooms with people at most
+-- Returns { next cursor, { room, its last seq, .. }, { room, people, its last seq or '', .. } }; those
+-- with people only in the first step, the ones with most people first.
+local people = {}
+if ARGV[1] == '0' then
+  local found = redis.call('ZREVRANGE', KEYS[2], 0, ARGV[3] - 1, 'WITHSCORES')
+  for i = 1, #found, 2 do
+    people[#people + 1] = found[i]
+    people[#people + 1] = found[i + 1]
+    people[#people + 1] = redis.call('HGET', KEYS[1], 'r:' .. found[i]) or ''
+  end
+end
+local scanned = redis.call('HSCAN', KEYS[1], ARGV[1], 'MATCH', 'r:*', 'COUNT', ARGV[2])
+local rooms, fields = {}, scanned[2]
+for i = 1, #fields, 2 do
+  local room = string.sub(fields[i], 3)
+  if string.sub(room, 1, 3) ~= 'dm:' then
+    rooms[#rooms + 1] = room
+    rooms[#rooms + 1] = fields[i + 1]
+  end
+end
+return { scanned[1], rooms, people }

@@ -1,0 +1,291 @@
+//! Sessions in Redis: one key each, with a lease that the node of its holder renews.
+//!
+//! A save is remembered here before it is sent, so what Redis did not take, or has lost, is
+//! written when it is there again. Who lost a session hears it on a channel, and, should that
+//! message get lost, when his node next renews the lease.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use fred::{clients::Client, interfaces::ClientLike, types::Value};
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{Notify, Semaphore, mpsc},
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+
+use super::{
+    Keys,
+    held::{Held, Hold},
+    link::{COMMAND_TIMEOUT, Status},
+    scripts::{self, CLAIM, SAVE, number, text},
+};
+use crate::{
+    bus::{
+        Delivery, ReadError,
+        session::{Holder, Joined, JoinedLine, SessionKey, SessionRecord},
+    },
+    domain::name::{NameError, PublicId, UserId},
+    shutdown::Tasks,
+};
+
+/// Saves and claims that Redis has at a time: what waits for it also waits for its time-out.
+const CALLS_MAX: usize = 256;
+/// The same for renewals, fewer, because messages travel on the same connection.
+const RENEWALS_MAX: usize = 64;
+/// Most and least time between two looks at what is to be done.
+const TICK_MAX: Duration = Duration::from_secs(1);
+const TICK_MIN: Duration = Duration::from_millis(20);
+/// When a session that was just claimed is renewed for the first time.
+const SOON: Duration = Duration::from_secs(1);
+
+/// What stands in Redis.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    public_id: String,
+    user: String,
+    rooms: Vec<JoinedLine>,
+}
+
+#[derive(Debug)]
+pub struct Sessions {
+    client: Client,
+    status: Status,
+    prefix: String,
+    channel: String,
+    window: Duration,
+    held: Mutex<Held>,
+    /// Something waits that cannot wait for the next tick.
+    work: Notify,
+    calls: Semaphore,
+}
+
+impl Sessions {
+    pub fn new(client: Client, status: Status, prefix: &str, window: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            client,
+            status,
+            prefix: prefix.to_owned(),
+            channel: Keys::new(prefix, 0).lost_sessions(),
+            window,
+            held: Mutex::new(Held::new(window / 4)),
+            work: Notify::new(),
+            calls: Semaphore::new(CALLS_MAX),
+        })
+    }
+
+    /// Where claims say who has lost his session.
+    pub fn channel(&self) -> &str {
+        &self.channel
+    }
+
+    /// What was said on the channel.
+    pub fn heard(&self, holder: &str) {
+        if let Some(holder) = holder_of(holder) {
+            self.lost(holder);
+        }
+    }
+
+    /// The channel was not heard for a while.
+    pub fn missed(&self) {
+        self.held().all_due(Instant::now());
+        self.work.notify_one();
+    }
+
+    pub fn remember(&self, key: SessionKey, holder: Holder, record: &SessionRecord) {
+        self.held().put(holder, key, line(record).into(), Instant::now());
+    }
+
+    /// Writes what was remembered.
+    pub async fn save(&self, holder: Holder) -> Result<bool, ReadError> {
+        let saved = self.save_now(holder).await;
+        match saved {
+            Ok(true) => {}
+            // The answer tells the caller; nobody need tell him again.
+            Ok(false) => self.held().forget(holder),
+            Err(_) => self.held().due_again(holder, Instant::now()),
+        }
+        saved
+    }
+
+    async fn save_now(&self, holder: Holder) -> Result<bool, ReadError> {
+        let _call = self.turn().await?;
+        // The newest record: with two saves under way, either writes it.
+        let Some(hold) = self.held().get(holder).cloned() else { return Ok(false) };
+        self.write(holder, &hold, self.lease()).await
+    }
+
+    pub async fn claim(
+        &self,
+        key: SessionKey,
+        holder: Holder,
+        user: UserId,
+    ) -> Result<Option<SessionRecord>, ReadError> {
+        let _call = self.turn().await?;
+        let user = user.to_string();
+        let arguments = vec![hex(holder), millis(self.lease()), self.channel.clone(), user];
+        let reply = self.run(&CLAIM, &key, arguments).await?;
+        let Some(line) = reply.first() else { return Ok(None) };
+        let line = text(line).ok_or_else(|| ReadError::Corrupt("a session is no text".into()))?;
+        let record = record(line)?;
+        self.held().claimed(holder, key, line.into(), Instant::now(), SOON);
+        Ok(Some(record))
+    }
+
+    pub fn release(&self, holder: Holder) {
+        self.held().release(holder, Instant::now());
+        self.work.notify_one();
+    }
+
+    /// Renews leases and tells of losses until the node stops.
+    pub async fn keep(self: Arc<Self>, out: mpsc::Sender<Vec<Delivery>>, tasks: Tasks) {
+        let mut ticks = interval((self.window / 16).clamp(TICK_MIN, TICK_MAX));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut was_up = true;
+        loop {
+            let stopping = tokio::select! {
+                _ = ticks.tick() => false,
+                () = self.work.notified() => false,
+                () = tasks.stopping() => true,
+            };
+            let is_up = self.is_up();
+            if is_up && !was_up {
+                // It may have forgotten all of them.
+                self.held().all_due(Instant::now());
+            }
+            was_up = is_up;
+            if is_up {
+                self.bring_released().await;
+            }
+            if stopping {
+                return;
+            }
+            if is_up {
+                self.renew().await;
+            }
+            let taken = self.held().take_taken();
+            let taken =
+                taken.into_iter().map(|(key, holder)| Delivery::SessionTaken { key, holder });
+            let taken: Vec<_> = taken.collect();
+            // A relay that is gone has nobody left to tell.
+            if !taken.is_empty() && out.send(taken).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn renew(&self) {
+        let due = self.held().due(Instant::now());
+        futures_util::stream::iter(due)
+            .for_each_concurrent(RENEWALS_MAX, async |holder| {
+                let Some(hold) = self.held().get(holder).cloned() else { return };
+                match self.write(holder, &hold, self.lease()).await {
+                    Ok(true) => {}
+                    Ok(false) => self.lost(holder),
+                    Err(_) => self.held().due_again(holder, Instant::now()),
+                }
+            })
+            .await;
+    }
+
+    /// A released session has what is left of its window; its last record is written with it.
+    async fn bring_released(&self) {
+        let released = self.held().take_released();
+        futures_util::stream::iter(released)
+            .for_each_concurrent(RENEWALS_MAX, async |(holder, hold, since)| {
+                let left = self.window.saturating_sub(since.elapsed());
+                if !left.is_zero() && self.write(holder, &hold, left).await.is_err() {
+                    self.held().release_again(holder, hold, since);
+                }
+            })
+            .await;
+    }
+
+    async fn write(&self, holder: Holder, hold: &Hold, life: Duration) -> Result<bool, ReadError> {
+        let arguments =
+            vec![hex(holder), hold.number.to_string(), hold.record.to_string(), millis(life)];
+        let reply = self.run(&SAVE, &hold.key, arguments).await?;
+        Ok(reply.first().and_then(number) == Some(1))
+    }
+
+    async fn run(
+        &self,
+        script: &fred::types::scripts::Script,
+        key: &SessionKey,
+        arguments: Vec<String>,
+    ) -> Result<Vec<Value>, ReadError> {
+        if !self.is_up() {
+            return Err(away());
+        }
+        let keys = vec![format!("{}:session:{}", self.prefix, key.as_str())];
+        let arguments = arguments.into_iter().map(|text| Value::String(text.into())).collect();
+        let call = scripts::run(&self.client, script, keys, arguments);
+        let reply = timeout(COMMAND_TIMEOUT, call).await.map_err(|_elapsed| away())?;
+        reply.map_err(|error| ReadError::Unavailable(error.to_string()))
+    }
+
+    async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, ReadError> {
+        if !self.is_up() {
+            return Err(away());
+        }
+        self.calls.acquire().await.map_err(|_closed| away())
+    }
+
+    fn is_up(&self) -> bool {
+        self.status.can_append() && self.client.is_connected()
+    }
+
+    fn lost(&self, holder: Holder) {
+        self.held().lose(holder);
+        self.work.notify_one();
+    }
+
+    /// Renewed every quarter of the window, it always has more than a window left.
+    fn lease(&self) -> Duration {
+        self.window + self.window / 2
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn away() -> ReadError {
+    ReadError::Unavailable("Redis is away".to_owned())
+}
+
+fn hex(holder: Holder) -> String {
+    format!("{:016x}", holder.bits())
+}
+
+fn holder_of(hex: &str) -> Option<Holder> {
+    u64::from_str_radix(hex, 16).ok().map(Holder::from_bits)
+}
+
+fn millis(time: Duration) -> String {
+    time.as_millis().max(1).to_string()
+}
+
+fn line(record: &SessionRecord) -> String {
+    let line = Line {
+        public_id: record.public_id.to_string(),
+        user: record.user.to_string(),
+        rooms: record.rooms.iter().map(Joined::line).collect(),
+    };
+    serde_json::to_string(&line).expect("text and numbers are JSON")
+}
+
+fn record(line: &str) -> Result<SessionRecord, ReadError> {
+    let corrupt = |why: &dyn std::fmt::Display| ReadError::Corrupt(format!("a session: {why}"));
+    let bad_name = |why: NameError| corrupt(&why);
+    let line: Line = serde_json::from_str(line).map_err(|why| corrupt(&why))?;
+    let rooms = line.rooms.iter().map(Joined::from_line).collect::<Result<_, _>>();
+    Ok(SessionRecord {
+        public_id: PublicId::parse(&line.public_id).map_err(bad_name)?,
+        user: UserId::parse(&line.user).map_err(bad_name)?,
+        rooms: rooms.map_err(bad_name)?,
+    })
+}

@@ -1,0 +1,141 @@
+//! What the buses keep of a session, so that a client that lost its connection can go on.
+//!
+//! A session outlives its connection and its node. Its key is a secret: whoever knows it can take
+//! the session over, so it is never shown, and a `Debug` does not reveal it.
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    domain::{
+        message::{Epoch, Message, Position},
+        name::{NameError, PublicId, RoomName, UserId},
+    },
+    random,
+};
+
+/// Longest key, in characters.
+const KEY_CHARS_MAX: usize = 64;
+
+/// The secret name of a session, by which its client comes back: text that needs no escaping in
+/// a URL, a log of Redis or a statement.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct SessionKey(Arc<str>);
+
+/// A text that no session can have for a key. It does not repeat the text, which may be a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a session's key is 1 to 64 letters, digits, '-' and '_'")]
+pub struct SessionKeyError;
+
+impl SessionKey {
+    pub fn parse(text: &str) -> Result<Self, SessionKeyError> {
+        let fits = (1..=KEY_CHARS_MAX).contains(&text.len());
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if fits && text.bytes().all(plain) {
+            Ok(Self(Arc::from(text)))
+        } else {
+            Err(SessionKeyError)
+        }
+    }
+
+    /// One that cannot be guessed.
+    pub fn random() -> Self {
+        Self(Arc::from(random::hex::<16>().as_str()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionKey(..)")
+    }
+}
+
+/// One connection's hold on a session. Whoever claimed the session last holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Holder(u64);
+
+impl Holder {
+    /// One that nobody else has, ever.
+    pub fn random() -> Self {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).expect("the system gives random bytes");
+        Self(u64::from_be_bytes(random))
+    }
+
+    pub fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+}
+
+/// What a client gets back when it takes its session up again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// The name that others know the session by.
+    pub public_id: PublicId,
+    pub user: UserId,
+    pub rooms: Vec<Joined>,
+}
+
+/// A room that a session is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    pub room: RoomName,
+    /// What came before was not for this session. `None`: nothing was known of the log then.
+    pub since: Option<Position>,
+}
+
+/// A room as it is stored: its name, and epoch and seq of `since`.
+pub type JoinedLine = (String, Option<(String, u64)>);
+
+impl Joined {
+    pub fn line(&self) -> JoinedLine {
+        let since = self.since.as_ref().map(|at| (at.epoch.to_string(), at.seq));
+        (self.room.to_string(), since)
+    }
+
+    pub fn from_line((room, since): &JoinedLine) -> Result<Self, NameError> {
+        let position =
+            |(epoch, seq): &(String, u64)| Position { epoch: Epoch::new(epoch), seq: *seq };
+        Ok(Self { room: RoomName::parse(room)?, since: since.as_ref().map(position) })
+    }
+}
+
+/// How many bytes of bodies a `Tail` has at most, unless its first message alone has more.
+pub const TAIL_BYTES_MAX: usize = 256 << 10;
+
+/// What a partition's log has after a position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tail {
+    /// Oldest first and without a hole. When the last one is not at `top`, there are more; none
+    /// are left when it is empty.
+    Messages { messages: Vec<Message>, top: Position },
+    /// Messages after the position are gone; `first` is the oldest `seq` that is still there, or
+    /// the next one to come.
+    Trimmed { first: u64 },
+    /// The log is not the one that the position was given in, so it says nothing here.
+    OtherEpoch,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_plain_text_and_never_shown() {
+        for good in ["a", "Zz09-_", &"k".repeat(64)] {
+            assert_eq!(SessionKey::parse(good).map(|key| key.as_str().to_owned()), Ok(good.into()));
+        }
+        for bad in ["", "a b", "a:b", "a{b}", "ö", "a\n", &"k".repeat(65)] {
+            assert_eq!(SessionKey::parse(bad), Err(SessionKeyError), "{bad:?}");
+        }
+        let shown = format!("{:?}", SessionKey::parse("s3cret").unwrap());
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
+}

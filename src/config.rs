@@ -1,0 +1,428 @@
+//! What an operator can set: flags, each with an environment variable, and their bounds.
+//!
+//! The only file that reads the environment. A wrong value ends the program with code 64 and one
+//! line that names the flag, the value and what is allowed. Secrets are masked when shown.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Parser, ValueEnum, error::ErrorKind};
+
+/// A chat server that any socket.io-client can talk to, one node or many over Redis.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "roomcast", version, max_term_width = 100)]
+pub struct Config {
+    /// Address to serve on; repeat the flag for several [default: 0.0.0.0:9000]
+    #[arg(
+        long = "listen",
+        value_name = "ADDR",
+        env = "ROOMCAST_LISTEN",
+        value_delimiter = ',',
+        help_heading = "Serving"
+    )]
+    listen: Vec<SocketAddr>,
+
+    /// Port that hosting platforms assign; used when no --listen is given
+    #[arg(long, value_name = "PORT", env = "PORT", help_heading = "Serving", hide = true)]
+    port: Option<u16>,
+
+    /// Web origin that may connect, such as https://chat.example.org, or * for any; repeat for
+    /// several [default: same origin and localhost]
+    #[arg(
+        long = "cors-origin",
+        value_name = "ORIGIN",
+        env = "ROOMCAST_CORS_ORIGIN",
+        value_delimiter = ',',
+        value_parser = origin,
+        help_heading = "Serving"
+    )]
+    pub cors_origins: Vec<String>,
+
+    /// Transports offered to clients
+    #[arg(
+        long,
+        value_name = "LIST",
+        env = "ROOMCAST_TRANSPORTS",
+        value_delimiter = ',',
+        default_value = "polling,websocket",
+        help_heading = "Serving"
+    )]
+    pub transports: Vec<Transport>,
+
+    /// How often a client is pinged
+    #[arg(long, value_name = "TIME", env = "ROOMCAST_PING_INTERVAL", default_value = "25s",
+          value_parser = duration, help_heading = "Serving")]
+    pub ping_interval: Duration,
+
+    /// How long a client may take to answer a ping
+    #[arg(long, value_name = "TIME", env = "ROOMCAST_PING_TIMEOUT", default_value = "20s",
+          value_parser = duration, help_heading = "Serving")]
+    pub ping_timeout: Duration,
+
+    /// How long a stopping node waits for its connections to end
+    #[arg(long, value_name = "TIME", env = "ROOMCAST_STOP_DEADLINE", default_value = "10s",
+          value_parser = duration, help_heading = "Serving")]
+    pub stop_deadline: Duration,
+
+    /// Where one node without Redis keeps its messages: a directory, or "memory" to keep nothing
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "ROOMCAST_DATA",
+        default_value = "./data",
+        help_heading = "Storage"
+    )]
+    pub data: String,
+
+    /// Redis shared by all nodes: redis://, rediss:// or unix: with optional user and password
+    /// [env: also REDIS_URL]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "ROOMCAST_REDIS",
+        hide_env_values = true,
+        help_heading = "Storage"
+    )]
+    redis: Option<String>,
+
+    /// The variable that hosting platforms set
+    #[arg(long, env = "REDIS_URL", hide = true, hide_env_values = true)]
+    redis_url: Option<String>,
+
+    /// What the names of all keys and channels in Redis begin with
+    #[arg(long, value_name = "TEXT", env = "ROOMCAST_REDIS_PREFIX", default_value = "rc",
+          value_parser = prefix, help_heading = "Storage")]
+    pub redis_prefix: String,
+
+    /// Number of independent sequences in Redis; the same on every node, and for good
+    #[arg(long, value_name = "N", env = "ROOMCAST_PARTITIONS", default_value_t = 1,
+          value_parser = clap::value_parser!(u16).range(1..=64), help_heading = "Storage")]
+    pub partitions: u16,
+
+    /// Messages kept per room
+    #[arg(long, value_name = "N", env = "ROOMCAST_HISTORY_MAX", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u32).range(1..=10_000_000), help_heading = "Storage")]
+    pub history_max: u32,
+
+    /// How long a room's messages are kept
+    #[arg(long, value_name = "TIME", env = "ROOMCAST_HISTORY_TTL", default_value = "30d",
+          value_parser = duration, help_heading = "Storage")]
+    pub history_ttl: Duration,
+
+    /// How long a client that lost its connection can come back and get what it missed; the log
+    /// that nodes catch up from keeps every message as long, and at most the last million
+    #[arg(long, value_name = "TIME", env = "ROOMCAST_RECOVERY_WINDOW", default_value = "2m",
+          value_parser = duration, help_heading = "Storage")]
+    pub recovery_window: Duration,
+
+    /// How long a repeated message id is recognised as a retry
+    #[arg(long, value_name = "TIME", env = "ROOMCAST_IDEMPOTENCY_WINDOW", default_value = "2m",
+          value_parser = duration, help_heading = "Storage")]
+    pub idempotency_window: Duration,
+
+    /// Largest message
+    #[arg(long, value_name = "SIZE", env = "ROOMCAST_MESSAGE_BYTES_MAX", default_value = "32KiB",
+          value_parser = size, help_heading = "Limits")]
+    pub message_bytes_max: usize,
+
+    /// Largest packet of a transport; above it the connection is closed
+    #[arg(long, value_name = "SIZE", env = "ROOMCAST_TRANSPORT_BYTES_MAX",
+          default_value = "128KiB", value_parser = size, help_heading = "Limits")]
+    pub transport_bytes_max: usize,
+
+    /// Messages of one connection that may wait for their ack; a websocket is not read above half
+    /// of it, or 1024
+    #[arg(long, value_name = "N", env = "ROOMCAST_UNDER_WAY_MAX", default_value_t = 8_192,
+          value_parser = clap::value_parser!(u32).range(1..=65_536), help_heading = "Limits")]
+    pub under_way_max: u32,
+
+    /// Rooms that one connection may be in
+    #[arg(long, value_name = "N", env = "ROOMCAST_ROOMS_MAX", default_value_t = 100,
+          value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Limits")]
+    pub rooms_max: u32,
+
+    /// New connections served per second, so that live traffic goes on when the clients of a dead
+    /// node come all at once; the others wait [default: 500 for each core]
+    #[arg(long, value_name = "N", env = "ROOMCAST_ARRIVALS_MAX",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "Limits")]
+    arrivals_max: Option<u32>,
+
+    /// Connections of this node
+    #[arg(long, value_name = "N", env = "ROOMCAST_CONNECTIONS_MAX", default_value_t = 100_000,
+          value_parser = clap::value_parser!(u32).range(1..=10_000_000), help_heading = "Limits")]
+    pub connections_max: u32,
+
+    /// What is logged: error, warn, info, debug, trace, off, or a filter such as
+    /// roomcast=debug,warn
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "ROOMCAST_LOG",
+        default_value = "info",
+        help_heading = "Logging"
+    )]
+    pub log: String,
+
+    /// How it is written to standard error
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "ROOMCAST_LOG_FORMAT",
+        default_value = "text",
+        help_heading = "Logging"
+    )]
+    pub log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Transport {
+    Polling,
+    Websocket,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Where messages are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Storage {
+    Memory,
+    Dir(PathBuf),
+    Redis(RedisUrl),
+}
+
+/// A Redis address. It can hold a password, so it shows itself masked.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl(String);
+
+/// Why the program does not start, or what it printed instead of starting.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Help or version: text for standard output, exit code 0.
+    Told(String),
+    /// One line for standard error, exit code 64.
+    Bad(String),
+}
+
+impl Config {
+    pub fn from_args(
+        args: impl IntoIterator<Item = impl Into<std::ffi::OsString> + Clone>,
+    ) -> Result<Self, Refusal> {
+        let config = Self::try_parse_from(args).map_err(|error| match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                Refusal::Told(error.render().to_string())
+            }
+            _ => Refusal::Bad(one_line(&error)),
+        })?;
+        config.check().map_err(Refusal::Bad)?;
+        Ok(config)
+    }
+
+    /// Rules that a single value cannot show.
+    fn check(&self) -> Result<(), String> {
+        if let Some(url) = self.redis_text() {
+            RedisUrl::parse(url).map_err(|why| format!("error: --redis: {why}"))?;
+        }
+        if self.transport_bytes_max < self.message_bytes_max {
+            return Err(format!(
+                "error: --transport-bytes-max {} is smaller than --message-bytes-max {}: a \
+                 message must fit into a packet",
+                self.transport_bytes_max, self.message_bytes_max
+            ));
+        }
+        Ok(())
+    }
+
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        if self.listen.is_empty() {
+            vec![SocketAddr::from(([0, 0, 0, 0], self.port.unwrap_or(9000)))]
+        } else {
+            self.listen.clone()
+        }
+    }
+
+    /// New connections per second.
+    pub fn arrivals_max(&self) -> u32 {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let by_cores = u32::try_from(cores).unwrap_or(u32::MAX).saturating_mul(500);
+        self.arrivals_max.unwrap_or(by_cores)
+    }
+
+    pub fn storage(&self) -> Storage {
+        match self.redis_text().and_then(|url| RedisUrl::parse(url).ok()) {
+            Some(url) => Storage::Redis(url),
+            None if self.data == "memory" => Storage::Memory,
+            None => Storage::Dir(PathBuf::from(&self.data)),
+        }
+    }
+
+    /// An empty variable means none, as in a compose file with an unset one.
+    fn redis_text<'a>(&'a self) -> Option<&'a str> {
+        let set = |url: &'a Option<String>| url.as_deref().filter(|url| !url.is_empty());
+        set(&self.redis).or_else(|| set(&self.redis_url))
+    }
+}
+
+impl RedisUrl {
+    const SCHEMES: [&str; 10] = [
+        "redis://",
+        "rediss://",
+        "valkey://",
+        "valkeys://",
+        "redis+unix://",
+        "unix:",
+        "redis-cluster://",
+        "rediss-cluster://",
+        "redis-sentinel://",
+        "rediss-sentinel://",
+    ];
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let url = Self(text.to_owned());
+        if Self::SCHEMES.iter().any(|scheme| text.starts_with(scheme)) {
+            return Ok(url);
+        }
+        Err(format!(
+            "'{url}' is no Redis URL: it begins with redis://, rediss:// (or -cluster://, -sentinel://) or unix:"
+        ))
+    }
+
+    /// The whole URL, password and all: for the Redis client only.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A query can hold the password of a Sentinel.
+        let url = self.0.split('?').next().unwrap_or_default();
+        match (url.split_once("://"), url.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, host))) => write!(f, "{scheme}://***@{host}"),
+            (None, Some((_, host))) => write!(f, "***@{host}"),
+            (_, None) => f.write_str(url),
+        }
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// clap explains over several lines; an operator's log wants one.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let kept: Vec<&str> = lines
+        .take_while(|line| !line.starts_with("For more") && !line.starts_with("Usage:"))
+        .collect();
+    kept.join(" ")
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let wanted = "a whole number with a unit: 500ms, 25s, 2m, 12h or 30d";
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_not_a_number| format!("expected {wanted}"))?;
+    let millis_each = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(format!("expected {wanted}")),
+    };
+    match number.checked_mul(millis_each) {
+        Some(0) => Err("it must be longer than nothing".into()),
+        Some(millis) if millis <= 3_650 * 86_400_000 => Ok(Duration::from_millis(millis)),
+        _ => Err("it must be at most 3650d".into()),
+    }
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    let wanted = "bytes as a whole number, or with a unit: 4096, 32KiB or 1MiB";
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: usize = number.parse().map_err(|_not_a_number| format!("expected {wanted}"))?;
+    let bytes_each = match unit {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        _ => return Err(format!("expected {wanted}")),
+    };
+    match number.checked_mul(bytes_each) {
+        Some(bytes) if (256..=64 << 20).contains(&bytes) => Ok(bytes),
+        _ => Err("it must be between 256 and 64MiB".into()),
+    }
+}
+
+fn origin(text: &str) -> Result<String, String> {
+    let text = text.trim_end_matches('/');
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    match host {
+        _ if text == "*" => Ok(text.to_owned()),
+        Some(host) if !host.is_empty() && !host.contains('/') => Ok(text.to_ascii_lowercase()),
+        _ => Err("expected * or scheme and host, such as https://chat.example.org".into()),
+    }
+}
+
+/// Braces would move the cluster's hash tag.
+fn prefix(text: &str) -> Result<String, String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    if (1..=64).contains(&text.len()) && text.chars().all(fine) {
+        return Ok(text.to_owned());
+    }
+    Err("expected 1 to 64 letters, digits or -_.:".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Config, String> {
+        let args = std::iter::once("roomcast").chain(args.iter().copied());
+        Config::from_args(args).map_err(|refusal| match refusal {
+            Refusal::Told(text) | Refusal::Bad(text) => text,
+        })
+    }
+
+    #[test]
+    fn a_wrong_value_is_one_line_with_flag_value_and_what_is_allowed() {
+        let line = parse(&["--ping-interval", "soon"]).unwrap_err();
+        assert!(!line.contains('\n'), "{line}");
+        assert!(line.contains("--ping-interval") && line.contains("soon"), "{line}");
+        assert!(line.contains("25s"), "{line}");
+        let line = parse(&["--transports", "pigeon"]).unwrap_err();
+        assert!(line.contains("polling, websocket") && !line.contains('\n'), "{line}");
+        let line = parse(&["--partitions", "65"]).unwrap_err();
+        assert!(line.contains("1..=64"), "{line}");
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let url = RedisUrl::parse("redis://user:s3cret@db:6379/0").unwrap();
+        assert_eq!(format!("{url} {url:?}"), "redis://***@db:6379/0 redis://***@db:6379/0");
+        let refused = parse(&["--redis", "http://user:s3cret@db"]).unwrap_err();
+        assert!(refused.contains("--redis") && !refused.contains("s3cret"), "{refused}");
+    }
+
+    #[test]
+    fn units_are_understood_and_bounded() {
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(duration("2").is_err() && duration("0s").is_err() && duration("9999d").is_err());
+        assert_eq!(size("32KiB"), Ok(32_768));
+        assert!(size("1").is_err() && size("65MiB").is_err() && size("-1").is_err());
+    }
+
+    #[test]
+    fn several_addresses_or_the_default() {
+        let config = parse(&["--listen", "127.0.0.1:1", "--listen", "127.0.0.1:2"]).unwrap();
+        assert_eq!(config.addresses().len(), 2);
+        let line = parse(&["--message-bytes-max", "1MiB"]).unwrap_err();
+        assert!(line.contains("--transport-bytes-max"), "{line}");
+    }
+}

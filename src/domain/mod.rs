@@ -1,0 +1,11 @@
+//! What a chat is, without saying how it travels.
+//!
+//! Nothing here awaits, locks, reads a clock or draws a random number: time and ids come in as
+//! arguments, decisions go out as values. That is why these tests need no runtime.
+
+pub mod message;
+pub mod name;
+pub mod page;
+pub mod roster;
+pub mod session;
+pub mod user;

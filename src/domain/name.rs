@@ -1,0 +1,215 @@
+//! The names people and programs type: rooms, users and what they call themselves, client message
+//! ids, sessions' public ids.
+//!
+//! `parse` is the only way in, so a value of these types is always within its bounds and safe in
+//! a key, a log line or a JSON string.
+
+use std::{fmt, sync::Arc};
+
+use unicode_normalization::UnicodeNormalization;
+
+/// Longest room name, in characters.
+pub const ROOM_CHARS_MAX: usize = 64;
+/// Longest user id, in characters.
+pub const USER_CHARS_MAX: usize = 64;
+/// Longest client message id, in characters.
+pub const MESSAGE_ID_CHARS_MAX: usize = 64;
+/// Longest public id of a session, in characters.
+pub const PUBLIC_ID_CHARS_MAX: usize = 64;
+/// Longest name of a user, in characters.
+pub const USER_NAME_CHARS_MAX: usize = 40;
+
+/// Why a text is no name. The words go to the client as they are.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("{what} is empty")]
+    Empty { what: &'static str },
+    #[error("{what} is longer than {max} characters")]
+    TooLong { what: &'static str, max: usize },
+    #[error("{what} has a control character")]
+    Control { what: &'static str },
+    #[error("{what} has a character that turns the direction of the text around it")]
+    Direction { what: &'static str },
+}
+
+/// Letters of any script are welcome; an end of line or a NUL would break keys and logs.
+fn checked(text: &str, what: &'static str, max: usize) -> Result<Arc<str>, NameError> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(NameError::Empty { what });
+    }
+    if text.chars().count() > max {
+        return Err(NameError::TooLong { what, max });
+    }
+    if text.chars().any(char::is_control) {
+        return Err(NameError::Control { what });
+    }
+    Ok(Arc::from(text))
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $what:literal, $max:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $type(Arc<str>);
+
+        impl $type {
+            pub fn parse(text: &str) -> Result<Self, NameError> {
+                checked(text, $what, $max).map(Self)
+            }
+
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name!(
+    /// A room: the unit of who hears what.
+    RoomName, "room", ROOM_CHARS_MAX
+);
+name!(
+    /// Who sent a message. The same person keeps it over reconnects.
+    UserId, "user", USER_CHARS_MAX
+);
+name!(
+    /// The client's own id of a message: a retry with the same id is the same message.
+    MessageId, "id", MESSAGE_ID_CHARS_MAX
+);
+name!(
+    /// What others know a session by. It is random, and unlike the session's key no secret.
+    PublicId, "public id", PUBLIC_ID_CHARS_MAX
+);
+
+impl RoomName {
+    /// The room that every `plain` client is in.
+    pub fn lobby() -> Self {
+        Self(Arc::from("lobby"))
+    }
+
+    /// Where a user is reached wherever he is connected. Nobody can join it: it has a character
+    /// that no parsed name has.
+    pub fn personal(user: &UserId) -> Self {
+        Self(Arc::from(format!("@\n{user}")))
+    }
+}
+
+/// What others call a user, and see beside what he says.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct UserName(Arc<str>);
+
+impl UserName {
+    const WHAT: &'static str = "name";
+
+    /// White space within becomes one space each: a line break or a long gap would fake a page.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let name = checked(&text, Self::WHAT, USER_NAME_CHARS_MAX).map(Self)?;
+        if name.0.chars().any(turns_direction) {
+            return Err(NameError::Direction { what: Self::WHAT });
+        }
+        if name.key().trim().is_empty() {
+            return Err(NameError::Empty { what: Self::WHAT });
+        }
+        Ok(name)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What two names may not share: the name without what hardly shows, such as case, width, how an
+    /// accent is composed, and characters that nobody sees.
+    pub fn key(&self) -> String {
+        let seen: String = self.0.chars().filter(|c| !is_invisible(*c)).nfkc().collect();
+        let folded: String = seen.to_lowercase().nfkc().collect();
+        folded.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl fmt::Display for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Embeddings, overrides and isolates: what is written after the name would be turned as well.
+fn turns_direction(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Takes no place and draws nothing by itself: joiners, marks, selectors, tags.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{206f}'
+            | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fff8}' | '\u{e0000}'..='\u{e0fff}'
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_trimmed_and_bounded_in_characters() {
+        assert_eq!(RoomName::parse("  köln ").map(|room| room.to_string()), Ok("köln".into()));
+        assert_eq!(RoomName::parse(&"ö".repeat(64)).map(|_| ()), Ok(()));
+        assert_eq!(
+            RoomName::parse(&"ö".repeat(65)),
+            Err(NameError::TooLong { what: "room", max: 64 })
+        );
+    }
+
+    #[test]
+    fn an_empty_name_or_a_control_character_is_refused() {
+        assert_eq!(MessageId::parse(" "), Err(NameError::Empty { what: "id" }));
+        assert_eq!(UserId::parse("a\nb"), Err(NameError::Control { what: "user" }));
+    }
+
+    #[test]
+    fn a_users_name_stays_on_its_line_and_in_its_direction() {
+        let name = |text: &str| UserName::parse(text).map(|name| name.to_string());
+        assert_eq!(name(" Ada \t\n  L\u{a0}"), Ok("Ada L".into()));
+        assert_eq!(name(&"ö".repeat(40)), Ok("ö".repeat(40)));
+        assert_eq!(name(&"ö".repeat(41)), Err(NameError::TooLong { what: "name", max: 40 }));
+        for nothing in ["", " ", "\u{200b}", "\u{3164} \u{200d}"] {
+            assert_eq!(name(nothing), Err(NameError::Empty { what: "name" }), "{nothing:?}");
+        }
+        assert_eq!(name("a\0b"), Err(NameError::Control { what: "name" }));
+        for turned in ["a\u{202e}b", "a\u{2066}b\u{2069}"] {
+            assert_eq!(name(turned), Err(NameError::Direction { what: "name" }), "{turned:?}");
+        }
+        let family = "\u{1f469}\u{200d}\u{1f467}";
+        assert_eq!(name(family), Ok(family.into()), "a joiner has its place");
+    }
+
+    #[test]
+    fn names_that_look_alike_have_one_key() {
+        let key = |text: &str| UserName::parse(text).unwrap().key();
+        for (one, other) in [
+            ("Ada", "ada"),
+            ("ada", "a\u{200b}d\u{ad}a"),
+            ("ada", "\u{ff21}da"),
+            ("é", "e\u{301}"),
+            ("É", "e\u{301}"),
+            ("ﬁn", "FIN"),
+            ("a b", "a\u{3000}b"),
+            ("İ", "i\u{307}"),
+        ] {
+            assert_eq!(key(one), key(other), "{one:?} {other:?}");
+        }
+        for (one, other) in [("ada", "adb"), ("e", "é"), ("ab", "a b")] {
+            assert_ne!(key(one), key(other), "{one:?} {other:?}");
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! One client's connection: what it may do, and what it has under way.
+//!
+//! `step` decides and changes nothing outside; the caller carries out what it answers, and calls
+//! `settled` when that is done.
+
+use super::{
+    message::{Body, Draft, Position, Timestamp},
+    name::{MessageId, RoomName, UserId, UserName},
+    page::Page,
+    user::Picture,
+};
+
+/// Answers of the log that one connection may be waiting for, other than acks of messages.
+const READS_MAX: u32 = 8;
+
+/// What a client asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    Send {
+        room: RoomName,
+        id: MessageId,
+        repeatable: bool,
+        body: Body,
+    },
+    ReadHistory {
+        room: RoomName,
+        page: Page,
+        limit: u32,
+    },
+    /// `after`: what the client has of the room already.
+    Join {
+        room: RoomName,
+        after: Option<Position>,
+    },
+    Leave {
+        room: RoomName,
+    },
+    ListRooms,
+    Type {
+        room: RoomName,
+        typing: bool,
+    },
+    /// The user has read a room up to there.
+    MarkRead {
+        room: RoomName,
+        seq: u64,
+    },
+    /// What is `None` stays.
+    SetProfile {
+        name: Option<UserName>,
+        picture: Option<Picture>,
+    },
+}
+
+/// What is to be done about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    Append(Draft),
+    ReadHistory { room: RoomName, page: Page, limit: u32 },
+    Join { room: RoomName, after: Option<Position> },
+    Leave { room: RoomName },
+    ListRooms,
+    Type { room: RoomName, typing: bool },
+    MarkRead { room: RoomName, seq: u64 },
+    SetProfile { name: Option<UserName>, picture: Option<Picture> },
+}
+
+/// Stable words for programs; clients branch on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    BadRequest,
+    TooLarge,
+    NotJoined,
+    TooMany,
+    Taken,
+    Busy,
+    Unavailable,
+    Unconfirmed,
+}
+
+impl Code {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::TooLarge => "too_large",
+            Self::NotJoined => "not_joined",
+            Self::TooMany => "too_many",
+            Self::Taken => "taken",
+            Self::Busy => "busy",
+            Self::Unavailable => "unavailable",
+            Self::Unconfirmed => "unconfirmed",
+        }
+    }
+}
+
+/// Why a request is not done, in words for the person who wrote the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    pub code: Code,
+    pub message: String,
+}
+
+impl Reject {
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of JSON in one message.
+    pub message_bytes_max: usize,
+    /// Messages that may wait for their ack.
+    pub under_way_max: u32,
+    /// Rooms that one client may be in.
+    pub rooms_max: usize,
+}
+
+#[derive(Debug)]
+pub struct Session {
+    user: UserId,
+    rooms: Vec<RoomName>,
+    limits: Limits,
+    appends: u32,
+    reads: u32,
+}
+
+impl Session {
+    pub fn new(user: UserId, rooms: Vec<RoomName>, limits: Limits) -> Self {
+        Self { user, rooms, limits, appends: 0, reads: 0 }
+    }
+
+    pub fn user(&self) -> &UserId {
+        &self.user
+    }
+
+    pub fn rooms(&self) -> &[RoomName] {
+        &self.rooms
+    }
+
+    pub fn step(&mut self, command: Command, now: Timestamp) -> Result<Effect, Reject> {
+        match command {
+            Command::Send { room, id, repeatable, body } => {
+                self.check_joined(&room)?;
+                let bytes = body.as_json().len();
+                if bytes > self.limits.message_bytes_max {
+                    return Err(Reject::new(
+                        Code::TooLarge,
+                        format!(
+                            "the message has {bytes} bytes; at most {} are allowed",
+                            self.limits.message_bytes_max
+                        ),
+                    ));
+                }
+                if self.appends == self.limits.under_way_max {
+                    return Err(Reject::new(
+                        Code::Busy,
+                        format!("{} messages wait for their ack; wait for some", self.appends),
+                    ));
+                }
+                self.appends += 1;
+                let from = self.user.clone();
+                Ok(Effect::Append(Draft { room, from, id, repeatable, at: now, body }))
+            }
+            Command::ReadHistory { room, page, limit } => {
+                self.check_joined(&room)?;
+                self.begin_read()?;
+                Ok(Effect::ReadHistory { room, page, limit })
+            }
+            Command::Join { room, after } => {
+                let is_new = !self.rooms.contains(&room);
+                if is_new && self.rooms.len() == self.limits.rooms_max {
+                    return Err(Reject::new(
+                        Code::TooMany,
+                        format!("this connection is in {} rooms; leave one", self.rooms.len()),
+                    ));
+                }
+                self.begin_read()?;
+                if is_new {
+                    self.rooms.push(room.clone());
+                }
+                Ok(Effect::Join { room, after })
+            }
+            Command::Leave { room } => {
+                self.check_joined(&room)?;
+                self.rooms.retain(|joined| *joined != room);
+                Ok(Effect::Leave { room })
+            }
+            Command::ListRooms => {
+                self.begin_read()?;
+                Ok(Effect::ListRooms)
+            }
+            Command::Type { room, typing } => {
+                self.check_joined(&room)?;
+                Ok(Effect::Type { room, typing })
+            }
+            Command::MarkRead { room, seq } => {
+                self.check_joined(&room)?;
+                self.begin_read()?;
+                Ok(Effect::MarkRead { room, seq })
+            }
+            Command::SetProfile { name, picture } => {
+                self.begin_read()?;
+                Ok(Effect::SetProfile { name, picture })
+            }
+        }
+    }
+
+    fn begin_read(&mut self) -> Result<(), Reject> {
+        if self.reads == READS_MAX {
+            return Err(Reject::new(
+                Code::Busy,
+                format!("{READS_MAX} reads are under way on this connection; wait for one"),
+            ));
+        }
+        self.reads += 1;
+        Ok(())
+    }
+
+    /// An `Append` has its position, or has failed.
+    pub fn append_settled(&mut self) {
+        self.appends -= 1;
+    }
+
+    /// Anything else that waited for the log has its answer, or has failed.
+    pub fn read_settled(&mut self) {
+        self.reads -= 1;
+    }
+
+    fn check_joined(&self, room: &RoomName) -> Result<(), Reject> {
+        if self.rooms.contains(room) {
+            return Ok(());
+        }
+        Err(Reject::new(Code::NotJoined, format!("this connection is not in the room '{room}'")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1);
+
+    fn session() -> Session {
+        let user = UserId::parse("ada").unwrap();
+        let limits = Limits { message_bytes_max: 10, under_way_max: 2, rooms_max: 2 };
+        Session::new(user, vec![RoomName::lobby()], limits)
+    }
+
+    fn send(room: &str, json: &str) -> Command {
+        Command::Send {
+            room: RoomName::parse(room).unwrap(),
+            id: MessageId::parse("m1").unwrap(),
+            repeatable: true,
+            body: Body::from_json(json),
+        }
+    }
+
+    fn code(outcome: Result<Effect, Reject>) -> Option<Code> {
+        outcome.err().map(|reject| reject.code)
+    }
+
+    #[test]
+    fn a_send_becomes_a_draft_from_this_user() {
+        let effect = session().step(send("lobby", "\"hi\""), NOW).unwrap();
+        let Effect::Append(draft) = effect else { panic!("expected an append") };
+        assert_eq!((draft.from.as_str(), draft.at, draft.body.as_json()), ("ada", NOW, "\"hi\""));
+    }
+
+    #[test]
+    fn size_and_membership_are_checked() {
+        assert_eq!(code(session().step(send("lobby", "12345678901"), NOW)), Some(Code::TooLarge));
+        assert_eq!(code(session().step(send("lobby", "1234567890"), NOW)), None);
+        assert_eq!(code(session().step(send("attic", "1"), NOW)), Some(Code::NotJoined));
+    }
+
+    #[test]
+    fn rooms_are_joined_left_and_bounded() {
+        let mut session = session();
+        let room = |name| RoomName::parse(name).unwrap();
+        let join = |name| Command::Join { room: room(name), after: None };
+        for _ in 0..2 {
+            assert!(matches!(session.step(join("attic"), NOW), Ok(Effect::Join { .. })));
+        }
+        assert_eq!(session.rooms().len(), 2);
+        assert_eq!(code(session.step(join("cellar"), NOW)), Some(Code::TooMany));
+        assert_eq!(code(session.step(send("attic", "1"), NOW)), None);
+        assert_eq!(code(session.step(Command::Leave { room: room("attic") }, NOW)), None);
+        assert_eq!(code(session.step(send("attic", "1"), NOW)), Some(Code::NotJoined));
+        assert_eq!(code(session.step(join("cellar"), NOW)), None);
+    }
+
+    #[test]
+    fn what_is_under_way_is_bounded_and_comes_free_again() {
+        let mut session = session();
+        assert_eq!(code(session.step(send("lobby", "1"), NOW)), None);
+        assert_eq!(code(session.step(send("lobby", "2"), NOW)), None);
+        assert_eq!(code(session.step(send("lobby", "3"), NOW)), Some(Code::Busy));
+        session.append_settled();
+        assert_eq!(code(session.step(send("lobby", "3"), NOW)), None);
+    }
+}

@@ -1,0 +1,378 @@
+//! Which session has which lane, and what concerns all of them.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use socketioxide_core::{
+    Sid,
+    adapter::{BroadcastOptions, Room},
+    packet::Packet,
+};
+use tokio::sync::Notify;
+
+use super::{
+    dialect::Event,
+    keeper::{EndPolling, Farewell, Keeper},
+    lane::{Busy, Cut, Lane, UnderWay},
+    pass::Passes,
+    welcome::{Greeting, Welcome},
+};
+use crate::shutdown::Tasks;
+
+/// The bounds of a lane, and how many passes share the work.
+#[derive(Debug, Clone, Copy)]
+pub struct LaneSettings {
+    /// Bytes that may wait for one client.
+    pub backlog_bytes_max: usize,
+    /// How long a client may take nothing of what waits.
+    pub stall_max: Duration,
+    /// How long a connection's last bytes may take.
+    pub farewell_max: Duration,
+    /// Payload of one client message.
+    pub message_bytes_max: u64,
+    /// Requests of one client that may be unanswered before its lane stops reading.
+    pub under_way_max: u32,
+    /// How long it stops; well below the ping timeout.
+    pub hold_max: Duration,
+    /// Flush passes that run beside each other: one per core.
+    pub passes: usize,
+}
+
+impl Default for LaneSettings {
+    fn default() -> Self {
+        Self {
+            backlog_bytes_max: 1 << 20,
+            stall_max: Duration::from_secs(15),
+            farewell_max: Duration::from_secs(5),
+            message_bytes_max: 64 << 10,
+            under_way_max: 256,
+            hold_max: Duration::from_secs(10),
+            passes: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+/// What happened to lanes since the start.
+#[derive(Debug, Default)]
+pub struct LaneCounters {
+    pub opened: AtomicU64,
+    pub closed: AtomicU64,
+    pub cut_backlog: AtomicU64,
+    pub cut_stall: AtomicU64,
+    pub cut_too_large: AtomicU64,
+    /// Polling sessions ended because their queue was full.
+    pub polling_overrun: AtomicU64,
+}
+
+/// A clonable handle to every lane.
+#[derive(Clone)]
+pub struct Lanes(Arc<Inner>);
+
+/// A pass looks every client up, so hashing must be quick. It is seeded at random, because whoever
+/// upgrades names his session.
+pub(super) type BySession<T> = HashMap<Sid, T, foldhash::fast::RandomState>;
+
+type Sessions = BySession<Arc<Lane>>;
+
+struct Inner {
+    settings: LaneSettings,
+    counters: LaneCounters,
+    /// One map per pass, so that passes do not meet.
+    sessions: Box<[Mutex<Sessions>]>,
+    keeper: Keeper,
+    passes: OnceLock<Passes>,
+    /// For clients whose CONNECT reply has not passed yet.
+    welcomes: Mutex<BySession<(u64, Welcome)>>,
+    /// Numbers welcomes: a session may have another one before its first is forgotten.
+    welcomed: AtomicU64,
+    end_polling: OnceLock<EndPolling>,
+    somebody_left: Notify,
+    tasks: Tasks,
+}
+
+impl Lanes {
+    pub fn new(settings: LaneSettings, tasks: &Tasks) -> Self {
+        let passes = settings.passes.max(1);
+        let lanes = Self(Arc::new(Inner {
+            settings: LaneSettings { passes, ..settings },
+            counters: LaneCounters::default(),
+            sessions: (0..passes).map(|_| Mutex::default()).collect(),
+            keeper: Keeper::default(),
+            passes: OnceLock::new(),
+            welcomes: Mutex::default(),
+            welcomed: AtomicU64::new(0),
+            end_polling: OnceLock::new(),
+            somebody_left: Notify::new(),
+            tasks: tasks.clone(),
+        }));
+        tasks.spawn_vital("lane keeper", Keeper::run(lanes.clone(), tasks.clone()));
+        lanes
+    }
+
+    pub fn settings(&self) -> &LaneSettings {
+        &self.0.settings
+    }
+
+    pub fn counters(&self) -> &LaneCounters {
+        &self.0.counters
+    }
+
+    /// Connections that have a lane now.
+    pub fn count(&self) -> usize {
+        (0..self.0.sessions.len()).map(|shard| self.shard(shard).len()).sum()
+    }
+
+    /// The session's lane; a polling session has none.
+    pub fn lane(&self, sid: Sid) -> Option<Arc<Lane>> {
+        self.shard(self.shard_of(sid)).get(&sid).cloned()
+    }
+
+    /// Counts a request of this session until the guard is dropped. `None`: it polls, and nothing
+    /// can be held back.
+    pub fn begin(&self, sid: Sid) -> Result<Option<UnderWay>, Busy> {
+        self.lane(sid).map(|lane| lane.begin()).transpose()
+    }
+
+    /// Sends a packet to one socket, in one order with every broadcast and every other `send`.
+    /// Acks and replies go this way: what goes through socketioxide's own queue has no order
+    /// relative to what goes through a lane.
+    /// The request that it answers, if any, is over when it is delivered.
+    pub fn send(&self, sid: Sid, packet: Packet, answers: Option<UnderWay>) {
+        self.passes().send(sid, packet, answers);
+    }
+
+    /// An event for one socket, in the same order.
+    pub fn emit(&self, sid: Sid, event: &Event<'_>) {
+        self.send(sid, self.passes().packet(event), None);
+    }
+
+    /// An event as it goes out on a websocket.
+    pub fn frame(&self, event: &Event<'_>) -> Bytes {
+        let passes = self.passes();
+        passes.frame(passes.packet(event))
+    }
+
+    /// Takes the socket out of a room, at once.
+    pub fn leave(&self, sid: Sid, room: Room) {
+        self.passes().leave(sid, room);
+    }
+
+    /// Says that a session was admitted to the namespace, before its CONNECT reply is sent: nothing
+    /// that is broadcast may reach the client before that reply, also when it comes back on a
+    /// connection on which it has left.
+    pub fn entering(&self, sid: Sid) {
+        self.passes().entering(sid);
+    }
+
+    /// Adds the socket to a room: it gets what is broadcast from now on, and nothing older that
+    /// is still on its way.
+    pub fn join(&self, sid: Sid, room: Room) {
+        self.passes().join(sid, room);
+    }
+
+    /// What the client is told in place of its next CONNECT reply. Keep the greeting for as long
+    /// as the client is there.
+    pub fn greet(&self, sid: Sid, welcome: Welcome) -> Greeting {
+        let number = self.0.welcomed.fetch_add(1, Ordering::Relaxed);
+        self.welcomes().insert(sid, (number, welcome));
+        Greeting::new(self.clone(), sid, number)
+    }
+
+    pub fn has_welcome(&self, sid: Sid) -> bool {
+        self.welcomes().contains_key(&sid)
+    }
+
+    /// How many clients have not been told yet that they are connected.
+    pub fn welcomes_waiting(&self) -> usize {
+        self.welcomes().len()
+    }
+
+    pub(super) fn take_welcome(&self, sid: Sid) -> Option<Welcome> {
+        self.welcomes().remove(&sid).map(|(_, welcome)| welcome)
+    }
+
+    pub(super) fn forget_welcome(&self, sid: Sid, number: u64) {
+        let mut welcomes = self.welcomes();
+        if welcomes.get(&sid).is_some_and(|(known, _)| *known == number) {
+            welcomes.remove(&sid);
+        }
+    }
+
+    fn welcomes(&self) -> MutexGuard<'_, BySession<(u64, Welcome)>> {
+        self.0.welcomes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends one session's transport. The client sees a lost connection and comes back.
+    pub fn close(&self, sid: Sid, code: u16, reason: &'static str) {
+        match self.lane(sid) {
+            Some(lane) => lane.close(code, reason),
+            None => self.0.keeper.end_session(sid),
+        }
+    }
+
+    /// Ends every transport, so that clients go elsewhere. No DISCONNECT packet: after one of
+    /// those they would stay away.
+    pub fn close_all(&self) {
+        for sid in self.0.passes.get().map(Passes::sessions).unwrap_or_default() {
+            self.close(sid, 1001, "going away");
+        }
+        // Those that have not reached the namespace.
+        for shard in 0..self.0.sessions.len() {
+            let lanes: Vec<_> = self.shard(shard).values().cloned().collect();
+            for lane in lanes {
+                lane.close(1001, "going away");
+            }
+        }
+    }
+
+    /// Waits until everything that was broadcast or sent has reached its lanes and queues.
+    pub async fn delivered(&self) {
+        if let Some(passes) = self.0.passes.get() {
+            passes.idle().await;
+        }
+    }
+
+    /// Waits until no lane is left, and everybody was told.
+    pub async fn emptied(&self) {
+        loop {
+            let somebody_left = self.0.somebody_left.notified();
+            if self.count() == 0 && !self.0.keeper.is_busy() {
+                return;
+            }
+            somebody_left.await;
+        }
+    }
+
+    pub(super) async fn broadcast(&self, packet: Packet, audience: BroadcastOptions) {
+        self.passes().broadcast(packet, audience).await;
+    }
+
+    pub(super) fn set_passes(&self, passes: Passes) {
+        let first = self.0.passes.set(passes).is_ok();
+        assert!(first, "one set of lanes serves one namespace");
+    }
+
+    fn passes(&self) -> &Passes {
+        self.0.passes.get().expect("the namespace is made before anybody can connect to it")
+    }
+
+    pub(super) fn set_end_polling(&self, end_polling: EndPolling) {
+        let first = self.0.end_polling.set(end_polling).is_ok();
+        assert!(first, "one set of lanes serves one Socket.IO service");
+    }
+
+    pub(super) fn end_polling(&self, sid: Sid) -> BoxFuture<'static, ()> {
+        match self.0.end_polling.get() {
+            Some(end_polling) => end_polling(sid),
+            None => Box::pin(std::future::ready(())),
+        }
+    }
+
+    pub(super) fn tasks(&self) -> &Tasks {
+        &self.0.tasks
+    }
+
+    pub(super) fn keeper(&self) -> &Keeper {
+        &self.0.keeper
+    }
+
+    pub(super) fn shard_of(&self, sid: Sid) -> usize {
+        // Session ids are random, so this spreads them well.
+        let sum: usize = sid.as_str().bytes().map(usize::from).sum();
+        sum % self.0.sessions.len()
+    }
+
+    /// The session's lane is born, or is about to take over from polling. `false`: it has one.
+    pub(super) fn opened(&self, sid: Sid, lane: &Arc<Lane>) -> bool {
+        let mut sessions = self.shard(self.shard_of(sid));
+        if sessions.contains_key(&sid) {
+            return false;
+        }
+        sessions.insert(sid, Arc::clone(lane));
+        self.0.counters.opened.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    /// The namespace knows the session now, or will soon answer again: time for the marker.
+    pub(super) fn connected(&self, sid: Sid) {
+        if let Some(passes) = self.0.passes.get() {
+            passes.connected(sid);
+        }
+    }
+
+    pub(super) fn closed(&self, sid: Option<Sid>, lane: &Arc<Lane>, upgrades: Option<Sid>) {
+        let was_known = sid.is_some_and(|sid| {
+            let mut sessions = self.shard(self.shard_of(sid));
+            let is_this = sessions.get(&sid).is_some_and(|known| Arc::ptr_eq(known, lane));
+            if is_this {
+                sessions.remove(&sid);
+                if sessions.capacity() > 64 && sessions.len() < sessions.capacity() / 8 {
+                    sessions.shrink_to_fit();
+                }
+            }
+            is_this
+        });
+        if was_known {
+            self.0.counters.closed.fetch_add(1, Ordering::Relaxed);
+        }
+        // engineioxide keeps a session whose upgrade failed, for ever. A session that did upgrade
+        // has ended with its lane, and does not mind being ended again.
+        if let (true, Some(sid)) = (was_known, upgrades) {
+            self.0.keeper.end_session(sid);
+        }
+        self.somebody_left();
+    }
+
+    pub(super) fn somebody_left(&self) {
+        self.0.somebody_left.notify_waiters();
+    }
+
+    pub(super) fn watch(&self, lane: Arc<Lane>) {
+        self.0.keeper.watch(lane);
+    }
+
+    pub(super) fn farewell(&self, farewell: Farewell) {
+        self.0.keeper.farewell(farewell);
+    }
+
+    pub(super) fn cut(&self, sid: Option<Sid>, why: Cut, bytes_waiting: usize) {
+        let counters = &self.0.counters;
+        let counter = match why {
+            Cut::Backlog => &counters.cut_backlog,
+            Cut::Stall => &counters.cut_stall,
+            Cut::TooLarge => &counters.cut_too_large,
+            Cut::Closed => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        // The id lets whoever knows it into a polling session; a lane's session no longer polls.
+        tracing::info!(?why, bytes_waiting, session = ?sid, "cut a client's connection");
+    }
+
+    /// A polling session's queue was full, and a message for it could not be kept.
+    pub(super) fn overrun(&self, sid: Sid) {
+        self.0.counters.polling_overrun.fetch_add(1, Ordering::Relaxed);
+        tracing::info!("ended a polling session that fetches too slowly");
+        self.0.keeper.end_session(sid);
+    }
+
+    fn shard(&self, shard: usize) -> MutexGuard<'_, Sessions> {
+        self.0.sessions[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Lanes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lanes")
+            .field("settings", &self.0.settings)
+            .field("counters", &self.0.counters)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,75 @@
+//! Emits to the rooms of this node, for those in them who speak the dialect.
+
+use std::fmt;
+
+use socketioxide::operators::BroadcastOperators;
+
+use super::{
+    Adapter, Io,
+    dialect::{Dialect, Event},
+    rooms::Rooms,
+};
+use crate::domain::{
+    message::Message,
+    name::{RoomName, UserId},
+};
+
+/// A clonable handle. What one caller tells is told in order.
+#[derive(Clone)]
+pub struct Teller {
+    io: Io,
+    rooms: Rooms,
+}
+
+impl Teller {
+    pub fn new(io: Io, rooms: Rooms) -> Self {
+        Self { io, rooms }
+    }
+
+    pub async fn message(&self, message: &Message) {
+        for dialect in self.rooms.dialects(&message.room) {
+            let event = Event::message(message, dialect);
+            self.emit(self.io.to(dialect.room(&message.room)), &event).await;
+        }
+    }
+
+    /// An event that looks alike in every dialect.
+    pub async fn everybody(&self, room: &RoomName, event: &Event<'_>) {
+        for dialect in self.rooms.dialects(room) {
+            self.emit(self.io.to(dialect.room(room)), event).await;
+        }
+    }
+
+    /// An event that only one dialect has.
+    pub async fn only(&self, room: &RoomName, dialect: Dialect, event: &Event<'_>) {
+        if self.rooms.dialects(room).any(|spoken| spoken == dialect) {
+            self.emit(self.io.to(dialect.room(room)), event).await;
+        }
+    }
+
+    /// The same, but not for this user, wherever he is connected.
+    pub async fn others(
+        &self,
+        room: &RoomName,
+        dialect: Dialect,
+        user: &UserId,
+        event: &Event<'_>,
+    ) {
+        if self.rooms.dialects(room).any(|spoken| spoken == dialect) {
+            let own = dialect.room(&RoomName::personal(user));
+            self.emit(self.io.to(dialect.room(room)).except(own), event).await;
+        }
+    }
+
+    async fn emit(&self, to: BroadcastOperators<Adapter>, event: &Event<'_>) {
+        if let Err(error) = to.emit(event.name, &event.arguments).await {
+            tracing::debug!(event = event.name, %error, "not every connection took an event");
+        }
+    }
+}
+
+impl fmt::Debug for Teller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Teller").field("rooms", &self.rooms).finish_non_exhaustive()
+    }
+}

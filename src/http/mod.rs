@@ -1,0 +1,5 @@
+//! Everything over HTTP that is not Socket.IO.
+
+pub mod assets;
+pub mod health;
+pub mod origin;

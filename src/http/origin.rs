@@ -1,0 +1,88 @@
+//! Which web pages may connect: CORS for the browser, and a plain refusal on the socket path.
+//!
+//! A browser does not apply CORS to websockets, so the origin is checked here as well.
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+/// The origins an operator allows; empty means same origin and localhost.
+#[derive(Debug, Clone)]
+pub struct Origins(pub std::sync::Arc<[String]>);
+
+impl Origins {
+    fn allow(&self, origin: &HeaderValue, headers: &HeaderMap) -> bool {
+        let Ok(origin) = origin.to_str() else { return false };
+        let origin = origin.to_ascii_lowercase();
+        if !self.0.is_empty() {
+            return self.0.iter().any(|allowed| allowed == "*" || *allowed == origin);
+        }
+        let Some((_scheme, host)) = origin.split_once("://") else { return false };
+        let same = headers.get(header::HOST).and_then(|own| own.to_str().ok());
+        same.is_some_and(|own| own.eq_ignore_ascii_case(host)) || is_local(host)
+    }
+}
+
+fn is_local(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    matches!(name, "localhost" | "127.0.0.1" | "[::1]")
+}
+
+/// As Express's examples set it: GET and POST, with credentials.
+pub fn cors(origins: Origins) -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(move |origin, request| {
+            origins.allow(origin, &request.headers)
+        }))
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers(AllowHeaders::mirror_request())
+        .allow_credentials(true)
+}
+
+/// Answers 403 to a page of another origin. Programs that are no browser send no origin.
+pub async fn guard(State(origins): State<Origins>, request: Request, next: Next) -> Response {
+    match request.headers().get(header::ORIGIN) {
+        Some(origin) if !origins.allow(origin, request.headers()) => {
+            tracing::debug!(?origin, "refused an origin");
+            let hint = "this origin is not allowed; the operator can add it with --cors-origin\n";
+            (StatusCode::FORBIDDEN, hint).into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allowed(list: &[&str], origin: &str, host: &'static str) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_static(host));
+        let origins = Origins(list.iter().map(|text| (*text).to_owned()).collect());
+        origins.allow(&HeaderValue::from_str(origin).unwrap(), &headers)
+    }
+
+    #[test]
+    fn by_default_the_same_origin_and_localhost_may_connect() {
+        assert!(allowed(&[], "https://chat.example.org", "chat.example.org"));
+        assert!(allowed(&[], "http://localhost:5173", "chat.example.org"));
+        assert!(allowed(&[], "http://[::1]:3000", "chat.example.org"));
+        assert!(!allowed(&[], "https://evil.example", "chat.example.org"));
+        assert!(!allowed(&[], "https://localhost.evil.example", "chat.example.org"));
+        assert!(!allowed(&[], "null", "chat.example.org"));
+    }
+
+    #[test]
+    fn a_list_replaces_the_default() {
+        assert!(allowed(&["https://a.example"], "https://A.example", "b.example"));
+        assert!(!allowed(&["https://a.example"], "http://localhost:1", "b.example"));
+        assert!(allowed(&["*"], "https://any.example", "b.example"));
+    }
+}

@@ -1,0 +1,499 @@
+//! Performs what sessions decide about rooms: who takes up which session, and what he missed.
+//!
+//! A client that comes back gets what it missed in three pieces that fit: with its CONNECT reply
+//! what was delivered until then, after it what came while it was being answered, and then it is
+//! live. The last two meet at the seam of `recent`, so nothing is lost or shown twice.
+
+mod presence;
+mod seat;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
+    time::timeout,
+};
+
+use self::presence::Presence;
+pub use self::seat::{Heard, Seat};
+use crate::{
+    bus::{
+        Bus, ReadError,
+        people::Signal,
+        session::{Holder, Joined, SessionKey, SessionRecord},
+    },
+    domain::{
+        message::{Message, Position},
+        name::{PublicId, RoomName, UserId, UserName},
+        user::{Picture, User},
+    },
+    fanout::{
+        Sid,
+        dialect::Dialect,
+        lanes::Lanes,
+        recent::{Entry, Missed, Recent, TooOld},
+        relay::News,
+        rooms::Rooms,
+        teller::Teller,
+        welcome::Welcome,
+    },
+    random,
+    shutdown::Tasks,
+};
+
+/// What one client is told of what it missed, in bytes; whoever missed more begins anew.
+const MISSED_BYTES_MAX: usize = 16 << 20;
+/// The same for all clients that have not taken it yet, in KiB.
+const MISSED_KIB_MAX: usize = 128 << 10;
+/// How long a client waits for its part of that; then it must come again.
+const MISSED_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Clients that are admitted at a time. When those of a dead node come all at once, the others wait
+/// here, where they cost next to nothing, and live traffic goes on.
+const ADMISSIONS_MAX: usize = 64;
+/// Clients that wait for the seam at a time: the relay waits in one line with them.
+const SEAMS_MAX: usize = 16;
+
+/// What a returning client says.
+#[derive(Debug)]
+pub struct Returning {
+    pub key: SessionKey,
+    /// The last event that it has; `None`: it has none.
+    pub offset: Option<Position>,
+}
+
+/// A client that wants to come in.
+pub struct Arrival<'a> {
+    pub sid: Sid,
+    pub dialect: Dialect,
+    pub returning: Option<Returning>,
+    /// Who he is, in a session of this key.
+    pub user: &'a (dyn Fn(&SessionKey) -> UserId + Sync),
+    /// Where he is when he begins.
+    pub rooms: &'a [RoomName],
+    /// Whether his connection is still there.
+    pub is_here: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl fmt::Debug for Arrival<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arrival").field("returning", &self.returning).finish_non_exhaustive()
+    }
+}
+
+/// What is kept for connections, to see that it goes with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Sessions that connections of this node hold.
+    pub seats: usize,
+    /// Of these, the ones whose client is being told that it is connected.
+    pub entering: usize,
+    /// Clients whose CONNECT reply has not passed yet.
+    pub welcomes: usize,
+    /// Rooms that somebody here is in.
+    pub rooms: usize,
+}
+
+/// A clonable handle.
+#[derive(Debug, Clone)]
+pub struct Hub(Arc<Inner>);
+
+struct Inner {
+    bus: Arc<dyn Bus>,
+    lanes: Lanes,
+    recent: Recent,
+    rooms: Rooms,
+    tasks: Tasks,
+    /// Which connection a session is held by. Of two that want the same one, both may be here.
+    held: Mutex<HashMap<Holder, Sid>>,
+    /// Seats whose client is being told that it is connected.
+    entering: Mutex<HashMap<Sid, (Weak<Seat>, Until)>>,
+    missed: Arc<Semaphore>,
+    admissions: Semaphore,
+    seams: Semaphore,
+    presence: Presence,
+    /// Who is connected here in the native dialect.
+    people: Mutex<HashMap<UserId, Person>>,
+}
+
+/// A user, and how many connections he has on this node.
+#[derive(Debug)]
+struct Person {
+    user: User,
+    seats: u32,
+}
+
+/// A session taken up again, and what its client missed.
+struct Recovery {
+    record: SessionRecord,
+    frames: Bytes,
+    until: Until,
+}
+
+/// Up to where a client was told what it missed, by partition. `None`: nothing was known of it.
+type Until = Vec<(u16, Option<Position>)>;
+
+impl Hub {
+    pub fn new(
+        bus: Arc<dyn Bus>,
+        lanes: Lanes,
+        recent: Recent,
+        rooms: Rooms,
+        tasks: Tasks,
+    ) -> Self {
+        let presence = Presence::new(Arc::clone(&bus), recent.clone(), tasks.clone());
+        Self(Arc::new(Inner {
+            bus,
+            lanes,
+            recent,
+            rooms,
+            tasks,
+            presence,
+            people: Mutex::default(),
+            held: Mutex::default(),
+            entering: Mutex::default(),
+            missed: Arc::new(Semaphore::new(MISSED_KIB_MAX)),
+            admissions: Semaphore::new(ADMISSIONS_MAX),
+            seams: Semaphore::new(SEAMS_MAX),
+        }))
+    }
+
+    /// Begins to tell clients who comes and goes. To be called once, before anybody comes.
+    pub fn open(&self, teller: Teller) {
+        self.0.tasks.spawn_vital("presence", self.0.presence.clone().run(teller));
+    }
+
+    /// Takes what the bus brings beside the log.
+    pub fn hear(&self, news: News) {
+        match news {
+            News::Taken(holder) => self.lost(holder),
+            News::Signal(signal) => {
+                if let Signal::Profile { user } = &signal {
+                    self.renamed(user);
+                }
+                self.0.presence.hear(signal);
+            }
+            News::SignalsLost(partition) => self.0.presence.doubt(partition),
+        }
+    }
+
+    /// A user who is connected here in the native dialect.
+    pub fn person(&self, id: &UserId) -> Option<User> {
+        self.people().get(id).map(|person| person.user.clone())
+    }
+
+    /// Changes what others see of a user, if anything. `None`: another user has this name.
+    pub async fn set_profile(
+        &self,
+        id: &UserId,
+        name: Option<UserName>,
+        picture: Option<Picture>,
+    ) -> Result<Option<User>, ReadError> {
+        let mut user = self.profile(id).await?;
+        if name.is_none() && picture.is_none() {
+            return Ok(Some(user));
+        }
+        user.name = name.unwrap_or(user.name);
+        user.picture = picture.or(user.picture);
+        if !self.0.bus.save_profile(user.clone()).await? {
+            return Ok(None);
+        }
+        self.renamed(&user);
+        Ok(Some(user))
+    }
+
+    /// Whoever is connected here is listed by his new name in the rooms that he is in.
+    fn renamed(&self, user: &User) {
+        let is_here = match self.people().get_mut(&user.id) {
+            Some(person) => {
+                person.user = user.clone();
+                true
+            }
+            None => false,
+        };
+        if is_here {
+            self.0.presence.rename(user);
+        }
+    }
+
+    /// Says that a user types in a room, or stops, unless that is known.
+    pub fn types(&self, room: RoomName, id: &UserId, typing: bool) {
+        if let Some(user) = self.person(id)
+            && self.0.presence.types(&room, id, typing)
+        {
+            self.0.bus.signal(Signal::Typing { room, user, typing });
+        }
+    }
+
+    /// What is known of a user; a new one is a guest.
+    async fn profile(&self, id: &UserId) -> Result<User, ReadError> {
+        if let Some(user) = self.0.bus.profile(id.clone()).await? {
+            return Ok(user);
+        }
+        Ok(guest(id))
+    }
+
+    /// A connection of this user in the native dialect has come.
+    async fn meet(&self, id: &UserId) {
+        // Without the log he is a guest for now, and is asked for again when he next comes.
+        let user = self.profile(id).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "a profile cannot be read");
+            guest(id)
+        });
+        let mut people = self.people();
+        people.entry(id.clone()).or_insert(Person { user, seats: 0 }).seats += 1;
+    }
+
+    fn part(&self, id: &UserId) {
+        let mut people = self.people();
+        if let Some(person) = people.get_mut(id) {
+            person.seats -= 1;
+            if person.seats == 0 {
+                people.remove(id);
+            }
+        }
+    }
+
+    fn people(&self) -> MutexGuard<'_, HashMap<UserId, Person>> {
+        self.0.people.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts {
+            seats: self.held().len(),
+            entering: self.entering().len(),
+            welcomes: self.0.lanes.welcomes_waiting(),
+            rooms: self.0.rooms.all().len(),
+        }
+    }
+
+    /// Gives a client its session, before it is told that it is connected. When the log cannot be
+    /// read, a client that comes back must try again: a new session would hide what it missed.
+    pub async fn admit(&self, arrival: Arrival<'_>) -> Result<Arc<Seat>, ReadError> {
+        let _turn = turn(&self.0.admissions).await;
+        // It must not take its session away from a newer connection of the same client.
+        if !(arrival.is_here)() {
+            return Err(ReadError::Unavailable("the client did not wait".to_owned()));
+        }
+        let holder = Holder::random();
+        let recovery = match &arrival.returning {
+            Some(returning) => self.recover(&arrival, returning, holder).await?,
+            None => None,
+        };
+        let key = match (&recovery, &arrival.returning) {
+            (Some(_), Some(returning)) => returning.key.clone(),
+            _ => SessionKey::random(),
+        };
+        let recovery = recovery.unwrap_or_else(|| self.begin(&arrival, &key));
+        let Recovery { record, frames, until } = recovery;
+        let welcome = Welcome::new(record.public_id.as_str(), key.as_str(), frames);
+        let greeting = self.0.lanes.greet(arrival.sid, welcome);
+        if arrival.dialect == Dialect::Native {
+            self.meet(&record.user).await;
+        }
+        let seat = Seat::new(self.clone(), &arrival, key, holder, record, greeting);
+        self.held().insert(holder, arrival.sid);
+        seat.save().await;
+        self.entering().insert(arrival.sid, (Arc::downgrade(&seat), until));
+        Ok(seat)
+    }
+
+    /// The client has been told that it is connected: its rooms go live.
+    pub fn enter(&self, sid: Sid) {
+        let entering = self.entering().remove(&sid);
+        if let Some((seat, until)) = entering
+            && let Some(seat) = seat.upgrade()
+        {
+            seat.enter(until);
+        }
+    }
+
+    /// Another connection has this session now, and so the one here must go. No DISCONNECT, after
+    /// which its client would stay away: a connection that was given up can be served late, after
+    /// the one that its client uses.
+    pub fn lost(&self, holder: Holder) {
+        let sid = self.held().get(&holder).copied();
+        if let Some(sid) = sid {
+            self.0.lanes.close(sid, 1008, "this session was taken up on another connection");
+        }
+    }
+
+    fn begin(&self, arrival: &Arrival<'_>, key: &SessionKey) -> Recovery {
+        let recent = &self.0.recent;
+        let since = |room: &RoomName| recent.position(self.0.bus.partition(room));
+        let rooms: Vec<Joined> = arrival
+            .rooms
+            .iter()
+            .map(|room| Joined { room: room.clone(), since: since(room) })
+            .collect();
+        let until = rooms
+            .iter()
+            .map(|joined| (self.0.bus.partition(&joined.room), joined.since.clone()))
+            .collect();
+        let user = (arrival.user)(key);
+        let record = SessionRecord { public_id: public_id(), user, rooms };
+        Recovery { record, frames: Bytes::new(), until }
+    }
+
+    /// `None`: the session is unknown or another's, or not all that was missed can be told.
+    async fn recover(
+        &self,
+        arrival: &Arrival<'_>,
+        returning: &Returning,
+        holder: Holder,
+    ) -> Result<Option<Recovery>, ReadError> {
+        let user = (arrival.user)(&returning.key);
+        let claimed = self.0.bus.claim_session(returning.key.clone(), holder, user).await;
+        let Ok(Some(record)) = claimed else { return claimed.map(|_unknown| None) };
+        let offset = returning.offset.as_ref();
+        let why = match self.missed(&record.rooms, offset, arrival.dialect).await {
+            Ok((frames, until)) => return Ok(Some(Recovery { record, frames, until })),
+            Err(why) => why,
+        };
+        // Nobody sits there. Otherwise it would be kept alive for as long as this node lives.
+        self.0.bus.release_session(returning.key.clone(), holder);
+        match why {
+            TooOld::Read(error) => Err(error),
+            TooOld::Gone | TooOld::TooMuch => {
+                tracing::debug!(%why, "a session cannot be recovered");
+                Ok(None)
+            }
+        }
+    }
+
+    /// What was delivered in these rooms after `offset`, as frames, and until where.
+    async fn missed(
+        &self,
+        joined: &[Joined],
+        offset: Option<&Position>,
+        dialect: Dialect,
+    ) -> Result<(Bytes, Until), TooOld> {
+        let recent = &self.0.recent;
+        let mut until = Vec::new();
+        let mut entries = Vec::new();
+        for partition in self.partitions(joined) {
+            let after = self.after(joined, offset, partition)?;
+            recent.begun(partition).await?;
+            loop {
+                let wanted = |message: &Message| wants(joined.iter(), message);
+                match recent.missed(partition, &after, wanted) {
+                    Missed::Entries { entries: missed, end } => {
+                        entries.extend(missed);
+                        until.push((partition, Some(end)));
+                        break;
+                    }
+                    Missed::Ahead => {
+                        recent.check_stored(partition, &after).await?;
+                        until.push((partition, Some(after)));
+                        break;
+                    }
+                    Missed::Behind => recent.reach_back(partition, &after).await?,
+                    Missed::OtherEpoch => return Err(TooOld::Gone),
+                }
+            }
+        }
+        Ok((self.frames(&entries, dialect).await?, until))
+    }
+
+    /// From where on a session hears a partition again.
+    fn after(
+        &self,
+        joined: &[Joined],
+        offset: Option<&Position>,
+        partition: u16,
+    ) -> Result<Position, TooOld> {
+        if let Some(offset) = offset {
+            // One position says nothing about the sequence of another partition.
+            let is_one = self.partitions(joined).count() == 1;
+            return if is_one { Ok(offset.clone()) } else { Err(TooOld::Gone) };
+        }
+        let here = joined.iter().filter(|joined| self.0.bus.partition(&joined.room) == partition);
+        // Where nothing was known of the log, or of its present epoch, nobody knows what came since.
+        let since: Option<Vec<&Position>> = here.map(|joined| joined.since.as_ref()).collect();
+        let since = since.ok_or(TooOld::Gone)?;
+        let first = since.iter().min_by_key(|since| since.seq).ok_or(TooOld::Gone)?;
+        let is_one = since.iter().all(|since| since.epoch == first.epoch);
+        if is_one { Ok(Position::clone(first)) } else { Err(TooOld::Gone) }
+    }
+
+    /// Held in memory until the client has taken them, and so bounded for all of them together.
+    async fn frames(&self, entries: &[Arc<Entry>], dialect: Dialect) -> Result<Bytes, TooOld> {
+        let frames = || entries.iter().map(|entry| entry.frame(dialect, &self.0.lanes));
+        let size: usize = frames().map(Bytes::len).sum();
+        if size > MISSED_BYTES_MAX {
+            return Err(TooOld::TooMuch);
+        }
+        if size == 0 {
+            return Ok(Bytes::new());
+        }
+        let kib = u32::try_from(size.div_ceil(1 << 10)).unwrap_or(u32::MAX);
+        let permit = timeout(MISSED_WAIT_MAX, Arc::clone(&self.0.missed).acquire_many_owned(kib));
+        let Ok(permit) = permit.await else {
+            let why = "others have not taken yet what they missed";
+            return Err(ReadError::Unavailable(why.to_owned()).into());
+        };
+        let mut all = Vec::with_capacity(size);
+        frames().for_each(|frame| all.extend_from_slice(frame));
+        let permit = permit.expect("the semaphore is never closed");
+        Ok(Bytes::from_owner(Held { frames: all, _permit: permit }))
+    }
+
+    fn partitions(&self, joined: &[Joined]) -> impl Iterator<Item = u16> + use<> {
+        let all: BTreeSet<u16> =
+            joined.iter().map(|joined| self.0.bus.partition(&joined.room)).collect();
+        all.into_iter()
+    }
+
+    fn entering(&self) -> MutexGuard<'_, HashMap<Sid, (Weak<Seat>, Until)>> {
+        self.0.entering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<Holder, Sid>> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("bus", &self.bus).finish_non_exhaustive()
+    }
+}
+
+async fn turn(turns: &Semaphore) -> SemaphorePermit<'_> {
+    turns.acquire().await.expect("the semaphore is never closed")
+}
+
+fn public_id() -> PublicId {
+    PublicId::parse(&random::hex::<10>()).expect("hex digits are a public id")
+}
+
+/// Frames, and the memory that they were allowed.
+struct Held {
+    frames: Vec<u8>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.frames
+    }
+}
+
+fn wants<'a>(mut joined: impl Iterator<Item = &'a Joined>, message: &Message) -> bool {
+    joined.any(|joined| {
+        let from = joined.since.as_ref().filter(|since| since.epoch == message.position.epoch);
+        joined.room == message.room && from.is_none_or(|since| since.seq < message.position.seq)
+    })
+}
+
+/// Who has not said his name. Nobody is kept from calling himself the same.
+fn guest(id: &UserId) -> User {
+    let short: String = id.as_str().chars().take(6).collect();
+    let name = UserName::parse(&format!("guest {short}")).expect("a short name without controls");
+    User { id: id.clone(), name, picture: None }
+}

@@ -1,0 +1,470 @@
+//! One connection's seat in its session: its rooms, and the moment from which each is live.
+//!
+//! What a client is told of a room comes in two ways that never overlap: the answer to its join
+//! has what lies before the position where its membership begins, events have everything after.
+//! That position is stored with the session, so a recovery goes on exactly where events ended.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::sleep;
+
+use super::{Arrival, Hub, Until, turn, wants};
+use crate::{
+    bus::session::{Holder, Joined, SessionKey, SessionRecord},
+    domain::{
+        message::Position,
+        name::{PublicId, RoomName, UserId},
+        user::User,
+    },
+    fanout::{
+        Sid,
+        dialect::{Dialect, Event},
+        recent::{Entry, Missed, TooOld},
+        welcome::Greeting,
+    },
+};
+
+/// A log that cannot be read is tried again after this time.
+const RETRY_EVERY: Duration = Duration::from_millis(200);
+
+/// One connection's hold on its session. The session waits for its client when this is dropped.
+#[derive(Debug)]
+pub struct Seat {
+    hub: Hub,
+    key: SessionKey,
+    holder: Holder,
+    sid: Sid,
+    dialect: Dialect,
+    public_id: PublicId,
+    user: UserId,
+    places: Mutex<Places>,
+    /// One save at a time; what changes meanwhile goes into the next.
+    saving: tokio::sync::Mutex<()>,
+    is_stale: AtomicBool,
+    _greeting: Greeting,
+}
+
+#[derive(Debug)]
+struct Places {
+    all: Vec<Place>,
+    /// How many joins there were: a room may be left and joined again while a join is under way.
+    joins: u64,
+}
+
+/// A room of a seat.
+#[derive(Debug)]
+struct Place {
+    joined: Joined,
+    stage: Stage,
+    /// Whether he is counted among the room's people.
+    attends: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Waits for the seam after the CONNECT reply.
+    Entering,
+    /// Waits for the seam of this join.
+    Joining(u64),
+    /// What is delivered reaches the socket.
+    Live,
+}
+
+/// What the answer to a join says.
+#[derive(Debug)]
+pub struct Heard {
+    /// What was delivered before `begin`: since the position that was asked for, or else since the
+    /// join was asked for.
+    pub missed: Vec<Arc<Entry>>,
+    /// Whether a position was asked for, and `missed` is all since then.
+    pub recovered: bool,
+    /// Everything after it comes, or came already, as events. `None`: the log was never reached.
+    pub begin: Option<Position>,
+    /// How many people are in the room and, if they are not too many, who.
+    pub people: Option<(u32, Vec<User>)>,
+}
+
+/// What there is at the seam.
+struct AtSeam {
+    /// Everything that was delivered after `from`, until `end`.
+    entries: Vec<Arc<Entry>>,
+    /// `None`: the log was never reached.
+    from: Option<Position>,
+    end: Option<Position>,
+    /// Where it was to begin, when that is out of reach.
+    lost: Option<Position>,
+}
+
+impl Seat {
+    pub(super) fn new(
+        hub: Hub,
+        arrival: &Arrival<'_>,
+        key: SessionKey,
+        holder: Holder,
+        record: SessionRecord,
+        greeting: Greeting,
+    ) -> Arc<Self> {
+        let place = |joined| Place { joined, stage: Stage::Entering, attends: false };
+        let all = record.rooms.into_iter().map(place).collect();
+        Arc::new(Self {
+            hub,
+            key,
+            holder,
+            sid: arrival.sid,
+            dialect: arrival.dialect,
+            public_id: record.public_id,
+            user: record.user,
+            places: Mutex::new(Places { all, joins: 0 }),
+            saving: tokio::sync::Mutex::new(()),
+            is_stale: AtomicBool::new(true),
+            _greeting: greeting,
+        })
+    }
+
+    pub fn key(&self) -> &SessionKey {
+        &self.key
+    }
+
+    pub fn user(&self) -> &UserId {
+        &self.user
+    }
+
+    pub fn rooms(&self) -> Vec<RoomName> {
+        self.places().all.iter().map(|place| place.joined.room.clone()).collect()
+    }
+
+    /// Brings the session's rooms live.
+    pub(super) fn enter(self: &Arc<Self>, until: Until) {
+        if self.dialect == Dialect::Native {
+            let own = self.dialect.room(&RoomName::personal(&self.user));
+            self.hub.0.lanes.join(self.sid, own);
+        }
+        self.attend();
+        for (partition, after) in until {
+            let entered = move |seat: &Self, seam: AtSeam| {
+                let is_here = |place: &Place| {
+                    place.stage == Stage::Entering
+                        && seat.partition(&place.joined.room) == partition
+                };
+                seat.tell(&seam, is_here);
+                seat.tell_lost(&seam, is_here);
+                seat.go_live(is_here);
+            };
+            let (hub, seat) = (self.hub.clone(), Arc::downgrade(self));
+            self.spawn("enter", async move {
+                hub.find_seam(seat, partition, after, None, entered).await;
+            });
+        }
+    }
+
+    /// Adds a room. `told` is called when the session is stored with it, and with what was
+    /// delivered there after `after`; events go on from where that ends.
+    pub fn join(
+        self: &Arc<Self>,
+        room: RoomName,
+        after: Option<Position>,
+        told: impl FnOnce(Heard) + Send + 'static,
+    ) {
+        let partition = self.partition(&room);
+        let since = self.hub.0.recent.position(partition);
+        let (since, join) = self.places().join(&room, since);
+        if join.is_some() {
+            self.attend();
+        }
+        let (hub, client) = (self.hub.clone(), Arc::downgrade(self));
+        let is_native = self.dialect == Dialect::Native;
+        self.spawn("join", async move {
+            if is_native {
+                hub.0.presence.known(&room).await;
+            }
+            let asked = after.is_some();
+            let (from, instead) = match after {
+                Some(after) => (Some(after), since.clone()),
+                None => (since.clone(), None),
+            };
+            let mut heard = None;
+            let joined = |seat: &Self, seam: AtSeam| match join {
+                // Its membership begins here: had it begun earlier, what the client has heard of
+                // other rooms meanwhile would be newer than what is to come.
+                Some(join) => {
+                    let is_here = |place: &Place| place.stage == Stage::Joining(join);
+                    seat.begin_at(seam.end.as_ref(), is_here);
+                    seat.go_live(is_here);
+                    heard = Some(seam.heard(&room, seam.end.clone(), asked));
+                }
+                None => heard = Some(seam.heard(&room, since, asked)),
+            };
+            hub.find_seam(Weak::clone(&client), partition, from, instead, joined).await;
+            let (Some(heard), Some(seat)) = (heard, client.upgrade()) else { return };
+            seat.save().await;
+            // Between two events about people: the next goes on from what is answered.
+            let _seam = hub.0.recent.seam().await;
+            told(Heard { people: hub.0.presence.members(&room), ..heard });
+        });
+    }
+
+    /// Delivery ends at once. `told` is called when the session is stored without the room.
+    pub fn leave(self: &Arc<Self>, room: &RoomName, told: impl FnOnce() + Send + 'static) {
+        {
+            let mut places = self.places();
+            let is_meant = |place: &mut Place| place.joined.room == *room;
+            for place in places.all.extract_if(.., is_meant) {
+                if place.is_live() {
+                    self.hub.0.lanes.leave(self.sid, self.dialect.room(room));
+                    self.hub.0.rooms.leave(room, self.dialect);
+                }
+                if place.attends {
+                    self.hub.0.presence.leave(room, &self.user);
+                }
+            }
+        }
+        self.is_stale.store(true, Ordering::Release);
+        let seat = Arc::clone(self);
+        self.spawn("leave", async move {
+            seat.save().await;
+            told();
+        });
+    }
+
+    /// Stores the session as it is. One save serves all who wait for the same state.
+    pub(super) async fn save(&self) {
+        let _turn = self.saving.lock().await;
+        if !self.is_stale.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let record = SessionRecord {
+            public_id: self.public_id.clone(),
+            user: self.user.clone(),
+            rooms: self.places().begun().map(|place| place.joined.clone()).collect(),
+        };
+        match self.hub.0.bus.save_session(self.key.clone(), self.holder, record).await {
+            Ok(true) => {}
+            Ok(false) => self.hub.lost(self.holder),
+            // The bus repeats what failed.
+            Err(error) => tracing::debug!(%error, "a session is not stored yet"),
+        }
+    }
+
+    /// What comes after this is for the client, and the session is stored with it next.
+    fn begin_at(&self, position: Option<&Position>, which: impl Fn(&Place) -> bool) {
+        for place in self.places().all.iter_mut().filter(|place| which(place)) {
+            place.joined.since = position.cloned();
+        }
+        self.is_stale.store(true, Ordering::Release);
+    }
+
+    /// Sends what was delivered meanwhile in these rooms.
+    fn tell(&self, seam: &AtSeam, which: impl Fn(&Place) -> bool) {
+        let lanes = &self.hub.0.lanes;
+        let places = self.places();
+        let joined = || places.all.iter().filter(|place| which(place)).map(|place| &place.joined);
+        for entry in seam.entries.iter().filter(|entry| wants(joined(), entry.message())) {
+            lanes.emit(self.sid, &Event::message(entry.message(), self.dialect));
+        }
+    }
+
+    /// Says what cannot be sent any more.
+    fn tell_lost(&self, seam: &AtSeam, which: impl Fn(&Place) -> bool) {
+        let (Some(lost), Some(end)) = (&seam.lost, &seam.end) else { return };
+        let lanes = &self.hub.0.lanes;
+        if lost.epoch != end.epoch {
+            return lanes.emit(self.sid, &Event::new_epoch(&end.epoch));
+        }
+        for place in self.places().all.iter().filter(|place| which(place)) {
+            let gap = Event::gap(&place.joined.room, &end.epoch, lost.seq + 1, end.seq);
+            lanes.emit(self.sid, &gap);
+        }
+    }
+
+    /// Counts the user among the people of his rooms.
+    fn attend(&self) {
+        if self.dialect != Dialect::Native {
+            return;
+        }
+        let Some(user) = self.hub.person(&self.user) else { return };
+        for place in self.places().all.iter_mut().filter(|place| !place.attends) {
+            place.attends = true;
+            self.hub.0.presence.enter(&place.joined.room, &user);
+        }
+    }
+
+    /// The client says good-bye: it counts no more, and does not come back soon.
+    pub fn part(&self) {
+        for place in self.places().all.iter_mut().filter(|place| place.attends) {
+            place.attends = false;
+            self.hub.0.presence.leave(&place.joined.room, &self.user);
+        }
+    }
+
+    /// From now on what is delivered in these rooms reaches the client.
+    fn go_live(&self, which: impl Fn(&Place) -> bool) {
+        for place in self.places().all.iter_mut().filter(|place| which(place)) {
+            let room = &place.joined.room;
+            self.hub.0.lanes.join(self.sid, self.dialect.room(room));
+            self.hub.0.rooms.enter(room, self.dialect);
+            place.stage = Stage::Live;
+        }
+    }
+
+    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let tasks = self.hub.0.tasks.clone();
+        self.hub.0.tasks.spawn(name, async move {
+            tokio::select! {
+                () = task => {}
+                () = tasks.stopping() => {}
+            }
+        });
+    }
+
+    fn partition(&self, room: &RoomName) -> u16 {
+        self.hub.0.bus.partition(room)
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        for place in self.places().all.iter().filter(|place| place.is_live()) {
+            self.hub.0.rooms.leave(&place.joined.room, self.dialect);
+        }
+        for place in self.places().all.iter().filter(|place| place.attends) {
+            self.hub.0.presence.lost(&place.joined.room, &self.user);
+        }
+        if self.dialect == Dialect::Native {
+            self.hub.part(&self.user);
+        }
+        self.hub.held().remove(&self.holder);
+        // A client that says good-bye and connects again has the same session id.
+        let mut entering = self.hub.entering();
+        if entering.get(&self.sid).is_some_and(|(seat, _)| std::ptr::eq(seat.as_ptr(), self)) {
+            entering.remove(&self.sid);
+        }
+        drop(entering);
+        self.hub.0.bus.release_session(self.key.clone(), self.holder);
+    }
+}
+
+impl Places {
+    /// Without those whose membership waits for its begin.
+    fn begun(&self) -> impl Iterator<Item = &Place> {
+        self.all.iter().filter(|place| !matches!(place.stage, Stage::Joining(_)))
+    }
+
+    /// Where the membership begins, and the join that it waits for if it is new.
+    fn join(
+        &mut self,
+        room: &RoomName,
+        since: Option<Position>,
+    ) -> (Option<Position>, Option<u64>) {
+        if let Some(known) = self.all.iter().find(|place| place.joined.room == *room) {
+            return (known.joined.since.clone(), None);
+        }
+        self.joins += 1;
+        let joined = Joined { room: room.clone(), since: since.clone() };
+        self.all.push(Place { joined, stage: Stage::Joining(self.joins), attends: false });
+        (since, Some(self.joins))
+    }
+}
+
+impl Place {
+    fn is_live(&self) -> bool {
+        self.stage == Stage::Live
+    }
+}
+
+/// The later of two positions of one epoch; otherwise the first, if there is one.
+fn later(one: Option<Position>, other: Option<&Position>) -> Option<Position> {
+    match (&one, other) {
+        (Some(at), Some(other)) if at.epoch == other.epoch && at.seq < other.seq => {
+            Some(other.clone())
+        }
+        _ => one,
+    }
+}
+
+impl AtSeam {
+    /// What the answer to a join of `room` says whose membership begins at `since`.
+    fn heard(&self, room: &RoomName, since: Option<Position>, asked: bool) -> Heard {
+        let in_reach = |at: &Position| self.end.as_ref().is_some_and(|end| end.epoch == at.epoch);
+        let begin = later(since, self.from.as_ref()).filter(in_reach);
+        let begin = begin.or_else(|| self.end.clone());
+        let is_before = |entry: &&Arc<Entry>| {
+            let message = entry.message();
+            let seq = message.position.seq;
+            message.room == *room && begin.as_ref().is_some_and(|begin| seq <= begin.seq)
+        };
+        let missed = self.entries.iter().filter(is_before).cloned().collect();
+        let recovered = asked && self.lost.is_none() && self.end.is_some();
+        Heard { missed, recovered, begin, people: None }
+    }
+}
+
+impl Hub {
+    /// Waits until everything after `from`, or else after `instead`, can be told without a hole,
+    /// and calls `told` while nothing is delivered.
+    /// A client that has gone is not waited for, and so held only while nothing is awaited.
+    async fn find_seam(
+        &self,
+        seat: Weak<Seat>,
+        partition: u16,
+        mut from: Option<Position>,
+        mut instead: Option<Position>,
+        told: impl FnOnce(&Seat, AtSeam),
+    ) {
+        let recent = &self.0.recent;
+        let mut lost = None;
+        let mut is_lost = false;
+        loop {
+            let turn = turn(&self.0.seams).await;
+            let seam = recent.seam().await;
+            let Some(seat) = seat.upgrade() else { return };
+            let end = recent.position(partition);
+            // Where the log was not known before, this node has heard all of it since it is.
+            from = from.or_else(|| self.0.bus.began(partition));
+            let Some(after) = &from else {
+                return told(&seat, AtSeam { entries: Vec::new(), from, end, lost });
+            };
+            let missed = recent.missed(partition, after, |_| true);
+            match missed {
+                Missed::Entries { entries, end } => {
+                    return told(&seat, AtSeam { entries, from, end: Some(end), lost });
+                }
+                Missed::Behind | Missed::Ahead if !is_lost => {}
+                Missed::OtherEpoch | Missed::Behind | Missed::Ahead => {
+                    let wished = std::mem::replace(&mut from, instead.take());
+                    lost = lost.or(wished);
+                    is_lost = false;
+                    if from.is_none() {
+                        let entries = Vec::new();
+                        return told(&seat, AtSeam { entries, from: end.clone(), end, lost });
+                    }
+                    continue;
+                }
+            }
+            drop(seam);
+            drop(turn);
+            drop(seat);
+            let reached = match missed {
+                Missed::Behind => recent.reach_back(partition, after).await,
+                _ => recent.reach(partition, after).await,
+            };
+            match reached {
+                Ok(()) => {}
+                Err(TooOld::Read(error)) => {
+                    tracing::debug!(%error, "what a client missed is read again");
+                    sleep(RETRY_EVERY).await;
+                }
+                Err(TooOld::Gone | TooOld::TooMuch) => is_lost = true,
+            }
+        }
+    }
+}

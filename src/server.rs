@@ -1,0 +1,365 @@
+//! The composition root: build, wire, start, become ready, drain, stop.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, middleware};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use socket2::SockRef;
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{Semaphore, mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+use tower::ServiceExt as _;
+
+use crate::{
+    bus::{Bus, Deliveries, Health, Retention, embedded, redis},
+    config::{Config, Storage},
+    domain::session::Limits,
+    fanout::{
+        lanes::{LaneSettings, Lanes},
+        recent::Recent,
+        relay::Relay,
+        rooms::Rooms,
+        teller::Teller,
+    },
+    http::{
+        assets, health,
+        origin::{self, Origins},
+    },
+    hub::{Counts, Hub},
+    shutdown::Tasks,
+    sockets::{
+        self, Sockets,
+        upgrade::{self, Place},
+    },
+};
+
+/// A client that has connected must send its request's head within this time.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that wait in the system to be accepted, as far as it allows that.
+const BACKLOG: u32 = 4_096;
+/// Connections that are accepted and wait to be served.
+const QUEUE_MAX: usize = 16_384;
+/// Connections that are served at once after a while without any.
+const BURST: u32 = 64;
+/// A peer that acknowledges nothing for so long is gone, whatever waits for it.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on {address}: {error}")]
+    Listen { address: SocketAddr, error: io::Error },
+    #[error(transparent)]
+    Data(#[from] embedded::OpenError),
+    #[error(transparent)]
+    Redis(#[from] redis::ConfigError),
+}
+
+impl StartError {
+    /// Whether other flags would help.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Redis(redis::ConfigError::Url { .. }))
+    }
+}
+
+/// A server that serves.
+#[derive(Debug)]
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    lanes: Lanes,
+    hub: Hub,
+    bus: Arc<dyn Bus>,
+    tasks: Tasks,
+    /// Ends after the bus, whose last deliveries it still brings out.
+    relay: Tasks,
+    /// Ends last: the lanes' own tasks, which bring out what is left and close the transports.
+    fanout: Tasks,
+}
+
+impl Server {
+    /// Returns when the server accepts connections. It may not be ready yet: see `/readyz`.
+    #[expect(clippy::unused_async, reason = "it spawns, and so runs inside a runtime")]
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let mut listeners = Vec::new();
+        for address in config.addresses() {
+            let failed = |error| StartError::Listen { address, error };
+            listeners.push(listen(address).map_err(failed)?);
+        }
+        let (bus, deliveries) = open_bus(config)?;
+        let (tasks, relay, fanout) = (Tasks::default(), Tasks::default(), Tasks::default());
+        let lanes = Lanes::new(lane_settings(config), &fanout);
+        let limits = Limits {
+            message_bytes_max: config.message_bytes_max,
+            under_way_max: config.under_way_max,
+            rooms_max: config.rooms_max as usize,
+        };
+        let (recent, rooms) = (Recent::new(Arc::clone(&bus)), Rooms::default());
+        let hub =
+            Hub::new(Arc::clone(&bus), lanes.clone(), recent.clone(), rooms.clone(), tasks.clone());
+        let sockets = Sockets {
+            bus: Arc::clone(&bus),
+            tasks: tasks.clone(),
+            limits,
+            lanes: lanes.clone(),
+            hub: hub.clone(),
+        };
+        let (service, io) = sockets::build(config, sockets);
+        let teller = Teller::new(io, rooms.clone());
+        hub.open(teller.clone());
+        let its_hub = hub.clone();
+        let news = Box::new(move |news| its_hub.hear(news));
+        let relaying = Relay { bus: Arc::clone(&bus), recent, rooms, teller, news };
+        relay.spawn_vital("relay", relaying.run(deliveries));
+        tasks.spawn("health log", log_health(bus.health(), tasks.clone()));
+
+        let origins = Origins(config.cors_origins.clone().into());
+        let socket_io = Router::new()
+            .route("/socket.io/", upgrade::route("/socket.io/", service, lanes.clone()))
+            .layer(middleware::from_fn_with_state(origins.clone(), origin::guard));
+        let app = socket_io
+            .merge(assets::routes())
+            .merge(health::routes(bus.health(), tasks.clone()))
+            .layer(origin::cors(origins));
+        let places = Arc::new(Semaphore::new(config.connections_max as usize));
+        let mut addresses = Vec::new();
+        for listener in listeners {
+            if let Ok(address) = listener.local_addr() {
+                tracing::info!(%address, "listening");
+                addresses.push(address);
+            }
+            let (door, queue) = mpsc::channel(QUEUE_MAX);
+            tasks.spawn("accept", accept(listener, door, tasks.clone(), Arc::clone(&places)));
+            let pace = Pace::new(config.arrivals_max());
+            tasks.spawn("door", let_in(queue, pace, app.clone(), tasks.clone()));
+        }
+        Ok(Self { addresses, lanes, hub, bus, tasks, relay, fanout })
+    }
+
+    /// What this node keeps for its connections.
+    pub fn counts(&self) -> Counts {
+        self.hub.counts()
+    }
+
+    /// The addresses in the order of the configuration; port 0 has become a real one.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Not ready, no new sessions, what is under way is settled, transports closed. Clients see
+    /// a closed transport, not a DISCONNECT, and so reconnect elsewhere by themselves.
+    pub async fn stop(self, deadline: Duration) {
+        tracing::info!("stopping: no new sessions");
+        self.tasks.stop();
+        let drained = tokio::time::timeout(deadline, async {
+            self.bus.close().await;
+            self.relay.stop();
+            self.relay.finished().await;
+            self.lanes.delivered().await;
+            self.lanes.close_all();
+            self.lanes.emptied().await;
+            self.fanout.stop();
+            self.fanout.finished().await;
+            self.tasks.finished().await;
+        });
+        match drained.await {
+            Ok(()) => tracing::info!("stopped"),
+            Err(_elapsed) => {
+                tracing::warn!(?deadline, "stopped at the deadline; some connections were cut")
+            }
+        }
+    }
+}
+
+fn lane_settings(config: &Config) -> LaneSettings {
+    LaneSettings {
+        message_bytes_max: config.transport_bytes_max as u64,
+        // Below the session's own bound, which also counts what was read before the pause.
+        under_way_max: (config.under_way_max / 2).clamp(1, 1_024),
+        backlog_bytes_max: LaneSettings::default()
+            .backlog_bytes_max
+            .max(config.transport_bytes_max * 2),
+        // A pong waits no longer than half of what is allowed to it.
+        hold_max: (config.ping_timeout / 2).min(LaneSettings::default().hold_max),
+        ..LaneSettings::default()
+    }
+}
+
+fn open_bus(config: &Config) -> Result<(Arc<dyn Bus>, Deliveries), StartError> {
+    let retention = Retention {
+        history_max: config.history_max,
+        history_ttl: config.history_ttl,
+        idempotency_window: config.idempotency_window,
+        recovery_window: config.recovery_window,
+    };
+    let place = match config.storage() {
+        Storage::Redis(url) => {
+            let (bus, deliveries) = redis::open(redis::Options {
+                url: url.reveal().to_owned(),
+                shown: url.to_string(),
+                prefix: config.redis_prefix.clone(),
+                partitions: config.partitions,
+                retention,
+            })?;
+            return Ok((bus, deliveries));
+        }
+        Storage::Memory => embedded::Place::Memory,
+        Storage::Dir(dir) => embedded::Place::Dir(dir),
+    };
+    let (bus, deliveries) = embedded::open(embedded::Options { place, retention })?;
+    Ok((bus, deliveries))
+}
+
+/// One line per change of state; the same trouble again is none.
+async fn log_health(mut health: watch::Receiver<Health>, tasks: Tasks) {
+    let mut was_ready = None;
+    loop {
+        let now = health.borrow_and_update().clone();
+        let is_ready = now == Health::Ready;
+        if was_ready != Some(is_ready) {
+            match now {
+                Health::Ready if was_ready.is_none() => tracing::info!("ready"),
+                Health::Ready => tracing::info!("ready: messages are stored and delivered"),
+                Health::Down { reason } => tracing::warn!(%reason, "not ready"),
+            }
+            was_ready = Some(is_ready);
+        }
+        tokio::select! {
+            changed = health.changed() => if changed.is_err() { return },
+            () = tasks.stopping() => return,
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart need not wait until the last one's connections are forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Accepts as fast as it can: those for whom the system has no room try again only after seconds.
+async fn accept(
+    listener: TcpListener,
+    door: mpsc::Sender<(TcpStream, Place)>,
+    tasks: Tasks,
+    places: Arc<Semaphore>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = tasks.stopping() => return,
+        };
+        match accepted {
+            Ok((stream, _peer)) => {
+                // A full node closes the connection at once: a load balancer tries another.
+                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                    tracing::debug!("refused a connection: --connections-max is reached");
+                    continue;
+                };
+                if door.send((stream, Place(Arc::new(place)))).await.is_err() {
+                    return;
+                }
+            }
+            // Out of file descriptors, most likely: waiting lets some come free.
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Serves one more in each round of the scheduler, and not too many in a second: however many come
+/// at once, those who are here have their turn between two of them.
+async fn let_in(
+    mut queue: mpsc::Receiver<(TcpStream, Place)>,
+    mut pace: Pace,
+    app: Router,
+    tasks: Tasks,
+) {
+    while let Some((stream, place)) = queue.recv().await {
+        let now = Instant::now();
+        let due = pace.next(now);
+        if due > now {
+            tokio::select! {
+                () = sleep_until(due) => {}
+                () = tasks.stopping() => return,
+            }
+        }
+        tasks.spawn("connection", serve_connection(stream, app.clone(), place, tasks.clone()));
+        tokio::task::yield_now().await;
+    }
+}
+
+/// When the next one is due: so many a second, and the first `BURST` at once.
+struct Pace {
+    gap: Duration,
+    next: Option<Instant>,
+}
+
+impl Pace {
+    fn new(per_second: u32) -> Self {
+        Self { gap: Duration::from_secs(1) / per_second, next: None }
+    }
+
+    fn next(&mut self, now: Instant) -> Instant {
+        let earliest = now.checked_sub(self.gap * BURST).unwrap_or(now);
+        let due = self.next.unwrap_or(earliest).max(earliest);
+        self.next = Some(due + self.gap);
+        due
+    }
+}
+
+/// The place is also in every request, because a websocket outlives this.
+async fn serve_connection(stream: TcpStream, app: Router, place: Place, tasks: Tasks) {
+    let silence = SockRef::from(&stream).set_tcp_user_timeout(Some(SILENCE_MAX));
+    if let Err(error) = silence.and_then(|()| stream.set_nodelay(true)) {
+        return tracing::debug!(%error, "a connection ended at once");
+    }
+    let app = app.map_request(move |mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(place.clone());
+        request
+    });
+    let service = TowerToHyperService::new(app);
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = tasks.stopping() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::trace!(%error, "a connection ended badly");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_served_at_once_and_the_rest_at_the_pace() {
+        let now = Instant::now() + Duration::from_secs(60);
+        let mut pace = Pace::new(100);
+        let due: Vec<Instant> = (0..BURST + 11).map(|_| pace.next(now)).collect();
+        assert!(due.iter().take(BURST as usize + 1).all(|due| *due <= now));
+        assert_eq!(due.last(), Some(&(now + Duration::from_millis(100))));
+        let later = now + Duration::from_secs(60);
+        assert!(pace.next(later) < later, "a quiet time gives the burst back, and no more");
+        assert_eq!(pace.next(later), later - pace.gap * (BURST - 1));
+    }
+}

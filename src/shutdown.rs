@@ -1,0 +1,62 @@
+//! Who runs, and how everybody hears that it is time to stop.
+//!
+//! Every task belongs to a `Tasks`; it ends with its input or at `stopping()`, and `finished()`
+//! tells when the last one has.
+
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// A clonable owner of tasks.
+#[derive(Debug, Clone, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    /// `name` is for the reader of a trace.
+    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(async move {
+            task.await;
+            tracing::trace!(task = name, "task ended");
+        });
+    }
+
+    /// A task that the node is worth nothing without: should it panic, the process ends, and
+    /// whoever watches it starts it anew. A node that is ready and deaf would be worse.
+    pub fn spawn_vital(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn(name, async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                end_process(name);
+            }
+        });
+    }
+
+    pub fn stop(&self) {
+        self.stop.cancel();
+        self.tracker.close();
+    }
+
+    pub async fn stopping(&self) {
+        self.stop.cancelled().await;
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Waits until every task has ended; only after `stop`.
+    pub async fn finished(&self) {
+        self.tracker.wait().await;
+    }
+}
+
+/// After a panic in something vital; its message is on standard error already.
+pub fn end_process(name: &'static str) -> ! {
+    /// `EX_SOFTWARE` of sysexits.h.
+    const INTERNAL_ERROR: i32 = 70;
+    tracing::error!(task = name, "a vital task panicked; the process ends");
+    std::process::exit(INTERNAL_ERROR);
+}

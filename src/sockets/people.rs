@@ -1,0 +1,84 @@
+//! What a client of the native dialect asks about rooms and people, and what it is answered.
+
+use std::sync::Arc;
+
+use super::{
+    Connection, Reply,
+    wire::{DoneAck, ProfileAck, ReadAck, RoomsAck},
+};
+use crate::{
+    bus::{
+        ReadError,
+        people::{RoomSummary, Unread},
+    },
+    domain::{
+        name::{RoomName, UserName},
+        session::{Code, Reject},
+        user::Picture,
+    },
+};
+
+/// Rooms in one list.
+const ROOMS_MAX: u32 = 500;
+
+impl Connection {
+    pub(super) fn list_rooms(self: &Arc<Self>, reply: Reply) {
+        let connection = Arc::clone(self);
+        self.tasks.spawn("rooms", async move {
+            let listed = connection.rooms_and_marks().await;
+            connection.answer(listed, reply, |(rooms, marks), reply| {
+                reply.send(&RoomsAck::new(&rooms, &marks));
+            });
+        });
+    }
+
+    async fn rooms_and_marks(&self) -> Result<(Vec<RoomSummary>, Vec<Unread>), ReadError> {
+        let rooms = self.bus.rooms(ROOMS_MAX).await?;
+        let own = self.session().rooms().to_vec();
+        let marks = self.bus.unread(self.seat.user().clone(), own).await?;
+        Ok((rooms, marks))
+    }
+
+    pub(super) fn says_typing(&self, room: RoomName, typing: bool, reply: Reply) {
+        self.hub.types(room, self.seat.user(), typing);
+        reply.send(&DoneAck::new());
+    }
+
+    pub(super) fn mark_read(self: &Arc<Self>, room: RoomName, seq: u64, reply: Reply) {
+        let connection = Arc::clone(self);
+        self.tasks.spawn("read", async move {
+            let user = connection.seat.user().clone();
+            let marked = connection.bus.mark_read(user, room.clone(), seq).await;
+            connection.answer(marked, reply, |seq, reply| reply.send(&ReadAck::new(&room, seq)));
+        });
+    }
+
+    pub(super) fn set_profile(
+        self: &Arc<Self>,
+        name: Option<UserName>,
+        picture: Option<Picture>,
+        reply: Reply,
+    ) {
+        let connection = Arc::clone(self);
+        self.tasks.spawn("profile", async move {
+            let set = connection.hub.set_profile(connection.seat.user(), name, picture).await;
+            let token = connection.token.clone();
+            connection.answer(set, reply, |user, reply| match user {
+                Some(user) => reply.send(&ProfileAck::new(&user, &token)),
+                None => reply.reject(&Reject::new(Code::Taken, "another user has this name")),
+            });
+        });
+    }
+
+    /// The log has answered, or not.
+    fn answer<T>(&self, outcome: Result<T, ReadError>, reply: Reply, send: impl FnOnce(T, Reply)) {
+        self.session().read_settled();
+        match outcome {
+            Ok(answer) => send(answer, reply),
+            Err(error) => {
+                tracing::debug!(%error, "a request about rooms or people was not answered");
+                reply.reject(&Reject::new(Code::Unavailable, "the log cannot be reached"));
+            }
+        }
+    }
+}

@@ -1,0 +1,595 @@
+//! What travels over Socket.IO, exactly as docs/protocol.md says.
+//!
+//! These shapes belong to the wire alone: they are converted by hand, so that neither the log
+//! nor the domain changes when a client's format does.
+
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+use socketioxide_core::Value;
+
+use crate::{
+    bus::{
+        History, SubmitError,
+        people::{RoomSummary, Unread},
+        session::SessionKey,
+    },
+    domain::{
+        message::{Body, Epoch, Message, Position, Stored},
+        name::{MessageId, NameError, RoomName, UserName},
+        page::Page,
+        roster::LISTED_MAX,
+        session::{Code, Command, Reject},
+        user::{Picture, User},
+    },
+    fanout::dialect::{Dialect, NativeMessage, NativeUser, parse_offset},
+    hub::Returning,
+};
+
+/// Messages in one page of history, at most and by default.
+const HISTORY_LIMIT_MAX: u32 = 200;
+const HISTORY_LIMIT_DEFAULT: u32 = 50;
+
+/// What a client may say when it connects. Everything is optional.
+#[derive(Debug, Default, Deserialize)]
+pub struct Auth {
+    /// A secret the client made up and keeps: it is the same sender wherever it comes back.
+    pub token: Option<String>,
+    /// What the last CONNECT reply said: the session to take up again. A client that does not keep
+    /// it as it was begins a new one.
+    pub pid: Option<serde_json::Value>,
+    /// The last argument of the last event, if that was a text.
+    pub offset: Option<serde_json::Value>,
+}
+
+impl Auth {
+    /// Frontends may have fields of these names and another meaning, which makes them new here.
+    pub fn returning(&self) -> Option<Returning> {
+        let key = SessionKey::parse(self.pid.as_ref()?.as_str()?).ok()?;
+        let offset = match &self.offset {
+            Some(offset) => Some(parse_offset(offset.as_str()?)?),
+            None => None,
+        };
+        Some(Returning { key, offset })
+    }
+}
+
+/// A request and, if the client names one, the page's epoch.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Request {
+    pub command: Command,
+    pub epoch: Option<Epoch>,
+}
+
+impl From<Command> for Request {
+    fn from(command: Command) -> Self {
+        Self { command, epoch: None }
+    }
+}
+
+#[derive(Deserialize)]
+struct HistoryRequest {
+    room: String,
+    before: Option<At>,
+    after: Option<At>,
+    limit: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct SendRequest {
+    room: String,
+    text: String,
+    id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct JoinRequest {
+    room: String,
+    after: Option<At>,
+}
+
+#[derive(Deserialize)]
+struct LeaveRequest {
+    room: String,
+}
+
+#[derive(Deserialize)]
+struct TypingRequest {
+    room: String,
+    typing: bool,
+}
+
+#[derive(Deserialize)]
+struct ReadRequest {
+    room: String,
+    seq: u64,
+}
+
+#[derive(Deserialize)]
+struct ProfileRequest {
+    name: Option<String>,
+    picture: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct At {
+    epoch: String,
+    seq: u64,
+}
+
+/// Reads an event. `fresh_id` is used where the client gave its message no id.
+pub fn decode(
+    event: &Value,
+    dialect: Dialect,
+    fresh_id: impl FnOnce() -> MessageId,
+) -> Result<Request, Reject> {
+    let Value::Str(text, None) = event else {
+        return Err(bad("binary arguments are not accepted here"));
+    };
+    let parts: Vec<&RawValue> =
+        serde_json::from_str(text.as_str()).map_err(|why| bad(format!("no JSON array: {why}")))?;
+    let Some((name, args)) = parts.split_first() else {
+        return Err(bad("an event has a name"));
+    };
+    let name: String =
+        serde_json::from_str(name.get()).map_err(|_not_a_string| bad("the event name is text"))?;
+    match (dialect, name.as_str()) {
+        (Dialect::Plain, "user-message") => user_message(args, fresh_id),
+        (Dialect::Native, "send") => send(args, fresh_id),
+        (Dialect::Native, "join") => join(args),
+        (Dialect::Native, "leave") => leave(args),
+        (Dialect::Native, "rooms") => Ok(Command::ListRooms.into()),
+        (Dialect::Native, "typing") => typing(args),
+        (Dialect::Native, "read") => read(args),
+        (Dialect::Native, "profile") => profile(args),
+        (_, "history") => history(args),
+        (Dialect::Plain, "send" | "join" | "leave" | "rooms" | "typing" | "read" | "profile") => {
+            Err(bad(format!("'{name}' is for clients that connect with ?dialect=native")))
+        }
+        _ => Err(bad(format!("there is no event '{name}'; docs/protocol.md lists them"))),
+    }
+}
+
+/// The one object that a request of the native dialect takes.
+fn object<'a, T: Deserialize<'a>>(args: &[&'a RawValue], shape: &str) -> Result<T, Reject> {
+    let argument = args.first().ok_or_else(|| bad(shape))?;
+    serde_json::from_str(argument.get()).map_err(|why| bad(format!("{shape}: {why}")))
+}
+
+fn send(args: &[&RawValue], fresh_id: impl FnOnce() -> MessageId) -> Result<Request, Reject> {
+    let asked: SendRequest = object(args, "send takes {room, text, id?}")?;
+    let room = RoomName::parse(&asked.room).map_err(bad_name)?;
+    let repeatable = asked.id.is_some();
+    let id = match asked.id {
+        Some(id) => MessageId::parse(&id).map_err(bad_name)?,
+        None => fresh_id(),
+    };
+    let text = serde_json::to_string(&asked.text).expect("a text is JSON");
+    let body = Body::from_json(&text);
+    Ok(Request { command: Command::Send { room, id, repeatable, body }, epoch: None })
+}
+
+fn join(args: &[&RawValue]) -> Result<Request, Reject> {
+    let asked: JoinRequest = object(args, "join takes {room, after?: {epoch, seq}}")?;
+    let room = RoomName::parse(&asked.room).map_err(bad_name)?;
+    let position = |at: At| Position { epoch: Epoch::new(&at.epoch), seq: at.seq };
+    let after = asked.after.map(position);
+    Ok(Request { command: Command::Join { room, after }, epoch: None })
+}
+
+fn typing(args: &[&RawValue]) -> Result<Request, Reject> {
+    let asked: TypingRequest = object(args, "typing takes {room, typing}")?;
+    let room = RoomName::parse(&asked.room).map_err(bad_name)?;
+    Ok(Command::Type { room, typing: asked.typing }.into())
+}
+
+fn read(args: &[&RawValue]) -> Result<Request, Reject> {
+    let asked: ReadRequest = object(args, "read takes {room, seq}")?;
+    let room = RoomName::parse(&asked.room).map_err(bad_name)?;
+    Ok(Command::MarkRead { room, seq: asked.seq }.into())
+}
+
+fn profile(args: &[&RawValue]) -> Result<Request, Reject> {
+    let asked: ProfileRequest = object(args, "profile takes {name?, picture?}")?;
+    let name = asked.name.map(|name| UserName::parse(&name)).transpose().map_err(bad_name)?;
+    let picture = asked.picture.map(|picture| Picture::parse(&picture)).transpose();
+    let picture = picture.map_err(|why| bad(why.to_string()))?;
+    Ok(Command::SetProfile { name, picture }.into())
+}
+
+fn leave(args: &[&RawValue]) -> Result<Request, Reject> {
+    let asked: LeaveRequest = object(args, "leave takes {room}")?;
+    let room = RoomName::parse(&asked.room).map_err(bad_name)?;
+    Ok(Request { command: Command::Leave { room }, epoch: None })
+}
+
+fn user_message(
+    args: &[&RawValue],
+    fresh_id: impl FnOnce() -> MessageId,
+) -> Result<Request, Reject> {
+    let Some(body) = args.first() else {
+        return Err(bad("user-message takes the message as its argument"));
+    };
+    let id = match args.get(1) {
+        None => fresh_id(),
+        Some(id) => {
+            let id: String = serde_json::from_str(id.get())
+                .map_err(|_not_a_string| bad("the second argument, the message id, is text"))?;
+            MessageId::parse(&id).map_err(bad_name)?
+        }
+    };
+    let body = Body::from_json(body.get());
+    let command = Command::Send { room: RoomName::lobby(), id, repeatable: args.len() > 1, body };
+    Ok(Request { command, epoch: None })
+}
+
+fn history(args: &[&RawValue]) -> Result<Request, Reject> {
+    let shape = "history takes {room, before?: {epoch, seq} | after?: {epoch, seq}, limit?}";
+    let asked: HistoryRequest = object(args, shape)?;
+    let room = RoomName::parse(&asked.room).map_err(bad_name)?;
+    let (page, epoch) = match (asked.before, asked.after) {
+        (None, None) => (Page::Newest, None),
+        (Some(at), None) => (Page::Before(at.seq), Some(Epoch::new(&at.epoch))),
+        (None, Some(at)) => (Page::After(at.seq), Some(Epoch::new(&at.epoch))),
+        (Some(_), Some(_)) => return Err(bad("history takes before or after, not both")),
+    };
+    let limit = asked.limit.unwrap_or(HISTORY_LIMIT_DEFAULT);
+    if !(1..=HISTORY_LIMIT_MAX).contains(&limit) {
+        return Err(bad(format!("limit is between 1 and {HISTORY_LIMIT_MAX}")));
+    }
+    Ok(Request { command: Command::ReadHistory { room, page, limit }, epoch })
+}
+
+fn bad(message: impl Into<String>) -> Reject {
+    Reject::new(Code::BadRequest, message)
+}
+
+fn bad_name(why: NameError) -> Reject {
+    bad(why.to_string())
+}
+
+impl From<SubmitError> for Reject {
+    fn from(error: SubmitError) -> Self {
+        let code = match error {
+            SubmitError::Unavailable => Code::Unavailable,
+            SubmitError::Unconfirmed => Code::Unconfirmed,
+            SubmitError::Busy => Code::Busy,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// The answer to a `user-message`.
+#[derive(Serialize)]
+pub struct SentAck<'a> {
+    ok: bool,
+    id: &'a str,
+    room: &'a str,
+    epoch: &'a str,
+    seq: u64,
+    at: u64,
+}
+
+impl<'a> SentAck<'a> {
+    pub fn new(room: &'a RoomName, id: &'a MessageId, stored: &'a Stored) -> Self {
+        Self {
+            ok: true,
+            id: id.as_str(),
+            room: room.as_str(),
+            epoch: stored.position.epoch.as_str(),
+            seq: stored.position.seq,
+            at: stored.at.0,
+        }
+    }
+}
+
+/// The answer to a request that was not done.
+#[derive(Serialize)]
+pub struct RejectAck<'a> {
+    ok: bool,
+    error: RejectEvent<'a>,
+}
+
+/// The same as an `error` event, for a client that asked for no answer.
+#[derive(Serialize)]
+pub struct RejectEvent<'a> {
+    code: &'a str,
+    message: &'a str,
+}
+
+impl<'a> RejectEvent<'a> {
+    pub fn new(reject: &'a Reject) -> Self {
+        Self { code: reject.code.as_str(), message: &reject.message }
+    }
+}
+
+impl<'a> RejectAck<'a> {
+    pub fn new(reject: &'a Reject) -> Self {
+        Self { ok: false, error: RejectEvent::new(reject) }
+    }
+}
+
+/// The answer to `history`.
+#[derive(Serialize)]
+pub struct HistoryAck<'a> {
+    ok: bool,
+    room: &'a str,
+    epoch: &'a str,
+    /// Where the log stands: later messages come as events.
+    seq: u64,
+    messages: Vec<PageMessage<'a>>,
+    more: bool,
+    trimmed: bool,
+}
+
+/// As the client's dialect has it.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum PageMessage<'a> {
+    Plain(PlainMessage<'a>),
+    Native(NativeMessage<'a>),
+}
+
+#[derive(Serialize)]
+struct PlainMessage<'a> {
+    room: &'a str,
+    epoch: &'a str,
+    seq: u64,
+    id: &'a str,
+    from: &'a str,
+    #[serde(serialize_with = "raw")]
+    body: &'a Body,
+    at: u64,
+}
+
+impl<'a> HistoryAck<'a> {
+    pub fn new(room: &'a RoomName, history: &'a History, dialect: Dialect) -> Self {
+        let message = |message| match dialect {
+            Dialect::Plain => PageMessage::Plain(PlainMessage::new(message)),
+            Dialect::Native => PageMessage::Native(NativeMessage::new(message)),
+        };
+        Self {
+            ok: true,
+            room: room.as_str(),
+            epoch: history.top.epoch.as_str(),
+            seq: history.top.seq,
+            messages: history.messages.iter().map(message).collect(),
+            more: history.more,
+            trimmed: history.trimmed,
+        }
+    }
+}
+
+impl<'a> PlainMessage<'a> {
+    fn new(message: &'a Message) -> Self {
+        Self {
+            room: message.room.as_str(),
+            epoch: message.position.epoch.as_str(),
+            seq: message.position.seq,
+            id: message.id.as_str(),
+            from: message.from.as_str(),
+            body: &message.body,
+            at: message.at.0,
+        }
+    }
+}
+
+/// The answer to `join`.
+#[derive(Serialize)]
+pub struct JoinAck<'a> {
+    ok: bool,
+    room: &'a str,
+    epoch: &'a str,
+    seq: u64,
+    /// Whether `messages` is all that lies between the position that the client gave and this one.
+    recovered: bool,
+    messages: Vec<NativeMessage<'a>>,
+    /// People in the room; left out while that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u32>,
+    /// Who they are, unless they are too many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    members: Option<Vec<NativeUser<'a>>>,
+}
+
+impl<'a> JoinAck<'a> {
+    pub fn new(
+        room: &'a RoomName,
+        end: &'a Position,
+        recovered: bool,
+        messages: impl Iterator<Item = &'a Message>,
+        people: Option<&'a (u32, Vec<User>)>,
+    ) -> Self {
+        let listed = people.filter(|(count, _)| *count <= LISTED_MAX);
+        Self {
+            ok: true,
+            room: room.as_str(),
+            epoch: end.epoch.as_str(),
+            seq: end.seq,
+            recovered,
+            messages: messages.map(NativeMessage::new).collect(),
+            count: people.map(|(count, _)| *count),
+            members: listed.map(|(_, users)| users.iter().map(NativeUser::new).collect()),
+        }
+    }
+}
+
+/// The answer to `rooms`.
+#[derive(Serialize)]
+pub struct RoomsAck<'a> {
+    ok: bool,
+    rooms: Vec<ListedRoom<'a>>,
+}
+
+#[derive(Serialize)]
+struct ListedRoom<'a> {
+    room: &'a str,
+    count: u32,
+    seq: u64,
+    /// What the user has read of it, and how many messages of others he has not; left out where
+    /// he is not, or has never said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread: Option<u32>,
+}
+
+impl<'a> RoomsAck<'a> {
+    pub fn new(rooms: &'a [RoomSummary], marks: &[Unread]) -> Self {
+        let listed = |summary: &'a RoomSummary| {
+            let mark = marks.iter().find(|(room, ..)| *room == summary.room);
+            ListedRoom {
+                room: summary.room.as_str(),
+                count: summary.count,
+                seq: summary.seq,
+                read: mark.map(|(_, read, _)| *read),
+                unread: mark.map(|(.., unread)| *unread),
+            }
+        };
+        Self { ok: true, rooms: rooms.iter().map(listed).collect() }
+    }
+}
+
+/// The answer to `read`: where the mark is now.
+#[derive(Serialize)]
+pub struct ReadAck<'a> {
+    ok: bool,
+    room: &'a str,
+    seq: u64,
+}
+
+impl<'a> ReadAck<'a> {
+    pub fn new(room: &'a RoomName, seq: u64) -> Self {
+        Self { ok: true, room: room.as_str(), seq }
+    }
+}
+
+/// The answer to `profile`.
+#[derive(Serialize)]
+pub struct ProfileAck<'a> {
+    ok: bool,
+    user: NativeUser<'a>,
+    /// The secret by which he is the same user wherever he comes back.
+    token: &'a str,
+}
+
+impl<'a> ProfileAck<'a> {
+    pub fn new(user: &'a User, token: &'a str) -> Self {
+        Self { ok: true, user: NativeUser::new(user), token }
+    }
+}
+
+/// The answer to `typing`.
+#[derive(Serialize)]
+pub struct DoneAck {
+    ok: bool,
+}
+
+impl DoneAck {
+    pub fn new() -> Self {
+        Self { ok: true }
+    }
+}
+
+/// The answer to `leave`.
+#[derive(Serialize)]
+pub struct LeaveAck<'a> {
+    ok: bool,
+    room: &'a str,
+}
+
+impl<'a> LeaveAck<'a> {
+    pub fn new(room: &'a RoomName) -> Self {
+        Self { ok: true, room: room.as_str() }
+    }
+}
+
+/// A body is JSON already: it goes out as it came in.
+fn raw<S: Serializer>(body: &Body, serializer: S) -> Result<S::Ok, S::Error> {
+    let parsed: &RawValue =
+        serde_json::from_str(body.as_json()).map_err(serde::ser::Error::custom)?;
+    parsed.serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(text: &str) -> Result<Request, Reject> {
+        decoded_in(Dialect::Plain, text)
+    }
+
+    fn decoded_in(dialect: Dialect, text: &str) -> Result<Request, Reject> {
+        let event = Value::Str(text.to_owned().into(), None);
+        decode(&event, dialect, || MessageId::parse("fresh").unwrap())
+    }
+
+    fn message(text: &str) -> String {
+        decoded(text).unwrap_err().message
+    }
+
+    #[test]
+    fn any_json_is_a_message_and_stays_as_it_is() {
+        for body in ["\"hi\"", "1e400", "12345678901234567890", "{\"b\":1, \"a\":[null]}", "null"] {
+            let request = decoded(&format!("[\"user-message\",{body}]")).unwrap();
+            let Command::Send { id, body: read, .. } = request.command else { panic!("a send") };
+            assert_eq!((id.as_str(), read.as_json()), ("fresh", body));
+        }
+    }
+
+    #[test]
+    fn a_second_argument_is_the_clients_id() {
+        let request = decoded(r#"["user-message","x","mine"]"#).unwrap();
+        assert!(matches!(request.command, Command::Send { id, .. } if id.as_str() == "mine"));
+        assert!(message(r#"["user-message","x",7]"#).contains("message id"));
+        assert!(message(r#"["user-message","x",""]"#).contains("id is empty"));
+    }
+
+    #[test]
+    fn wrong_input_says_what_is_wrong() {
+        assert!(message(r#"["user-message"]"#).contains("takes the message"));
+        assert!(message(r#"["dance",1]"#).contains("'dance'"));
+        assert!(message(r#"["history"]"#).contains("{room"));
+        assert!(message(r#"["history",{"room":"lobby","limit":0}]"#).contains("between 1 and 200"));
+        let both = r#"["history",{"room":"a","before":{"epoch":"e","seq":1},"after":{"epoch":"e","seq":1}}]"#;
+        assert!(message(both).contains("not both"));
+    }
+
+    #[test]
+    fn requests_of_the_native_dialect_are_objects() {
+        let native = |text| decoded_in(Dialect::Native, text);
+        let request = native(r#"["send",{"room":"attic","text":"a\"b"}]"#).unwrap();
+        let Command::Send { room, repeatable, body, .. } = request.command else { panic!("send") };
+        assert_eq!((room.as_str(), repeatable, body.as_json()), ("attic", false, r#""a\"b""#));
+        let request = native(r#"["join",{"room":"attic","after":{"epoch":"e","seq":3}}]"#).unwrap();
+        let Command::Join { after, .. } = request.command else { panic!("a join") };
+        assert_eq!(after, Some(Position { epoch: Epoch::new("e"), seq: 3 }));
+        assert!(native(r#"["leave","attic"]"#).unwrap_err().message.contains("takes {room}"));
+        assert!(message(r#"["join",{"room":"attic"}]"#).contains("?dialect=native"));
+        assert!(native(r#"["user-message",1]"#).unwrap_err().message.contains("no event"));
+    }
+
+    #[test]
+    fn what_a_returning_client_says_is_read_whole_or_not_at_all() {
+        let auth = |pid: &str, offset: Option<&str>| Auth {
+            pid: Some(pid.into()),
+            offset: offset.map(Into::into),
+            ..Auth::default()
+        };
+        let returning = auth("k", Some("e-7")).returning().unwrap();
+        assert_eq!(returning.offset, Some(Position { epoch: Epoch::new("e"), seq: 7 }));
+        assert_eq!(auth("k", None).returning().unwrap().offset, None);
+        assert!(auth("k", Some("hello")).returning().is_none());
+        assert!(auth("no key!", Some("e-7")).returning().is_none());
+        let odd = r#"{"pid":"k","offset":7}"#;
+        assert!(serde_json::from_str::<Auth>(odd).unwrap().returning().is_none());
+    }
+
+    #[test]
+    fn a_page_may_name_its_epoch() {
+        let request =
+            decoded(r#"["history",{"room":"lobby","after":{"epoch":"e1","seq":7}}]"#).unwrap();
+        assert_eq!(request.epoch.as_ref().map(Epoch::as_str), Some("e1"));
+        let Command::ReadHistory { page, limit, .. } = request.command else { panic!("a read") };
+        assert_eq!((page, limit), (Page::After(7), HISTORY_LIMIT_DEFAULT));
+    }
+}

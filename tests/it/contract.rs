@@ -1,0 +1,662 @@
+//! The contract of `bus/mod.rs` as a suite that every bus passes.
+//!
+//! A bus joins with an `impl Log` and one line: `contract!(name, Type)`, and by the word
+//! `persistent` or `shared` also the cases for logs that outlive a node or have several.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use roomcast::{
+    bus::{
+        Bus, DELIVERY_BATCHES_MAX, Deliveries, Delivery, History, Retention, Settle, SubmitError,
+    },
+    clock,
+    domain::{
+        message::{Body, Draft, Message, Stored, Timestamp},
+        name::{MessageId, RoomName, UserId},
+        page::Page,
+    },
+};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::timeout,
+};
+
+/// Longer than anything here takes, on a machine that does other things too.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+/// What a submitter of many messages has under way.
+const UNDER_WAY: usize = 8_192;
+
+/// One log, empty at first, and the nodes that use it. A node must be ready when it is handed out.
+pub trait Log: Sized {
+    fn fresh(retention: Retention) -> impl Future<Output = Self>;
+    /// A node on this log. For a log that is not shared the one before is closed.
+    fn node(&mut self) -> impl Future<Output = Node>;
+}
+
+pub struct Node {
+    pub bus: Arc<dyn Bus>,
+    pub deliveries: Deliveries,
+}
+
+pub fn retention() -> Retention {
+    Retention {
+        history_max: 1_000_000,
+        history_ttl: Duration::from_secs(3_600),
+        idempotency_window: Duration::from_secs(120),
+        recovery_window: Duration::from_secs(120),
+    }
+}
+
+pub fn room(name: &str) -> RoomName {
+    RoomName::parse(name).expect("a room name")
+}
+
+pub fn draft(room_name: &str, from: &str, id: &str, body: &str) -> Draft {
+    Draft {
+        repeatable: true,
+        room: room(room_name),
+        from: UserId::parse(from).expect("a user id"),
+        id: MessageId::parse(id).expect("a message id"),
+        at: clock::now(),
+        body: Body::from_json(body),
+    }
+}
+
+pub fn later(mut draft: Draft, by: Duration) -> Draft {
+    draft.at = Timestamp(draft.at.0 + u64::try_from(by.as_millis()).expect("a short time"));
+    draft
+}
+
+pub async fn submit(bus: &dyn Bus, draft: Draft) -> Result<Stored, SubmitError> {
+    let (settled, outcome) = oneshot::channel();
+    bus.submit(draft, Box::new(move |result| settled.send(result).expect("the test waits")));
+    timeout(DEADLINE, outcome).await.expect("it settles in time").expect("it settles")
+}
+
+/// The draft must be stored.
+pub async fn store(bus: &dyn Bus, draft: Draft) -> Stored {
+    submit(bus, draft).await.expect("it is stored")
+}
+
+/// Polls until something is so.
+pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while !so() {
+        assert!(tokio::time::Instant::now() < deadline, "in time: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The message a draft has become.
+pub fn message(draft: Draft, stored: &Stored) -> Message {
+    let Draft { room, from, id, repeatable: _, at: _, body } = draft;
+    Message { position: stored.position.clone(), room, from, id, at: stored.at, body }
+}
+
+/// What a settle says, with the draft's number.
+type Settled = (usize, Result<Stored, SubmitError>);
+
+/// Settles into a channel, so that a second call or a lost one shows in the count.
+fn telling(number: usize, settled: &mpsc::Sender<Settled>) -> Settle {
+    let settled = settled.clone();
+    Box::new(move |result| settled.try_send((number, result)).expect("the test made room"))
+}
+
+impl Node {
+    /// The next messages. Anything else in the deliveries is a failure, but for word that signals
+    /// may be lost: every reconnect has it, and it says nothing about messages.
+    pub async fn hear(&mut self, count: usize) -> Vec<Message> {
+        let mut heard = Vec::with_capacity(count);
+        while heard.len() < count {
+            let batch = timeout(DEADLINE, self.deliveries.recv()).await;
+            let batch = batch.unwrap_or_else(|_| panic!("heard {} of {count}", heard.len()));
+            for delivery in batch.expect("the bus runs") {
+                match delivery {
+                    Delivery::Message(message) => heard.push(message),
+                    Delivery::SignalsLost { .. } => {}
+                    other => panic!("{other:?} after {} messages", heard.len()),
+                }
+            }
+        }
+        assert_eq!(heard.len(), count, "more was delivered: {:?}", &heard[count..]);
+        heard
+    }
+
+    /// Nothing but what was heard is delivered: a message stored now comes next.
+    pub async fn hear_no_more(&mut self) {
+        let marker = draft("marker", "marker", &format!("marker-{:?}", clock::now()), "null");
+        let stored = store(&*self.bus, marker.clone()).await;
+        assert_eq!(self.hear(1).await, [message(marker, &stored)]);
+    }
+
+    pub async fn history(&self, name: &str, page: Page, limit: u32) -> History {
+        timeout(DEADLINE, self.bus.history(room(name), page, limit))
+            .await
+            .expect("the history comes in time")
+            .expect("the history can be read")
+    }
+
+    /// A room from its start, page by page.
+    pub async fn whole_history(&self, name: &str) -> Vec<Message> {
+        let mut all: Vec<Message> = Vec::new();
+        loop {
+            let after = all.last().map_or(0, |last| last.position.seq);
+            let page = self.history(name, Page::After(after), 1_000).await;
+            all.extend(page.messages);
+            if !page.more {
+                return all;
+            }
+        }
+    }
+
+    /// Submits in order with many under way, and hears. Answers what was settled and heard.
+    pub async fn pass(&mut self, drafts: &[Draft]) -> (Vec<Stored>, Vec<Message>) {
+        let (settled, mut outcomes) = mpsc::channel(drafts.len());
+        let room = Arc::new(Semaphore::new(UNDER_WAY));
+        let submitting = async {
+            for (number, draft) in drafts.iter().enumerate() {
+                room.acquire().await.expect("open").forget();
+                let (tell, room) = (telling(number, &settled), Arc::clone(&room));
+                let settle: Settle = Box::new(move |result| {
+                    tell(result);
+                    room.add_permits(1);
+                });
+                self.bus.submit(draft.clone(), settle);
+            }
+        };
+        let bus = Arc::clone(&self.bus);
+        let mut ear =
+            Node { bus, deliveries: std::mem::replace(&mut self.deliveries, mpsc::channel(1).1) };
+        let ((), heard) = tokio::join!(submitting, ear.hear(drafts.len()));
+        self.deliveries = ear.deliveries;
+        let mut stored = Vec::with_capacity(drafts.len());
+        for number in 0..drafts.len() {
+            let next = timeout(DEADLINE, outcomes.recv()).await.expect("all settle in time");
+            let (settled, outcome) = next.expect("a sender is open");
+            assert_eq!(settled, number, "settled out of order");
+            stored.push(outcome.expect("it is stored"));
+        }
+        (stored, heard)
+    }
+}
+
+/// Sequences are dense, and the heard messages are the drafts in their order.
+pub fn check_dense(drafts: &[Draft], stored: &[Stored], heard: &[Message]) {
+    for (index, ((draft, stored), heard)) in drafts.iter().zip(stored).zip(heard).enumerate() {
+        assert_eq!(stored.position.epoch, heard.position.epoch, "one epoch");
+        assert_eq!(stored.position.seq, index as u64 + 1, "dense from 1");
+        assert_eq!(*heard, message(draft.clone(), stored), "number {index}");
+    }
+}
+
+pub async fn order_of_80_000<L: Log>() {
+    let mut log = L::fresh(retention()).await;
+    let mut node = log.node().await;
+    let drafts: Vec<Draft> =
+        (0..80_000).map(|n| draft("lobby", "ann", &format!("m{n}"), &n.to_string())).collect();
+    let (stored, heard) = node.pass(&drafts).await;
+    check_dense(&drafts, &stored, &heard);
+    assert_eq!(node.whole_history("lobby").await, heard);
+    node.hear_no_more().await;
+    node.bus.close().await;
+}
+
+pub async fn each_submitter_keeps_its_order<L: Log>() {
+    const EACH: usize = 2_000;
+    let mut log = L::fresh(retention()).await;
+    let mut node = log.node().await;
+    let names = ["ann", "bob", "cem", "dee"];
+    let mut submitters = tokio::task::JoinSet::new();
+    for name in names {
+        let bus = Arc::clone(&node.bus);
+        submitters.spawn(async move {
+            let (settled, mut outcomes) = mpsc::channel(EACH);
+            for n in 0..EACH {
+                let draft = draft(name, name, &n.to_string(), &n.to_string());
+                bus.submit(draft, telling(n, &settled));
+                tokio::task::yield_now().await;
+            }
+            for n in 0..EACH {
+                let (settled, outcome) = outcomes.recv().await.expect("a sender is open");
+                assert_eq!(settled, n);
+                outcome.expect("it is stored");
+            }
+        });
+    }
+    let heard = node.hear(names.len() * EACH).await;
+    timeout(DEADLINE, submitters.join_all()).await.expect("all settle");
+    for (index, message) in heard.iter().enumerate() {
+        assert_eq!(message.position.seq, index as u64 + 1, "one order for all rooms");
+    }
+    for name in names {
+        let own: Vec<_> = heard.iter().filter(|message| message.from.as_str() == name).collect();
+        for (n, message) in own.iter().enumerate() {
+            assert_eq!(message.id.as_str(), n.to_string(), "of {name}");
+        }
+        let kept = node.whole_history(name).await;
+        assert!(own.into_iter().eq(&kept), "the history of {name} has the order of all");
+    }
+    node.bus.close().await;
+}
+
+pub async fn a_retry_shows_once<L: Log>() {
+    let mut log = L::fresh(retention()).await;
+    let mut node = log.node().await;
+    let window = retention().idempotency_window;
+    let original = draft("lobby", "ann", "one", "\"first\"");
+
+    let (settled, mut outcomes) = mpsc::channel(8);
+    for number in 0..3 {
+        let body = Body::from_json(&format!("\"try {number}\""));
+        let again = later(original.clone(), Duration::from_millis(number));
+        node.bus.submit(Draft { body, ..again }, telling(0, &settled));
+    }
+    let mut stored = Vec::new();
+    for _ in 0..3 {
+        let (_, outcome) =
+            timeout(DEADLINE, outcomes.recv()).await.expect("in time").expect("a sender is open");
+        stored.push(outcome.expect("it is stored"));
+    }
+    let first = stored[0].clone();
+    assert_eq!((first.position.seq, first.at), (1, original.at));
+    assert_eq!(stored, [first.clone(), first.clone(), first.clone()], "in one batch");
+    assert_eq!(node.hear(1).await[0].body.as_json(), "\"try 0\"");
+
+    assert_eq!(store(&*node.bus, original.clone()).await, first, "in a later batch");
+    let elsewhere = Draft { room: room("other"), ..original.clone() };
+    assert_eq!(store(&*node.bus, elsewhere).await, first, "named for another room");
+    let late = later(original.clone(), window);
+    assert_eq!(store(&*node.bus, late).await, first, "at the window's end");
+    node.hear_no_more().await;
+
+    let other = store(&*node.bus, draft("lobby", "bob", "one", "2")).await;
+    assert_ne!(other.position, first.position, "an id belongs to its sender");
+    node.hear(1).await;
+
+    assert_eq!(node.whole_history("lobby").await.len(), 2);
+    assert_eq!(node.history("other", Page::Newest, 10).await.messages, []);
+    node.bus.close().await;
+}
+
+/// Ids in a hostile order, as random UUIDs are: every one of them is still known.
+pub async fn many_ids_are_recognised<L: Log>() {
+    let mut log = L::fresh(retention()).await;
+    let mut node = log.node().await;
+    let drafts: Vec<Draft> = (0..20_000_u64)
+        .map(|n| {
+            let id = format!("{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            draft("lobby", "ann", &id, "0")
+        })
+        .collect();
+    let (first, heard) = node.pass(&drafts).await;
+    check_dense(&drafts, &first, &heard);
+    let (settled, mut outcomes) = mpsc::channel(drafts.len());
+    for (number, draft) in drafts.iter().enumerate().rev() {
+        node.bus.submit(draft.clone(), telling(number, &settled));
+    }
+    for _ in 0..drafts.len() {
+        let (number, again) =
+            timeout(DEADLINE, outcomes.recv()).await.expect("in time").expect("a sender is open");
+        assert_eq!(again.as_ref(), Ok(&first[number]));
+    }
+    node.hear_no_more().await;
+    node.bus.close().await;
+}
+
+pub async fn an_ack_means_stored<L: Log>() {
+    let mut log = L::fresh(retention()).await;
+    let mut node = log.node().await;
+    for n in 0..200 {
+        let draft = draft("lobby", "ann", &format!("m{n}"), &n.to_string());
+        let stored = store(&*node.bus, draft.clone()).await;
+        let newest = node.history("lobby", Page::Newest, 1).await;
+        assert_eq!(newest.messages, [message(draft, &stored)]);
+        assert_eq!(newest.top, stored.position);
+        node.hear(1).await;
+    }
+    node.bus.close().await;
+}
+
+pub async fn two_rooms_share_one_order<L: Log>() {
+    let mut log = L::fresh(retention()).await;
+    let mut node = log.node().await;
+    let drafts: Vec<Draft> = (0..100)
+        .map(|n| draft(["red", "blue"][n % 2], "ann", &format!("m{n}"), &n.to_string()))
+        .collect();
+    let (stored, heard) = node.pass(&drafts).await;
+    check_dense(&drafts, &stored, &heard);
+    assert_eq!(node.bus.partition(&room("red")), node.bus.partition(&room("blue")));
+    for name in ["red", "blue"] {
+        let page = node.history(name, Page::Newest, 1_000).await;
+        let own: Vec<_> =
+            heard.iter().filter(|message| message.room == room(name)).cloned().collect();
+        assert_eq!(page.messages, own);
+        assert_eq!(page.top, heard[99].position, "top is of all rooms");
+    }
+    node.bus.close().await;
+}
+
+/// Every page of a room is what a list would answer.
+pub async fn history_pages<L: Log>() {
+    let mut log = L::fresh(retention()).await;
+    let mut node = log.node().await;
+    let empty = node.history("red", Page::Newest, 10).await;
+    assert_eq!(
+        (empty.top.seq, empty.messages, empty.more, empty.trimmed),
+        (0, vec![], false, false)
+    );
+    // Runs of other rooms lie between those of this one.
+    let drafts: Vec<Draft> = (0..60)
+        .map(|n| draft(["red", "blue", "red"][n / 7 % 3], "ann", &format!("m{n}"), &n.to_string()))
+        .collect();
+    let (_, heard) = node.pass(&drafts).await;
+    for name in ["red", "blue", "nobody"] {
+        let all: Vec<_> =
+            heard.iter().filter(|message| message.room == room(name)).cloned().collect();
+        for limit in [1, 2, 7, 100] {
+            let check = async |page: Page| {
+                let got = node.history(name, page, limit).await;
+                let (messages, more) = model(&all, &page, limit as usize);
+                assert_eq!(got.messages, messages, "{name} {page:?} {limit}");
+                assert_eq!(got.more, more, "{name} {page:?} {limit}");
+                assert!(!got.trimmed, "{name} {page:?} {limit}");
+                assert_eq!(got.top.seq, 60);
+            };
+            check(Page::Newest).await;
+            for seq in [0, 1, 2, 7, 8, 20, 21, 30, 59, 60, 61, u64::MAX] {
+                check(Page::Before(seq)).await;
+                check(Page::After(seq)).await;
+            }
+        }
+    }
+    node.bus.close().await;
+}
+
+/// What a page of a list is, and whether there is more in its direction.
+pub fn model(all: &[Message], page: &Page, limit: usize) -> (Vec<Message>, bool) {
+    match *page {
+        Page::Newest => model(all, &Page::Before(u64::MAX), limit),
+        Page::Before(seq) => {
+            let until = all.partition_point(|message| message.position.seq < seq);
+            let from = until.saturating_sub(limit);
+            (all[from..until].to_vec(), from > 0)
+        }
+        Page::After(seq) => {
+            let from = all.partition_point(|message| message.position.seq <= seq);
+            let until = (from + limit).min(all.len());
+            (all[from..until].to_vec(), until < all.len())
+        }
+    }
+}
+
+/// Retention may take its time, but a page is whole or says that it is not.
+pub async fn what_is_trimmed_is_told<L: Log>() {
+    let mut log = L::fresh(Retention { history_max: 200, ..retention() }).await;
+    let mut node = log.node().await;
+    let mut sent = 0_u64;
+    let quiet = store(&*node.bus, draft("quiet", "bob", "q", "0")).await;
+    node.hear(1).await;
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    loop {
+        let drafts: Vec<Draft> = (0..500)
+            .map(|n| draft("loud", "ann", &format!("m{}", sent + n), &(sent + n).to_string()))
+            .collect();
+        node.pass(&drafts).await;
+        sent += 500;
+        let page = node.history("loud", Page::After(quiet.position.seq), 1_000_000).await;
+        let first = page.messages.first().expect("there are messages").position.seq;
+        assert_eq!(page.trimmed, first != quiet.position.seq + 1, "first of the page: {first}");
+        assert_eq!(page.messages.len() as u64, page.top.seq + 1 - first, "no hole after it");
+        if page.trimmed {
+            let rest = node.history("loud", Page::After(first), 1_000_000).await;
+            assert!(!rest.trimmed, "all after the first that is left is there");
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "nothing is trimmed after {sent}");
+    }
+    let newest = node.history("loud", Page::Newest, 200).await;
+    assert_eq!(newest.messages.len(), 200, "what is promised is kept");
+    let kept = node.history("quiet", Page::After(0), 10).await;
+    assert_eq!((kept.messages.len(), kept.trimmed), (1, false), "a loud room evicts no quiet one");
+    node.bus.close().await;
+}
+
+pub async fn bodies_come_out_byte_for_byte<L: Log>() {
+    let mut log = L::fresh(retention()).await;
+    let mut node = log.node().await;
+    let long = format!("\"{}\"", "é".repeat(15 << 10));
+    let bodies = [
+        r#""grüße, 你好, 👩‍👩‍👧""#,
+        "1e400",
+        "12345678901234567890",
+        "-0.0",
+        r#"{ "a" : [ {"b":{"c":[[[null,true,false]]]}} ], "a": 2 }"#,
+        "\"\u{2028}\u{2029}\u{7f}\"",
+        r#""\u2028 \ud83d \u0000 \n \/ \"""#,
+        "\"%s ' ; -- \\t {0} $1\"",
+        "\"\"",
+        long.as_str(),
+    ];
+    let drafts: Vec<Draft> = bodies
+        .iter()
+        .enumerate()
+        .map(|(n, body)| draft("lobby: {köln} \"1\"", "ann:\u{1f600}", &format!("'{n}'"), body))
+        .collect();
+    let (stored, heard) = node.pass(&drafts).await;
+    check_dense(&drafts, &stored, &heard);
+    assert_eq!(node.whole_history("lobby: {köln} \"1\"").await, heard);
+    for (heard, body) in heard.iter().zip(bodies) {
+        assert_eq!(heard.body.as_json(), body);
+    }
+    node.bus.close().await;
+}
+
+/// Far more than a node may keep waiting: the rest is refused at once, and nothing is lost track of.
+pub async fn a_full_queue_is_busy<L: Log>() {
+    const COUNT: usize = 300_000;
+    let mut log = L::fresh(retention()).await;
+    let mut node = log.node().await;
+    let (settled, mut outcomes) = mpsc::channel(COUNT);
+    for n in 0..COUNT {
+        node.bus.submit(draft("lobby", "ann", &format!("m{n}"), "0"), telling(n, &settled));
+    }
+    drop(settled);
+    let bus = Arc::clone(&node.bus);
+    let hearing = async {
+        let mut heard = Vec::new();
+        while let Some(batch) = node.deliveries.recv().await {
+            heard.extend(batch);
+        }
+        heard
+    };
+    let settling = async {
+        let mut stored = Vec::new();
+        let mut seen = HashSet::new();
+        while let Some((number, outcome)) = outcomes.recv().await {
+            assert!(seen.insert(number), "{number} settled twice");
+            match outcome {
+                Ok(position) => stored.push((number, position)),
+                Err(error) => assert_eq!(error, SubmitError::Busy),
+            }
+        }
+        assert_eq!(seen.len(), COUNT, "each is settled");
+        bus.close().await;
+        stored
+    };
+    let (heard, stored) =
+        timeout(DEADLINE, async { tokio::join!(hearing, settling) }).await.expect("in time");
+    assert!(stored.len() < COUNT, "the queue has a bound");
+    assert!(stored.is_sorted_by_key(|(number, _)| *number), "settled in order");
+    assert_eq!(heard.len(), stored.len());
+    for ((number, stored), heard) in stored.iter().zip(&heard) {
+        let Delivery::Message(heard) = heard else { panic!("{heard:?}") };
+        assert_eq!(
+            (heard.id.as_str(), &heard.position),
+            (&*format!("m{number}"), &stored.position)
+        );
+    }
+}
+
+pub async fn a_slow_reader_loses_nothing<L: Log>() {
+    let mut log = L::fresh(retention()).await;
+    let mut node = log.node().await;
+    // More batches than wait for the relay, whatever their size.
+    let drafts: Vec<Draft> =
+        (0..60_000).map(|n| draft("lobby", "ann", &format!("m{n}"), &n.to_string())).collect();
+    let settled = Arc::new(AtomicUsize::new(0));
+    for draft in &drafts {
+        let settled = Arc::clone(&settled);
+        node.bus.submit(
+            draft.clone(),
+            Box::new(move |result| {
+                result.expect("it is stored");
+                settled.fetch_add(1, Ordering::Relaxed);
+            }),
+        );
+    }
+    // Nobody reads until the bus has gone as far as it goes without a reader.
+    until("the bus fills the road", || {
+        node.deliveries.len() == DELIVERY_BATCHES_MAX
+            || settled.load(Ordering::Relaxed) == drafts.len()
+    })
+    .await;
+    let heard = node.hear(drafts.len()).await;
+    for (draft, heard) in drafts.iter().zip(&heard) {
+        assert_eq!((&heard.id, &heard.body), (&draft.id, &draft.body));
+    }
+    node.hear_no_more().await;
+    assert_eq!(settled.load(Ordering::Relaxed), drafts.len());
+    node.bus.close().await;
+}
+
+pub async fn after_close_nothing_is_stored<L: Log>() {
+    const COUNT: usize = 5_000;
+    let mut log = L::fresh(retention()).await;
+    let mut node = log.node().await;
+    let (settled, mut outcomes) = mpsc::channel(COUNT + 1);
+    for n in 0..COUNT {
+        node.bus.submit(draft("lobby", "ann", &format!("m{n}"), "0"), telling(n, &settled));
+    }
+    let bus = Arc::clone(&node.bus);
+    let (heard, ()) = tokio::join!(node.hear(COUNT), async {
+        timeout(DEADLINE, bus.close()).await.expect("it closes");
+    });
+    assert_eq!(heard.len(), COUNT);
+    assert_eq!(outcomes.len(), COUNT, "what waited is settled when close returns");
+    bus.submit(draft("lobby", "ann", "late", "0"), telling(COUNT, &settled));
+    drop(settled);
+    for n in 0..COUNT {
+        let (number, outcome) = outcomes.recv().await.expect("it is settled");
+        assert_eq!(number, n);
+        outcome.expect("it is stored");
+    }
+    assert_eq!(outcomes.recv().await, Some((COUNT, Err(SubmitError::Unavailable))));
+    assert_eq!(outcomes.recv().await, None, "settled once");
+    assert_eq!(node.deliveries.recv().await, None, "nothing more, and the road has an end");
+    timeout(DEADLINE, bus.close()).await.expect("closing twice is closing");
+}
+
+pub async fn a_restart_goes_on<L: Log>() {
+    let mut log = L::fresh(retention()).await;
+    let mut node = log.node().await;
+    let drafts: Vec<Draft> = (0..1_000)
+        .map(|n| draft(["red", "blue"][n % 2], "ann", &format!("m{n}"), &n.to_string()))
+        .collect();
+    let (stored, heard) = node.pass(&drafts).await;
+    let before = [node.whole_history("red").await, node.whole_history("blue").await];
+    node.bus.close().await;
+
+    let mut node = log.node().await;
+    let after = [node.whole_history("red").await, node.whole_history("blue").await];
+    assert_eq!(after, before, "the history is the same");
+    assert_eq!(store(&*node.bus, drafts[7].clone()).await, stored[7], "a retry after a restart");
+    let next = draft("red", "ann", "next", "0");
+    let at = store(&*node.bus, next.clone()).await;
+    assert_eq!(at.position.seq, 1_001, "the sequence goes on");
+    assert_eq!(at.position.epoch, heard[0].position.epoch, "so does the epoch");
+    assert_eq!(node.hear(1).await, [message(next, &at)], "only what is new is heard");
+    node.bus.close().await;
+}
+
+#[allow(dead_code, reason = "for logs that several nodes share; the embedded one has one node")]
+pub async fn nodes_are_one_chat<L: Log>() {
+    const EACH: usize = 5_000;
+    let mut log = L::fresh(retention()).await;
+    let mut nodes = [log.node().await, log.node().await];
+    let (settled, mut outcomes) = mpsc::channel(2 * EACH);
+    for n in 0..EACH {
+        for (node, name) in nodes.iter().zip(["ann", "bob"]) {
+            let draft = draft("lobby", name, &n.to_string(), &n.to_string());
+            node.bus.submit(draft, telling(n, &settled));
+        }
+    }
+    let [one, two] = &mut nodes;
+    let (heard, same) = tokio::join!(one.hear(2 * EACH), two.hear(2 * EACH));
+    assert_eq!(heard, same, "one order on every node");
+    let mut next: HashMap<&str, usize> = HashMap::new();
+    for (index, message) in heard.iter().enumerate() {
+        assert_eq!(message.position.seq, index as u64 + 1);
+        let next = next.entry(message.from.as_str()).or_default();
+        assert_eq!(message.id.as_str(), next.to_string(), "of {}", message.from);
+        *next += 1;
+    }
+    for _ in 0..2 * EACH {
+        let settled = timeout(DEADLINE, outcomes.recv()).await.expect("in time");
+        settled.expect("a sender is open").1.expect("it is stored");
+    }
+    // A retry that goes to the other node is the same message.
+    let original = draft("lobby", "cem", "one", "0");
+    let first = store(&*nodes[0].bus, original.clone()).await;
+    assert_eq!(store(&*nodes[1].bus, original).await, first);
+    for node in &mut nodes {
+        node.hear(1).await;
+    }
+    // And a node that starts now hears only what comes.
+    let mut third = log.node().await;
+    let draft = draft("lobby", "dee", "one", "0");
+    let stored = store(&*third.bus, draft.clone()).await;
+    assert_eq!(third.hear(1).await, [message(draft, &stored)]);
+    for node in nodes.iter().chain([&third]) {
+        node.bus.close().await;
+    }
+}
+
+/// `contract!(name, Log)`, with `persistent` and `shared` where they are true.
+macro_rules! contract {
+    ($name:ident, $log:ty $(, $trait:ident)*) => {
+        mod $name {
+            contract!(@cases $log:
+                order_of_80_000
+                each_submitter_keeps_its_order
+                a_retry_shows_once
+                many_ids_are_recognised
+                an_ack_means_stored
+                two_rooms_share_one_order
+                history_pages
+                what_is_trimmed_is_told
+                bodies_come_out_byte_for_byte
+                a_full_queue_is_busy
+                a_slow_reader_loses_nothing
+                after_close_nothing_is_stored
+            );
+            $(contract!(@$trait $log);)*
+        }
+    };
+    (@persistent $log:ty) => { contract!(@cases $log: a_restart_goes_on); };
+    (@shared $log:ty) => { contract!(@cases $log: nodes_are_one_chat); };
+    (@cases $log:ty: $($case:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                $crate::contract::$case::<$log>().await;
+            }
+        )*
+    };
+}

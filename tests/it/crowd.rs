@@ -1,0 +1,144 @@
+//! What much traffic must not do: break order, grow memory, or hold up somebody else.
+//!
+//! Against the real server, which stores and acks all of it.
+
+use std::sync::Arc;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::json;
+use tokio::{net::TcpStream, sync::Barrier, task::JoinSet};
+use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
+
+use crate::harness::{
+    PATIENCE,
+    client::{Client, Options, Transport},
+    node::Node,
+    packet::{self, Event, Packet},
+    serial,
+};
+
+/// The place in the log, from the offset that ends every stored message.
+fn seq(event: &Event) -> u64 {
+    let offset = event.arg(1).as_str().expect("a stored message ends in its offset");
+    let (_epoch, seq) = offset.rsplit_once('-').expect("epoch and sequence");
+    seq.parse().expect("a sequence is a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_50_000_passes_whole_in_order_and_in_bounded_memory() {
+    const MESSAGES: usize = 50_000;
+    const BODY_BYTES: usize = 2_000;
+    // All of it is 100 MB. What may be there of it at one time: SQLite's pages (16 MiB a
+    // connection), what is under way and what waits for a lane.
+    const GROWTH_MAX: u64 = 60 << 20;
+    let _turn = serial().await;
+    // A log in memory would be the growth.
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::start(&["--data", dir.path().to_str().expect("a plain path")]).await;
+    let sender = Client::connected(node.address, Options::new(Transport::WebSocket)).await;
+    let before = node.memory_peak();
+    let filler = "x".repeat(BODY_BYTES);
+    let mut acks = Vec::with_capacity(MESSAGES);
+    let burst = (0..MESSAGES).map(|number| {
+        let (id, ack) = sender.expect_ack();
+        acks.push(ack);
+        packet::event("user-message", &[json!([number, filler])], Some(id))
+    });
+    sender.burst(burst.collect()).await;
+    let mut positions = Vec::with_capacity(MESSAGES);
+    for number in 0..MESSAGES {
+        let Some(event) = sender.try_next("message", PATIENCE).await else {
+            panic!("message {number} did not come: {sender}");
+        };
+        assert_eq!(event.arg(0)[0], json!(number));
+        positions.push(seq(&event));
+    }
+    assert!(positions.is_sorted_by(|one, next| one + 1 == *next), "a hole, or a repeat");
+    for (ack, position) in acks.into_iter().zip(positions) {
+        let ack = tokio::time::timeout(PATIENCE, ack).await.expect("in time").expect("an ack");
+        assert_eq!((&ack[0]["ok"], &ack[0]["seq"]), (&json!(true), &json!(position)));
+    }
+    let growth = node.memory_peak() - before;
+    assert!(growth < GROWTH_MAX, "memory grew by {} MiB", growth >> 20);
+}
+
+/// A client that knows in which order packets of different kinds came.
+struct Raw(WebSocketStream<TcpStream>);
+
+impl Raw {
+    async fn open(node: &Node) -> Self {
+        let stream = TcpStream::connect(node.address).await.expect("loopback works");
+        let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket", node.address);
+        let (websocket, _response) = client_async(url, stream).await.expect("a handshake");
+        Self(websocket)
+    }
+
+    async fn say(&mut self, packets: &[&'static str]) {
+        for packet in packets {
+            self.0.feed(Message::text(*packet)).await.expect("an open connection");
+        }
+        self.0.flush().await.expect("an open connection");
+    }
+
+    async fn hear(&mut self) -> Packet {
+        let next = tokio::time::timeout(PATIENCE, self.0.next()).await;
+        match next.expect("a packet in time") {
+            Some(Ok(Message::Text(text))) => packet::parse(text.as_str()),
+            other => panic!("no packet: {other:?}"),
+        }
+    }
+
+    /// The places of what comes before the next CONNECT reply, or of `count` messages.
+    async fn messages(&mut self, count: usize) -> Vec<u64> {
+        let mut seqs = Vec::new();
+        while seqs.len() < count {
+            match self.hear().await {
+                Packet::Event(event) if event.name == "message" => seqs.push(seq(&event)),
+                Packet::Connected(_) => break,
+                Packet::Open(_) => {}
+                Packet::Ping => self.say(&["3"]).await,
+                other => panic!("the client was told {other:?}"),
+            }
+        }
+        seqs
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_and_enters_again_gets_each_time_one_unbroken_piece() {
+    const CLIENTS: usize = 100;
+    const TIMES: usize = 100;
+    let _turn = serial().await;
+    let node = Node::memory().await;
+    let talker = Client::connected(node.address, Options::new(Transport::WebSocket)).await;
+    // All at once, so that the engine has other things to do than to write a reply.
+    let together = Arc::new(Barrier::new(CLIENTS));
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let together = Arc::clone(&together);
+        let mut raw = Raw::open(&node).await;
+        clients.spawn(async move {
+            raw.say(&["40"]).await;
+            assert_eq!(raw.messages(usize::MAX).await, [0; 0], "a message before the first reply");
+            for _ in 0..TIMES {
+                let mut piece = raw.messages(3).await;
+                together.wait().await;
+                raw.say(&["41", "40"]).await;
+                piece.extend(raw.messages(usize::MAX).await);
+                assert!(piece.is_sorted_by(|one, next| one + 1 == *next), "{piece:?}");
+            }
+        });
+    }
+    let mut talk = JoinSet::new();
+    talk.spawn(async move {
+        loop {
+            let burst = (0..20).map(|_| packet::event("user-message", &[json!("x")], None));
+            talker.burst(burst.collect()).await;
+            talker.request("user-message", &[json!("x")]).await;
+            talker.drain();
+        }
+    });
+    while let Some(done) = clients.join_next().await {
+        done.expect("one unbroken piece each time");
+    }
+}

@@ -1,0 +1,29 @@
+//! The program from outside: one binary, real processes, loopback only.
+
+mod chaos;
+#[macro_use]
+mod contract;
+#[macro_use]
+mod sessions;
+mod crowd;
+#[macro_use]
+mod people;
+mod embedded;
+mod faults;
+mod harness;
+mod lanes;
+mod nodes;
+mod overtake;
+mod people_faults;
+mod profiles;
+mod recovery;
+mod recovery_faults;
+mod recovery_seams;
+mod redis;
+mod session_faults;
+mod stop;
+mod tidy;
+mod together;
+mod trouble;
+mod web;
+mod wire;

@@ -1,0 +1,206 @@
+//! What `bus/mod.rs` promises of what people are called and what they have read, as a suite that
+//! every bus passes: `people_contract!`.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use roomcast::{
+    bus::{
+        Bus, Retention,
+        people::{MARKS_MAX, Signal, UNREAD_MAX},
+    },
+    domain::{
+        message::Draft,
+        user::{Picture, User},
+    },
+};
+use tokio::time::timeout;
+
+use crate::{
+    contract::{DEADLINE, Log, draft, retention, room, store},
+    harness::{Random, eventually},
+    people::{Watch, id, mark, person, profile, save},
+};
+
+async fn unread(bus: &dyn Bus, user: &str, rooms: &[&str]) -> Vec<(String, u64, u32)> {
+    let rooms = rooms.iter().map(|name| room(name)).collect();
+    let unread = timeout(DEADLINE, bus.unread(id(user), rooms)).await.expect("in time");
+    let unread = unread.expect("it can be read");
+    unread.into_iter().map(|(room, mark, count)| (room.to_string(), mark, count)).collect()
+}
+
+pub async fn a_name_is_one_users<L: Log>() {
+    let mut log = L::fresh(retention()).await;
+    let mut node = log.node().await;
+    let mut watch = Watch::default();
+    let ann = User {
+        picture: Some(Picture::parse("https://example.org/a.png").expect("a picture")),
+        ..person("ann", "Ann É")
+    };
+    assert_eq!(profile(&*node.bus, "ann").await, None);
+    assert!(save(&*node.bus, &ann).await);
+    assert!(save(&*node.bus, &ann).await, "it is hers already");
+    assert_eq!(profile(&*node.bus, "ann").await, Some(ann.clone()));
+    for alike in ["Ann É", "ann e\u{301}", "ANN  \u{200b}É"] {
+        assert!(!save(&*node.bus, &person("bob", alike)).await, "{alike:?}");
+    }
+    assert_eq!(profile(&*node.bus, "bob").await, None, "nothing was written");
+    let louder = person("ann", "ANN É");
+    assert!(save(&*node.bus, &louder).await, "alike, but hers");
+    let other = person("ann", "Anna");
+    assert!(save(&*node.bus, &other).await);
+    let bob = person("bob", "Ann É");
+    assert!(save(&*node.bus, &bob).await, "it is free again");
+    assert!(!save(&*node.bus, &ann).await, "and now it is taken");
+    assert_eq!(profile(&*node.bus, "ann").await, Some(other.clone()));
+    watch.until(&mut node, "all are heard", |watch| watch.others.len() == 4).await;
+    let told = [ann, louder, other, bob].map(|user| Signal::Profile { user });
+    assert_eq!(watch.others, told, "what changed, once");
+    node.hear_no_more().await;
+    node.bus.close().await;
+}
+
+/// Of many who want it at once one gets it.
+pub async fn a_name_is_taken_once<L: Log>() {
+    let mut log = L::fresh(retention()).await;
+    let node = log.node().await;
+    let users: Vec<User> = (0..50).map(|n| person(&format!("u{n}"), "Ann")).collect();
+    let saved = join_all(users.iter().map(|user| save(&*node.bus, user))).await;
+    assert_eq!(saved.iter().filter(|saved| **saved).count(), 1);
+    for (user, saved) in users.iter().zip(saved) {
+        assert_eq!(profile(&*node.bus, user.id.as_str()).await.is_some(), saved);
+    }
+    // A user who changes his mind all the time has one name in the end, and no other.
+    let names: Vec<User> = (0..20).map(|n| person("cem", &format!("Cem {n}"))).collect();
+    join_all(names.iter().map(|user| node.bus.save_profile(user.clone()))).await;
+    assert!(save(&*node.bus, &person("cem", "Cem")).await);
+    for n in 0..20 {
+        assert!(save(&*node.bus, &person(&format!("d{n}"), &format!("Cem {n}"))).await, "{n}");
+    }
+    node.bus.close().await;
+}
+
+pub async fn a_name_that_nobody_uses_is_free<L: Log>() {
+    const LIFE: Duration = Duration::from_secs(1);
+    let mut log = L::fresh(Retention { history_ttl: LIFE, ..retention() }).await;
+    let node = log.node().await;
+    assert!(save(&*node.bus, &person("ann", "Ann")).await);
+    let bob = person("bob", "ann");
+    eventually("it is free", DEADLINE, async || save(&*node.bus, &bob).await.then_some(())).await;
+    assert_eq!(profile(&*node.bus, "ann").await, None);
+    eventually("his is gone too", DEADLINE, async || {
+        profile(&*node.bus, "bob").await.is_none().then_some(())
+    })
+    .await;
+    node.bus.close().await;
+}
+
+pub async fn a_mark_only_moves_forward<L: Log>() {
+    const COUNT: u64 = 200;
+    let mut log = L::fresh(retention()).await;
+    let mut node = log.node().await;
+    let mut watch = Watch::default();
+    let drafts: Vec<Draft> =
+        (0..COUNT).map(|n| draft("köln", "bob", &format!("m{n}"), "0")).collect();
+    node.pass(&drafts).await;
+    let mut seqs: Vec<u64> = (1..COUNT).collect();
+    Random::new(7).shuffle(&mut seqs);
+    let marked = join_all(seqs.iter().map(|seq| mark(&*node.bus, "ann", "köln", *seq))).await;
+    for (seq, in_force) in seqs.iter().zip(marked) {
+        assert!(in_force >= *seq, "{in_force} after {seq}");
+    }
+    assert_eq!(mark(&*node.bus, "ann", "köln", 3).await, COUNT - 1, "not back");
+    assert_eq!(mark(&*node.bus, "ann", "köln", u64::MAX).await, COUNT, "not past the end");
+    assert_eq!(mark(&*node.bus, "bob", "köln", 1).await, 1, "each has his own");
+    watch.until(&mut node, "bob's is heard", |watch| {
+        matches!(watch.others.last(), Some(Signal::Read { user, .. }) if *user == id("bob"))
+    })
+    .await;
+    let heard = watch.others.iter().filter_map(|signal| match signal {
+        Signal::Read { user, room: name, seq } if *user == id("ann") => {
+            assert_eq!(*name, room("köln"));
+            Some(*seq)
+        }
+        _ => None,
+    });
+    let heard: Vec<u64> = heard.collect();
+    assert!(heard.is_sorted_by(|one, next| one < next), "{heard:?}");
+    assert_eq!(heard.last(), Some(&COUNT));
+    node.hear_no_more().await;
+    node.bus.close().await;
+}
+
+pub async fn unread_messages_are_those_of_others<L: Log>() {
+    let mut log = L::fresh(retention()).await;
+    let mut node = log.node().await;
+    let names = ["ann", "ann \"é\"", "an", "\",\"from\":\"ann"];
+    let trick = r#"{"a":",\"from\":\"ann\"","from":"ann","b":1}"#;
+    let drafts: Vec<Draft> = (0..400)
+        .map(|n| draft(["red", "blue"][n / 2 % 2], names[n % 4], &format!("m{n}"), trick))
+        .collect();
+    let (_, heard) = node.pass(&drafts).await;
+    let expected = |user: &str, name: &str, mark: u64| {
+        let after = heard.iter().filter(|message| {
+            message.room == room(name) && message.from != id(user) && message.position.seq > mark
+        });
+        u32::try_from(after.count()).expect("few")
+    };
+    for user in names {
+        assert_eq!(unread(&*node.bus, user, &["red", "blue"]).await, [], "no marks");
+        assert_eq!(mark(&*node.bus, user, "red", 0).await, 0);
+        for seq in [0, 1, 7, 8, 9, 133, 301, 396, 397, 398, 399, 400] {
+            assert_eq!(mark(&*node.bus, user, "blue", seq).await, seq);
+            let found = unread(&*node.bus, user, &["never", "blue", "red"]).await;
+            let red = ("red".to_owned(), 0, expected(user, "red", 0));
+            let blue = ("blue".to_owned(), seq, expected(user, "blue", seq));
+            assert_eq!(found, [blue, red], "{user:?} at {seq}");
+        }
+    }
+    let many: Vec<Draft> = (0..UNREAD_MAX + 500)
+        .map(|n| draft("red", ["bob", "ann"][n as usize % 3 / 2], &format!("n{n}"), "0"))
+        .collect();
+    for draft in &many {
+        node.bus.submit(draft.clone(), Box::new(|settled| drop(settled.expect("it is stored"))));
+    }
+    let mut watch = Watch::default();
+    watch.until(&mut node, "all are heard", |watch| watch.messages == many.len()).await;
+    assert_eq!(unread(&*node.bus, "ann", &["red"]).await, [("red".into(), 0, UNREAD_MAX)]);
+    node.bus.close().await;
+}
+
+pub async fn marks_are_bounded<L: Log>() {
+    let mut log = L::fresh(retention()).await;
+    let mut node = log.node().await;
+    let count = u64::from(MARKS_MAX) + 10;
+    let names: Vec<String> = (1..=count).map(|n| format!("room {n}")).collect();
+    let drafts: Vec<Draft> = names.iter().map(|name| draft(name, "bob", name, "0")).collect();
+    node.pass(&drafts).await;
+    let mut watch = Watch::default();
+    for (name, seq) in names.iter().zip(1..) {
+        assert_eq!(mark(&*node.bus, "ann", name, seq).await, seq);
+        // A bus that nobody listens to stands still.
+        let so_far = usize::try_from(seq).expect("small");
+        watch.until(&mut node, "it is told", |watch| watch.others.len() == so_far).await;
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let kept = unread(&*node.bus, "ann", &names).await;
+    let marks: Vec<u64> = kept.into_iter().map(|(_, mark, _)| mark).collect();
+    assert!(marks.into_iter().eq(11..=count), "the newest, in the order that was asked for");
+    node.bus.close().await;
+}
+
+pub async fn profiles_and_marks_outlive_a_restart<L: Log>() {
+    let mut log = L::fresh(retention()).await;
+    let node = log.node().await;
+    let ann = person("ann", "Ann");
+    assert!(save(&*node.bus, &ann).await);
+    let first = store(&*node.bus, draft("lobby", "bob", "m", "0")).await.position.seq;
+    assert_eq!(mark(&*node.bus, "ann", "lobby", 9).await, first);
+    node.bus.close().await;
+    drop(node);
+    let node = log.node().await;
+    assert_eq!(profile(&*node.bus, "ann").await, Some(ann));
+    assert!(!save(&*node.bus, &person("bob", "ann")).await);
+    assert_eq!(unread(&*node.bus, "ann", &["lobby"]).await, [("lobby".into(), first, 0)]);
+    node.bus.close().await;
+}

@@ -1,0 +1,189 @@
+//! The Redis bus against the contract, over a real redis-server.
+
+use std::{collections::HashMap, time::Duration};
+
+use roomcast::{
+    bus::{Bus, Health, Retention, SubmitError, redis},
+    domain::{message::Draft, page::Page},
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    contract::{Log, Node, draft, later, retention, store, submit},
+    harness::{
+        PATIENCE, eventually,
+        redis::{Keeps, Redis},
+    },
+};
+
+/// One Redis, and any number of nodes on it.
+pub struct Shared {
+    pub redis: Redis,
+    pub retention: Retention,
+}
+
+impl Log for Shared {
+    async fn fresh(retention: Retention) -> Self {
+        Self { redis: Redis::start(Keeps::Nothing).await, retention }
+    }
+
+    async fn node(&mut self) -> Node {
+        self.node_with(1).await
+    }
+}
+
+impl Shared {
+    pub async fn node_with(&self, partitions: u16) -> Node {
+        open(&self.redis.url(), partitions, self.retention.clone()).await
+    }
+}
+
+/// A node that is ready.
+pub async fn open(url: &str, partitions: u16, retention: Retention) -> Node {
+    let (bus, deliveries) = redis::open(redis::Options {
+        shown: url.to_owned(),
+        url: url.to_owned(),
+        prefix: "test".into(),
+        partitions,
+        retention,
+    })
+    .expect("the options are right");
+    ready(bus.as_ref(), PATIENCE).await;
+    Node { bus, deliveries }
+}
+
+pub async fn ready(bus: &dyn Bus, within: Duration) {
+    let mut health = bus.health();
+    let ready = health.wait_for(|health| *health == Health::Ready);
+    tokio::time::timeout(within, ready).await.expect("ready in time").expect("the bus runs");
+}
+
+contract!(redis_bus, super::Shared, persistent, shared);
+session_contract!(redis_sessions, super::Shared, persistent, shared);
+people_contract!(redis_people, super::Shared, persistent, shared);
+
+#[tokio::test]
+async fn what_a_room_had_before_it_expired_is_told_as_trimmed() {
+    let ttl = Duration::from_secs(1);
+    let mut log = Shared::fresh(Retention { history_ttl: ttl, ..retention() }).await;
+    let mut node = log.node().await;
+    let first = store(&*node.bus, draft("lobby", "ann", "a", "1")).await;
+    store(&*node.bus, draft("lobby", "ann", "b", "2")).await;
+    eventually("the room expires", PATIENCE, async || {
+        node.history("lobby", Page::Newest, 10).await.messages.is_empty().then_some(())
+    })
+    .await;
+    let gone = node.history("lobby", Page::After(first.position.seq), 10).await;
+    assert!(gone.trimmed, "nothing is left, and that is told");
+    let last = store(&*node.bus, draft("lobby", "ann", "c", "3")).await;
+    let page = node.history("lobby", Page::After(first.position.seq), 10).await;
+    assert_eq!((page.messages.len(), page.trimmed), (1, true), "what is new hides no hole");
+    let page = node.history("lobby", Page::After(last.position.seq - 1), 10).await;
+    assert_eq!((page.messages.len(), page.trimmed), (1, false));
+    node.hear(3).await;
+    node.bus.close().await;
+}
+
+#[tokio::test]
+async fn a_full_redis_is_not_ready_until_a_write_works_again() {
+    let mut log = Shared::fresh(retention()).await;
+    let node = log.node().await;
+    log.redis.call(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let refused = submit(&*node.bus, draft("lobby", "ann", "a", "1")).await;
+    assert_eq!(refused, Err(SubmitError::Unavailable), "certainly not stored");
+    assert!(
+        matches!(&*node.bus.health().borrow(), Health::Down { reason } if reason.contains("OOM"))
+    );
+    log.redis.call(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    ready(&*node.bus, PATIENCE).await;
+    assert_eq!(store(&*node.bus, draft("lobby", "ann", "a", "1")).await.position.seq, 1);
+    node.bus.close().await;
+}
+
+#[tokio::test]
+async fn what_is_stored_but_cannot_be_announced_is_acked_and_comes_from_the_log() {
+    let mut log = Shared::fresh(retention()).await;
+    let mut node = log.node().await;
+    log.redis.call(&["SET", "test:{0}:room:lobby", "not a list"]).await;
+    log.redis.call(&["HSET", "test:{0}:rooms", "r:lobby", "1"]).await;
+    let stored = store(&*node.bus, draft("lobby", "ann", "a", "1")).await;
+    let mut health = node.bus.health();
+    let down = health.wait_for(
+        |health| matches!(health, Health::Down { reason } if reason.contains("not announced")),
+    );
+    tokio::time::timeout(PATIENCE, down).await.expect("it is said").expect("the bus runs");
+    assert_eq!(node.hear(1).await[0].position, stored.position);
+    node.bus.close().await;
+}
+
+#[tokio::test]
+async fn each_partition_has_an_order_of_its_own_on_every_node() {
+    let log = Shared::fresh(retention()).await;
+    let (mut one, mut two) = (log.node_with(4).await, log.node_with(4).await);
+    let mut tops: HashMap<u16, u64> = HashMap::new();
+    for n in 0..200 {
+        let node = if n % 2 == 0 { &one } else { &two };
+        let draft = draft(&format!("room {}", n % 8), "ann", &format!("m{n}"), &n.to_string());
+        let partition = node.bus.partition(&draft.room);
+        let top = tops.entry(partition).or_default();
+        *top += 1;
+        assert_eq!(store(&*node.bus, draft).await.position.seq, *top, "dense in its partition");
+    }
+    assert!(tops.len() > 1, "eight rooms are not all in one of four partitions");
+    for node in [&mut one, &mut two] {
+        let mut seen: HashMap<u16, u64> = HashMap::new();
+        for message in node.hear(200).await {
+            let last = seen.entry(node.bus.partition(&message.room)).or_default();
+            *last += 1;
+            assert_eq!(message.position.seq, *last, "in order of its partition");
+        }
+        assert_eq!(seen, tops);
+        node.bus.close().await;
+    }
+}
+
+/// The ids that Redis remembers are of some messages of a frame, and their places of all.
+#[tokio::test]
+async fn retries_among_new_messages_find_their_places_on_another_node() {
+    const COUNT: usize = 3_000;
+    let mut log = Shared::fresh(retention()).await;
+    let (mut one, mut two) = (log.node().await, log.node().await);
+    let drafts: Vec<Draft> = (0..COUNT)
+        .map(|n| Draft {
+            repeatable: n % 3 > 0,
+            ..draft(["red", "blue"][n % 2], "ann", &format!("m{n}"), &n.to_string())
+        })
+        .collect();
+    let (first, _) = one.pass(&drafts).await;
+    two.hear(COUNT).await;
+
+    // Four retries, of frames far apart, and a new message, again and again.
+    let again: Vec<Draft> = (0..COUNT)
+        .map(|n| match (n % 5, n * 7 % COUNT) {
+            (0, _) => draft("red", "bob", &format!("new{n}"), "0"),
+            (_, old) => later(drafts[old - old % 3 + 1].clone(), Duration::from_secs(1)),
+        })
+        .collect();
+    let (settled, mut outcomes) = mpsc::channel(COUNT);
+    for draft in &again {
+        let settled = settled.clone();
+        let settle = Box::new(move |outcome| settled.try_send(outcome).expect("there is room"));
+        two.bus.submit(draft.clone(), settle);
+    }
+    let mut next = COUNT as u64;
+    for (n, draft) in again.iter().enumerate() {
+        let stored = outcomes.recv().await.expect("it settles").expect("it is stored");
+        if n % 5 == 0 {
+            next += 1;
+            assert_eq!((stored.position.seq, stored.at), (next, draft.at), "new, in order");
+        } else {
+            let old = n * 7 % COUNT;
+            assert_eq!(stored, first[old - old % 3 + 1], "the place and time of the first");
+        }
+    }
+    for node in [&mut one, &mut two] {
+        let heard = node.hear(COUNT / 5).await;
+        assert!(heard.iter().all(|message| message.from.as_str() == "bob"), "only what is new");
+        node.bus.close().await;
+    }
+}

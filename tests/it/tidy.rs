@@ -1,0 +1,271 @@
+//! The rules of the house that a compiler does not know: who may name whom, and which crate stops
+//! at which door. ARCHITECTURE.md says why.
+
+use std::{fs, path::Path};
+
+/// Each top module of `src/` and what it may import. Leaves come last: everybody may import them.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("main", &["server"]),
+    ("server", &["sockets", "http", "auth", "hub", "fanout", "bus", "domain"]),
+    ("sockets", &["auth", "hub", "fanout", "bus", "domain"]),
+    ("http", &["auth", "hub", "fanout", "bus", "domain"]),
+    ("auth", &["fanout", "bus", "domain"]),
+    ("hub", &["fanout", "bus", "domain"]),
+    ("fanout", &["bus", "domain"]),
+    ("bus", &["domain"]),
+    ("domain", &[]),
+    ("config", &["domain"]),
+    ("telemetry", &["config", "domain"]),
+    ("shutdown", &["domain"]),
+    ("clock", &["domain"]),
+    ("random", &["domain"]),
+];
+const LEAVES: &[&str] = &["config", "telemetry", "shutdown", "clock", "random"];
+/// What must be the same in every program needs no clock, configuration or task.
+const WITHOUT_LEAVES: &[&str] = &["domain", "config", "telemetry", "shutdown", "clock", "random"];
+
+/// Crates, and the beginnings of the paths that may name them.
+const DOORS: &[(&str, &[&str])] = &[
+    ("fred", &["src/bus/redis"]),
+    ("rusqlite", &["src/bus/embedded"]),
+    ("socketioxide", &["src/sockets", "src/fanout", "src/server"]),
+    ("socketioxide_core", &["src/sockets", "src/fanout"]),
+    ("engineioxide", &["src/sockets", "src/fanout"]),
+    ("axum", &["src/http", "src/server", "src/sockets"]),
+    ("clap", &["src/config"]),
+];
+
+/// Written apart, so that this file does not break its own rules.
+const MARKERS: &[&str] = &[concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
+const MACHINE_PATHS: &[&str] = &[
+    concat!("/ho", "me/"),
+    concat!("/ro", "ot/"),
+    concat!("/wo", "rk/"),
+    concat!("/Us", "ers/"),
+    concat!("C:", "\\"),
+];
+
+/// Not ours, made by a tool, or not kept.
+const SKIPPED: &[&str] =
+    &[".git", "target", "node_modules", "vendor", "data", "Cargo.lock", "package-lock.json"];
+
+/// What is wrong with a file, `path` relative to the repository.
+fn violations(path: &str, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let rust = path.ends_with(".rs");
+    if rust && !text.starts_with("//! ") {
+        found.push("does not open with a `//!` heading".into());
+    }
+    if rust && path.starts_with("src/") {
+        let code = without_comments(text);
+        found.extend(forbidden_imports(path, &code));
+        found.extend(closed_doors(path, &code));
+    }
+    for (number, line) in text.lines().enumerate() {
+        let marker = MARKERS.iter().find(|marker| words(line).any(|word| word == **marker));
+        let machine = MACHINE_PATHS.iter().find(|prefix| line.contains(**prefix));
+        if let Some(what) = marker.or(machine) {
+            found.push(format!("line {} has {what}", number + 1));
+        }
+    }
+    found
+}
+
+fn forbidden_imports(path: &str, code: &str) -> Vec<String> {
+    let own = layer(path);
+    if own == "lib" {
+        return Vec::new();
+    }
+    let Some((_, may)) = LAYERS.iter().find(|(layer, _)| *layer == own) else {
+        return vec![format!("`{own}` is no layer: say in tidy.rs where it stands")];
+    };
+    let leaves = if WITHOUT_LEAVES.contains(&own) { &[] } else { LEAVES };
+    imported(path, code)
+        .into_iter()
+        .filter(|name| LAYERS.iter().any(|(layer, _)| layer == name))
+        .filter(|name| *name != own && !may.contains(name) && !leaves.contains(name))
+        .map(|name| format!("`{own}` names `{name}`"))
+        .collect()
+}
+
+fn closed_doors(path: &str, code: &str) -> Vec<String> {
+    DOORS
+        .iter()
+        .filter(|(_, doors)| !doors.iter().any(|door| path.starts_with(door)))
+        .filter(|(name, _)| names_crate(code, name))
+        .map(|(name, doors)| format!("names the crate `{name}`, which stops at {doors:?}"))
+        .collect()
+}
+
+/// The top module that a file belongs to.
+fn layer(path: &str) -> &str {
+    let inside = path.trim_start_matches("src/");
+    let first = inside.split('/').next().unwrap_or(inside);
+    first.trim_end_matches(".rs")
+}
+
+/// First segments of every path from the crate's root, however it is written.
+fn imported<'a>(path: &str, code: &'a str) -> Vec<&'a str> {
+    let depth = path.trim_end_matches("/mod.rs").matches('/').count();
+    let up = "super::".repeat(depth);
+    let mut names = Vec::new();
+    for root in ["crate::", "roomcast::", up.as_str()] {
+        for (at, _) in code.match_indices(root) {
+            let before = code.get(..at).unwrap_or_default();
+            if before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
+                continue;
+            }
+            let rest = code.get(at + root.len()..).unwrap_or_default().trim_start();
+            match rest.strip_prefix('{') {
+                Some(group) => names.extend(group_heads(group)),
+                None => names.extend(words(rest).next()),
+            }
+        }
+    }
+    names
+}
+
+/// The first words of the members of `{a::b, c::{d, e}}`, the opening brace taken off.
+fn group_heads(group: &str) -> Vec<&str> {
+    let mut heads = Vec::new();
+    let (mut depth, mut start) = (0, 0);
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            ',' | '}' if depth == 0 => {
+                heads.extend(words(group.get(start..at).unwrap_or_default()).next());
+                start = at + 1;
+                if c == '}' {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    heads
+}
+
+fn names_crate(code: &str, name: &str) -> bool {
+    code.match_indices(name).any(|(at, _)| {
+        let before = code.get(..at).unwrap_or_default();
+        let after = code.get(at + name.len()..).unwrap_or_default();
+        let begins = !before.ends_with(|c: char| c.is_alphanumeric() || c == '_')
+            && (!before.ends_with("::") || before.ends_with(" ::"));
+        let used =
+            after.starts_with("::") || before.ends_with("use ") && after.starts_with([';', ' ']);
+        begins && used
+    })
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty())
+}
+
+/// Comments may name what code must not. Good enough for code that rustfmt has written.
+fn without_comments(text: &str) -> String {
+    let mut code = String::with_capacity(text.len());
+    for line in text.lines() {
+        let line = if line.trim_start().starts_with("//") { "" } else { line };
+        code.push_str(line.split_once(" // ").map_or(line, |(code, _comment)| code));
+        code.push('\n');
+    }
+    code
+}
+
+/// Every text file of the repository, with its path.
+fn files(directory: &Path, root: &Path, found: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(directory).expect("the repository can be read") {
+        let path = entry.expect("the repository can be read").path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if SKIPPED.contains(&name) {
+            continue;
+        }
+        if path.is_dir() {
+            files(&path, root, found);
+        } else if let Ok(text) = fs::read_to_string(&path) {
+            let inside = path.strip_prefix(root).expect("below the root");
+            found.push((inside.display().to_string(), text));
+        }
+    }
+}
+
+#[test]
+fn the_house_is_tidy() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = Vec::new();
+    files(root, root, &mut all);
+    assert!(all.iter().any(|(path, _)| path == "src/lib.rs"), "the repository was not read");
+    let found: Vec<String> = all
+        .iter()
+        .flat_map(|(path, text)| {
+            violations(path, text).into_iter().map(move |what| format!("{path}: {what}"))
+        })
+        .collect();
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn a_file_without_a_heading_is_found() {
+    assert_eq!(violations("src/hub.rs", "use std::fmt;\n").len(), 1);
+    assert_eq!(violations("tests/it/a.rs", "// Not a heading.\n").len(), 1);
+    assert_eq!(violations("src/hub.rs", "//! What it is for.\n"), Vec::<String>::new());
+}
+
+#[test]
+fn an_import_that_goes_up_is_found_however_it_is_written() {
+    for (path, code, wrong) in [
+        ("src/domain/name.rs", "use crate::bus::Bus;", 1),
+        ("src/domain/name.rs", "use crate::clock;", 1),
+        ("src/bus/redis.rs", "use crate::{domain::name::RoomName, fanout::relay};", 1),
+        ("src/bus/redis.rs", "use crate::{\n    domain::{a, b},\n    hub::{Hub, c},\n};", 1),
+        ("src/bus/redis.rs", "let a = super::super::sockets::wire::b();", 1),
+        ("src/bus/mod.rs", "use super::server;", 1),
+        ("src/hub.rs", "use super::auth::User;", 1),
+        ("src/sockets/mod.rs", "use crate::http::page;", 1),
+        ("src/http/api.rs", "use crate::sockets;", 1),
+        ("src/config.rs", "use crate::bus::Retention;", 1),
+        ("src/main.rs", "use roomcast::{config::Config, hub::Hub, server};", 1),
+        ("src/manager.rs", "", 1),
+        ("src/bus/redis.rs", "use crate::{domain::{bus, hub}, clock};\nuse super::queue;", 0),
+        ("src/sockets/mod.rs", "use crate::{auth, config::Config, hub::Hub};", 0),
+        ("src/fanout/relay.rs", "use crate::bus::Delivery; // crate::server", 0),
+        ("src/hub.rs", "// Not crate::server.\nlet a = mycrate::server::b();", 0),
+        ("src/lib.rs", "pub mod server;", 0),
+    ] {
+        let text = format!("//! A heading.\n{code}\n");
+        assert_eq!(violations(path, &text).len(), wrong, "{path}: {code}");
+    }
+}
+
+#[test]
+fn a_crate_beyond_its_door_is_found() {
+    for (path, code, wrong) in [
+        ("src/hub.rs", "use fred::prelude::Client;", 1),
+        ("src/bus/embedded.rs", "fn a() -> fred::types::Value {", 1),
+        ("src/bus/mod.rs", "use rusqlite;", 1),
+        ("src/http/mod.rs", "use socketioxide::SocketIo;", 1),
+        ("src/bus/mod.rs", "use axum::Router;", 1),
+        ("src/fanout/lane.rs", "let a: ::axum::Router = b;", 1),
+        ("src/telemetry.rs", "#[derive(clap::Parser)]", 1),
+        ("src/server.rs", "use socketioxide_core::adapter::Adapter;", 1),
+        ("src/bus/redis.rs", "use fred::prelude::Client;", 0),
+        ("src/bus/redis/pump.rs", "use fred::prelude::Client;", 0),
+        ("src/fanout/adapter.rs", "use socketioxide_core::adapter::Adapter;", 0),
+        ("src/hub.rs", "let fred = alfred::b(); let a = own::fred::b();", 0),
+    ] {
+        let text = format!("//! A heading.\n{code}\n");
+        assert_eq!(violations(path, &text).len(), wrong, "{path}: {code}");
+    }
+}
+
+#[test]
+fn a_marker_or_a_path_of_a_machine_is_found() {
+    for marker in MARKERS {
+        assert_eq!(violations("README.md", &format!("a\n// {marker}: b\n")).len(), 1);
+        assert_eq!(violations("README.md", &format!("MY{marker}S\n")).len(), 0);
+    }
+    for prefix in MACHINE_PATHS {
+        assert_eq!(violations("Makefile", &format!("run {prefix}a\n")).len(), 1);
+    }
+}

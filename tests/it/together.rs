@@ -1,0 +1,323 @@
+//! Rooms and people as clients of the native dialect see them, on one node and on two.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{
+        PATIENCE,
+        client::{Client, Options, Transport},
+        eventually,
+        node::Node,
+        packet::Event,
+        redis::{Keeps, Redis},
+    },
+    recovery::{join, native, send, two_nodes},
+};
+
+/// Where clients are: everybody on one node, or in turns on two.
+struct World {
+    nodes: Vec<Node>,
+    _redis: Option<Redis>,
+}
+
+impl World {
+    async fn both() -> [Self; 2] {
+        let redis = Redis::start(Keeps::Nothing).await;
+        let two = two_nodes(&redis, &[]).await.into();
+        let one = vec![Node::memory().await];
+        [Self { nodes: one, _redis: None }, Self { nodes: two, _redis: Some(redis) }]
+    }
+
+    /// The connection of somebody with this token, on the node whose turn it is.
+    async fn comes(&self, turn: usize, token: &str) -> Client {
+        let node = &self.nodes[turn % self.nodes.len()];
+        Client::connected(node.address, of(token)).await
+    }
+}
+
+fn of(token: &str) -> Options {
+    native(Transport::WebSocket).auth(json!({ "token": token }))
+}
+
+/// What a client shows of a room's people after an answer to a join and the events since.
+#[derive(Default)]
+struct Shown {
+    ids: BTreeSet<String>,
+    count: u64,
+}
+
+fn id(user: &Value) -> String {
+    user["id"].as_str().expect("an id").to_owned()
+}
+
+impl Shown {
+    fn answered(answer: &Value) -> Self {
+        let members = answer["members"].as_array().expect("a list of members");
+        let ids = members.iter().map(id).collect();
+        Self { ids, count: answer["count"].as_u64().expect("a count") }
+    }
+
+    /// Applies an event, and holds that nothing is told twice.
+    fn hears(&mut self, event: &Event) {
+        assert_eq!(event.name, "presence");
+        for user in event.arg(0)["joined"].as_array().expect("a list") {
+            assert!(self.ids.insert(id(user)), "{user} came twice");
+        }
+        for user in event.arg(0)["left"].as_array().expect("a list") {
+            assert!(self.ids.remove(&id(user)), "{user} left and was not there");
+        }
+        self.count = event.arg(0)["count"].as_u64().expect("a count");
+    }
+
+    /// Hears until `count` people are there; answers how long that took.
+    async fn until(&mut self, client: &Client, count: usize, patience: Duration) -> Duration {
+        let began = Instant::now();
+        while self.ids.len() != count {
+            let left = patience.saturating_sub(began.elapsed());
+            let event = client.try_next("presence", left).await;
+            let event = event.unwrap_or_else(|| panic!("{} are there: {client}", self.ids.len()));
+            self.hears(&event);
+        }
+        assert_eq!(self.count, count as u64);
+        began.elapsed()
+    }
+}
+
+async fn own_id(client: &Client) -> String {
+    let answer = client.request("profile", &[json!({})]).await;
+    id(&answer["user"])
+}
+
+#[tokio::test]
+async fn who_comes_and_goes_is_told_once_however_many_tabs_he_has() {
+    for world in World::both().await {
+        let ann = world.comes(0, "ann").await;
+        let mut shown = Shown::answered(&join(&ann, "attic", None).await);
+        shown.until(&ann, 1, PATIENCE).await;
+        assert!(shown.ids.contains(&own_id(&ann).await));
+
+        let tabs = [world.comes(0, "bob").await, world.comes(1, "bob").await];
+        for tab in &tabs {
+            assert_eq!(join(tab, "attic", None).await["ok"], json!(true));
+        }
+        shown.until(&ann, 2, PATIENCE).await;
+        let eve = world.comes(1, "eve").await;
+        let mut eves = Shown::answered(&join(&eve, "attic", None).await);
+        eves.until(&eve, 3, PATIENCE).await;
+        shown.until(&ann, 3, PATIENCE).await;
+        assert_eq!(shown.ids, eves.ids);
+
+        // The first of two tabs leaves nothing behind, the second a person.
+        assert_eq!(tabs[0].request("leave", &[json!({"room": "attic"})]).await["ok"], json!(true));
+        tabs[1].send_raw("41").await;
+        let told = shown.until(&ann, 2, PATIENCE).await;
+        assert!(told < Duration::from_secs(5), "a clean leave took {told:?}");
+        eves.until(&eve, 2, PATIENCE).await;
+
+        let answer = ann.request("rooms", &[json!({})]).await;
+        let attic = json!({ "room": "attic", "count": 2, "seq": 0 });
+        assert!(answer["rooms"].as_array().expect("a list").contains(&attic), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_back_at_once_never_left() {
+    for world in World::both().await {
+        let ann = world.comes(0, "ann").await;
+        let mut shown = Shown::answered(&join(&ann, "attic", None).await);
+        let mut bob = world.comes(1, "bob").await;
+        join(&bob, "attic", None).await;
+        shown.until(&ann, 2, PATIENCE).await;
+        for turn in 0..4 {
+            let pid = bob.pid();
+            bob.reset().await;
+            let auth = json!({ "token": "bob", "pid": pid });
+            let node = &world.nodes[turn % world.nodes.len()];
+            let options = native(Transport::WebSocket).auth(auth);
+            bob = Client::connected(node.address, options).await;
+            assert_eq!(bob.pid(), pid);
+        }
+        // Longer than a lost connection counts.
+        assert_eq!(ann.try_next("presence", Duration::from_secs(4)).await, None);
+        let zoe = world.comes(0, "zoe").await;
+        join(&zoe, "attic", None).await;
+        let mut told = Shown { ids: shown.ids.clone(), count: shown.count };
+        told.hears(&ann.next("presence").await);
+        assert!(told.ids.is_superset(&shown.ids), "somebody left");
+    }
+}
+
+#[tokio::test]
+async fn people_of_a_killed_node_are_gone_within_15_s_and_the_others_stay() {
+    let redis = Redis::start(Keeps::Nothing).await;
+    let mut nodes = two_nodes(&redis, &[]).await;
+    let ann = Client::connected(nodes[0].address, of("ann")).await;
+    let mut shown = Shown::answered(&join(&ann, "attic", None).await);
+    let mut others = Vec::new();
+    for token in ["bob", "eve", "zoe"] {
+        let client = Client::connected(nodes[1].address, of(token)).await;
+        join(&client, "attic", None).await;
+        others.push(client);
+    }
+    // One of them is on both nodes.
+    let here = Client::connected(nodes[0].address, of("zoe")).await;
+    join(&here, "attic", None).await;
+    shown.until(&ann, 4, PATIENCE).await;
+    nodes[1].kill();
+    let gone = shown.until(&ann, 2, Duration::from_secs(30)).await;
+    assert!(gone < Duration::from_secs(20), "ghosts stayed for {gone:?}");
+}
+
+#[tokio::test]
+async fn people_of_a_node_that_stops_move_on_without_leaving() {
+    let redis = Redis::start(Keeps::Nothing).await;
+    let nodes = two_nodes(&redis, &[]).await;
+    let ann = Client::connected(nodes[0].address, of("ann")).await;
+    let mut shown = Shown::answered(&join(&ann, "attic", None).await);
+    let bob = Client::connected(nodes[1].address, of("bob")).await;
+    let eve = Client::connected(nodes[1].address, of("eve")).await;
+    for client in [&bob, &eve] {
+        join(client, "attic", None).await;
+    }
+    shown.until(&ann, 3, PATIENCE).await;
+    let bobs = own_id(&bob).await;
+    let pid = bob.pid();
+    nodes[1].signal(Signal::TERM);
+    bob.closed(PATIENCE).await;
+    let options = native(Transport::WebSocket).auth(json!({ "token": "bob", "pid": pid }));
+    let again = Client::connected(nodes[0].address, options).await;
+    assert_eq!(again.pid(), pid);
+    // Eve does not come back. Had Bob left, he would be told twice.
+    let gone = shown.until(&ann, 2, Duration::from_secs(30)).await;
+    assert!(shown.ids.contains(&bobs));
+    assert!(gone < Duration::from_secs(20), "a ghost stayed for {gone:?}");
+}
+
+#[tokio::test]
+async fn others_see_who_types_and_nobody_sees_himself() {
+    for world in World::both().await {
+        let ann = world.comes(0, "ann").await;
+        let tabs = [world.comes(0, "bob").await, world.comes(1, "bob").await];
+        for client in [&ann, &tabs[0], &tabs[1]] {
+            join(client, "attic", None).await;
+        }
+        let bob = own_id(&tabs[0]).await;
+        let types = async |typing: bool| {
+            let request = json!({ "room": "attic", "typing": typing });
+            assert_eq!(tabs[0].request("typing", &[request]).await, json!({ "ok": true }));
+        };
+        for _ in 0..20 {
+            types(true).await;
+        }
+        let event = ann.next("typing").await;
+        assert_eq!((id(&event.arg(0)["user"]), &event.arg(0)["typing"]), (bob, &json!(true)));
+        types(false).await;
+        assert_eq!(ann.next("typing").await.arg(0)["typing"], json!(false), "told once each");
+        // Also when it was a while ago.
+        types(true).await;
+        assert_eq!(ann.next("typing").await.arg(0)["typing"], json!(true));
+        assert_eq!(ann.try_next("typing", Duration::from_millis(2_500)).await, None);
+        types(false).await;
+        let stopped = ann.try_next("typing", Duration::from_millis(1_500)).await;
+        assert!(stopped.is_some_and(|event| event.arg(0)["typing"] == json!(false)));
+        // Whoever falls silent stops by himself.
+        types(true).await;
+        assert_eq!(ann.next("typing").await.arg(0)["typing"], json!(true));
+        assert_eq!(ann.next("typing").await.arg(0)["typing"], json!(false));
+        for tab in &tabs {
+            assert!(tab.drain().iter().all(|event| event.name != "typing"), "he hears himself");
+        }
+        let answer = ann.request("history", &[json!({ "room": "attic" })]).await;
+        assert_eq!(answer["messages"], json!([]), "it was stored");
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_one_persons_and_a_change_is_seen_everywhere() {
+    for world in World::both().await {
+        let ann = world.comes(0, "ann").await;
+        let bob = world.comes(1, "bob").await;
+        for client in [&ann, &bob] {
+            join(client, "attic", None).await;
+        }
+        let guest = ann.request("profile", &[json!({})]).await;
+        assert_eq!(guest["token"], json!("ann"));
+        assert!(guest["user"]["name"].as_str().expect("a name").starts_with("guest "), "{guest}");
+        let picture = "https://example.org/ann.png";
+        let set = json!({ "name": "  Ann   Lee ", "picture": picture });
+        let answer = ann.request("profile", &[set]).await;
+        let user = json!({ "id": guest["user"]["id"], "name": "Ann Lee", "picture": picture });
+        assert_eq!(answer["user"], user);
+        assert_eq!(bob.next("profile").await.arg(0)["user"], user);
+        let taken = bob.request("profile", &[json!({ "name": "ann lee" })]).await;
+        assert_eq!(taken["error"]["code"], json!("taken"), "{taken}");
+        // Whoever comes later sees it as well, and the name that is given up is free.
+        let zoe = world.comes(1, "zoe").await;
+        let listed = eventually("the new name is listed", PATIENCE, async || {
+            let answer = join(&zoe, "attic", None).await;
+            let members = answer["members"].as_array().expect("a list").clone();
+            members.contains(&user).then_some(members)
+        })
+        .await;
+        assert!(listed.len() >= 2, "{listed:?}");
+        assert_eq!(ann.request("profile", &[json!({ "name": "Anna" })]).await["ok"], json!(true));
+        let free = bob.request("profile", &[json!({ "name": "ann lee" })]).await;
+        assert_eq!(free["user"]["name"], json!("ann lee"), "{free}");
+        // He is the same person when he comes back.
+        let again = world.comes(1, "ann").await.request("profile", &[json!({})]).await;
+        assert_eq!((&again["user"]["id"], &again["user"]["name"]), (&user["id"], &json!("Anna")));
+    }
+}
+
+#[tokio::test]
+async fn what_one_has_read_only_grows_and_his_other_tabs_follow() {
+    for world in World::both().await {
+        let ann = world.comes(0, "ann").await;
+        let tabs = [world.comes(0, "bob").await, world.comes(1, "bob").await];
+        for client in [&ann, &tabs[0], &tabs[1]] {
+            join(client, "attic", None).await;
+        }
+        let mut seqs = Vec::new();
+        for text in ["one", "two", "three"] {
+            seqs.push(send(&ann, "attic", text).await["seq"].clone());
+        }
+        let read = async |seq: &Value| {
+            let request = json!({ "room": "attic", "seq": seq });
+            tabs[0].request("read", &[request]).await
+        };
+        assert_eq!(read(&seqs[1]).await["seq"], seqs[1]);
+        assert_eq!(read(&seqs[0]).await["seq"], seqs[1], "it went back");
+        let rooms = tabs[1].request("rooms", &[json!({})]).await["rooms"].clone();
+        let attic = rooms.as_array().expect("a list").iter().find(|room| room["room"] == "attic");
+        let attic = attic.unwrap_or_else(|| panic!("{rooms}"));
+        assert_eq!((&attic["read"], &attic["unread"]), (&seqs[1], &json!(1)), "{attic}");
+        assert_eq!(read(&seqs[2]).await["seq"], seqs[2]);
+        for client in [&ann, &tabs[1]] {
+            for seq in [&seqs[1], &seqs[2]] {
+                assert_eq!(&client.next("read").await.arg(0)["seq"], seq);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_answered() {
+    let node = Node::memory().await;
+    let ann = Client::connected(node.address, of("ann")).await;
+    let code = async |name: &str, argument: Value| {
+        let answer = ann.request(name, &[argument]).await;
+        answer["error"]["code"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    };
+    assert_eq!(code("typing", json!({ "room": "attic", "typing": true })).await, "not_joined");
+    assert_eq!(code("read", json!({ "room": "attic", "seq": 1 })).await, "not_joined");
+    assert_eq!(code("profile", json!({ "name": " " })).await, "bad_request");
+    assert_eq!(code("profile", json!({ "name": "x".repeat(41) })).await, "bad_request");
+    assert_eq!(code("profile", json!({ "picture": "javascript:alert(1)" })).await, "bad_request");
+    assert_eq!(code("typing", json!({ "room": "attic" })).await, "bad_request");
+}
