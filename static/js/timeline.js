@@ -20,6 +20,8 @@ export class Timeline {
   #atEnd = true;
   #unseen = 0;
   #scrollAsked = false;
+  /** Where the last scroll to the end arrived. */
+  #endTop = 0;
 
   constructor(document, handlers) {
     const template = (id) => document.getElementById(id).content.firstElementChild;
@@ -119,14 +121,16 @@ export class Timeline {
 
   scrollToEnd() {
     this.#atEnd = true;
-    this.#unseen = 0;
-    this.#newButton.hidden = true;
     if (this.#scrollAsked) return;
     // Many messages in one frame cost one layout.
     this.#scrollAsked = true;
     requestAnimationFrame(() => {
       this.#scrollAsked = false;
+      // The reader may have scrolled up since.
+      if (!this.#atEnd) return this.#offerUnseen();
       this.#log.scrollTop = this.#log.scrollHeight;
+      this.#endTop = this.#log.scrollTop;
+      this.#sawAll();
     });
   }
 
@@ -186,15 +190,15 @@ export class Timeline {
     this.#empty.hidden = true;
     showDay(row);
     showDay(nextMessage(row));
+    const isNew = place === this.#pending && !quiet;
+    if (isNew) this.#unseen += 1;
     if (this.#atEnd) {
       this.scrollToEnd();
       this.#trim();
-    } else if (place === this.#pending && !quiet) {
-      this.#unseen += 1;
-      this.#newButton.textContent = words.newMessages(this.#unseen);
-      this.#newButton.hidden = false;
+    } else {
+      this.#offerUnseen();
     }
-    if (place === this.#pending && !quiet) this.#handlers.arrived();
+    if (isNew) this.#handlers.arrived();
   }
 
   #trim() {
@@ -210,13 +214,22 @@ export class Timeline {
   }
 
   #scrolled() {
-    const below = this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight;
-    this.#atEnd = below < NEAR_PX;
-    if (this.#atEnd) {
-      this.#unseen = 0;
-      this.#newButton.hidden = true;
-    }
-    if (this.#log.scrollTop < NEAR_PX) this.#handlers.nearTop();
+    const { scrollTop, scrollHeight, clientHeight } = this.#log;
+    // What came since the last scroll is about to be scrolled to, and no move of the reader.
+    const behind = this.#scrollAsked && scrollTop >= this.#endTop;
+    if (!behind) this.#atEnd = scrollHeight - scrollTop - clientHeight < NEAR_PX;
+    if (this.#atEnd) this.#sawAll();
+    if (scrollTop < NEAR_PX) this.#handlers.nearTop();
+  }
+
+  #offerUnseen() {
+    this.#newButton.textContent = words.newMessages(this.#unseen);
+    this.#newButton.hidden = this.#unseen === 0;
+  }
+
+  #sawAll() {
+    this.#unseen = 0;
+    this.#newButton.hidden = true;
   }
 }
 
