@@ -140,12 +140,6 @@ pub struct Config {
           value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Limits")]
     pub rooms_max: u32,
 
-    /// New connections served per second, so that live traffic goes on when the clients of a dead
-    /// node come all at once; the others wait [default: 500 for each core]
-    #[arg(long, value_name = "N", env = "ROOMCAST_ARRIVALS_MAX",
-          value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "Limits")]
-    arrivals_max: Option<u32>,
-
     /// Connections of this node
     #[arg(long, value_name = "N", env = "ROOMCAST_CONNECTIONS_MAX", default_value_t = 100_000,
           value_parser = clap::value_parser!(u32).range(1..=10_000_000), help_heading = "Limits")]
@@ -241,13 +235,6 @@ impl Config {
         } else {
             self.listen.clone()
         }
-    }
-
-    /// New connections per second.
-    pub fn arrivals_max(&self) -> u32 {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let by_cores = u32::try_from(cores).unwrap_or(u32::MAX).saturating_mul(500);
-        self.arrivals_max.unwrap_or(by_cores)
     }
 
     pub fn storage(&self) -> Storage {

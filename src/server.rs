@@ -12,7 +12,6 @@ use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, mpsc, watch},
-    time::{Instant, sleep_until},
 };
 
 use tower::ServiceExt as _;
@@ -46,8 +45,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const BACKLOG: u32 = 4_096;
 /// Connections that are accepted and wait to be served.
 const QUEUE_MAX: usize = 16_384;
-/// Connections that are served at once after a while without any.
-const BURST: u32 = 64;
 /// A peer that acknowledges nothing for so long is gone, whatever waits for it.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
@@ -136,8 +133,7 @@ impl Server {
             }
             let (door, queue) = mpsc::channel(QUEUE_MAX);
             tasks.spawn("accept", accept(listener, door, tasks.clone(), Arc::clone(&places)));
-            let pace = Pace::new(config.arrivals_max());
-            tasks.spawn("door", let_in(queue, pace, app.clone(), tasks.clone()));
+            tasks.spawn("door", let_in(queue, app.clone(), tasks.clone()));
         }
         Ok(Self { addresses, lanes, hub, bus, tasks, relay, fanout })
     }
@@ -277,44 +273,12 @@ async fn accept(
     }
 }
 
-/// Serves one more in each round of the scheduler, and not too many in a second: however many come
-/// at once, those who are here have their turn between two of them.
-async fn let_in(
-    mut queue: mpsc::Receiver<(TcpStream, Place)>,
-    mut pace: Pace,
-    app: Router,
-    tasks: Tasks,
-) {
+/// Serves one more in each round of the scheduler: however many come at once, those who are here
+/// have their turn between two of them.
+async fn let_in(mut queue: mpsc::Receiver<(TcpStream, Place)>, app: Router, tasks: Tasks) {
     while let Some((stream, place)) = queue.recv().await {
-        let now = Instant::now();
-        let due = pace.next(now);
-        if due > now {
-            tokio::select! {
-                () = sleep_until(due) => {}
-                () = tasks.stopping() => return,
-            }
-        }
         tasks.spawn("connection", serve_connection(stream, app.clone(), place, tasks.clone()));
         tokio::task::yield_now().await;
-    }
-}
-
-/// When the next one is due: so many a second, and the first `BURST` at once.
-struct Pace {
-    gap: Duration,
-    next: Option<Instant>,
-}
-
-impl Pace {
-    fn new(per_second: u32) -> Self {
-        Self { gap: Duration::from_secs(1) / per_second, next: None }
-    }
-
-    fn next(&mut self, now: Instant) -> Instant {
-        let earliest = now.checked_sub(self.gap * BURST).unwrap_or(now);
-        let due = self.next.unwrap_or(earliest).max(earliest);
-        self.next = Some(due + self.gap);
-        due
     }
 }
 
@@ -344,22 +308,5 @@ async fn serve_connection(stream: TcpStream, app: Router, place: Place, tasks: T
     };
     if let Err(error) = ended {
         tracing::trace!(%error, "a connection ended badly");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_burst_is_served_at_once_and_the_rest_at_the_pace() {
-        let now = Instant::now() + Duration::from_secs(60);
-        let mut pace = Pace::new(100);
-        let due: Vec<Instant> = (0..BURST + 11).map(|_| pace.next(now)).collect();
-        assert!(due.iter().take(BURST as usize + 1).all(|due| *due <= now));
-        assert_eq!(due.last(), Some(&(now + Duration::from_millis(100))));
-        let later = now + Duration::from_secs(60);
-        assert!(pace.next(later) < later, "a quiet time gives the burst back, and no more");
-        assert_eq!(pace.next(later), later - pace.gap * (BURST - 1));
     }
 }

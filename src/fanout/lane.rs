@@ -39,10 +39,9 @@ use super::{
     welcome,
 };
 
-/// Sent to a new lane through the engine's queue, and swallowed when it passes. No application
-/// event has this name.
-pub const MARKER_EVENT: &str = "[\"~lane\"]";
-const MARKER: &[u8] = b"42[\"~lane\"]";
+/// How a marker begins: it is sent to a lane through the engine's queue, and swallowed when it
+/// passes. No application event has this name.
+const MARKER: &[u8] = b"42[\"~lane\",";
 /// Slices in one write; the system takes 1 024, and a backlog seldom has more than a few.
 const SLICES_MAX: usize = 64;
 /// Bytes of one read.
@@ -71,8 +70,8 @@ pub enum Cut {
 enum Order {
     /// The marker is not sent; `retry`: it was refused, the next own frame asks again.
     Opening { retry: bool },
-    /// The marker is in the engine's queue.
-    Marked,
+    /// The marker of this number is in the engine's queue.
+    Marked(u32),
     /// The marker has passed: shared frames go straight out.
     Live,
 }
@@ -108,8 +107,9 @@ struct Out {
     /// let wait later.
     missed: usize,
     order: Order,
-    /// Markers in the engine's queue. Only the last one counts.
-    markers: u8,
+    /// Numbers markers. Only the last one counts: the session of one before it may have left, and
+    /// taken it along.
+    markers: u32,
     /// Shared frames of passes before this one were for a session that has left.
     since: u64,
     /// When bytes last moved, if any wait.
@@ -257,24 +257,21 @@ impl Lane {
         }
     }
 
-    /// The marker is about to be put into the engine's queue.
-    pub(super) fn marked(&self) {
+    /// The event to put into the engine's queue next, if the lane waits for it.
+    pub(super) fn marker(&self) -> Option<String> {
         let mut out = self.lock();
-        out.order = Order::Marked;
+        let Order::Opening { .. } = out.order else { return None };
         out.markers += 1;
+        out.order = Order::Marked(out.markers);
+        Some(format!("[\"~lane\",{}]", out.markers))
     }
 
-    /// The engine's queue was full.
+    /// It is not in the engine's queue: that was full, or the session has left.
     pub(super) fn marker_refused(&self) {
         let mut out = self.lock();
-        out.markers -= 1;
-        if out.order == Order::Marked {
+        if let Order::Marked(_) = out.order {
             out.order = Order::Opening { retry: true };
         }
-    }
-
-    pub(super) fn wants_marker(&self) -> bool {
-        matches!(self.lock().order, Order::Opening { .. })
     }
 
     /// Whether something waits because the client does not take it.
@@ -372,9 +369,9 @@ impl Out {
             let text = frame.text.unwrap_or_default();
             let end = at + frame.size;
             let connects = welcome::is_connect(text);
-            if self.markers > 0 && text == MARKER {
+            if let Some(number) = text.strip_prefix(MARKER) {
                 self.write_own(&frames[from..at]);
-                self.marker_passed();
+                self.marker_passed(number, lanes);
                 from = end;
             } else if let Order::Opening { retry } = self.order {
                 if let Some(sid) = opened_session(text) {
@@ -396,15 +393,21 @@ impl Out {
         passed
     }
 
-    fn marker_passed(&mut self) {
-        self.markers -= 1;
+    fn marker_passed(&mut self, rest: &[u8], lanes: &Lanes) {
+        let is_last = rest.strip_suffix(b"]") == Some(self.markers.to_string().as_bytes());
         // One that was sent before the session entered again says nothing about now.
-        if self.order == Order::Marked && self.markers == 0 {
-            self.order = Order::Live;
-            let held = std::mem::take(&mut self.held);
-            self.bytes -= held.iter().map(Bytes::len).sum::<usize>();
-            self.send(&held);
+        if !is_last || self.order != Order::Marked(self.markers) {
+            return;
         }
+        if self.sid.is_some_and(|sid| lanes.has_welcome(sid)) {
+            // It was asked for by the session's last entry, and is before the CONNECT reply of this.
+            self.order = Order::Opening { retry: true };
+            return;
+        }
+        self.order = Order::Live;
+        let held = std::mem::take(&mut self.held);
+        self.bytes -= held.iter().map(Bytes::len).sum::<usize>();
+        self.send(&held);
     }
 
     /// Own frames are in the engine's buffer, so what cannot be written now is copied.

@@ -210,6 +210,11 @@ impl Lanes {
         self.0.welcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the session is in the namespace.
+    pub fn is_connected(&self, sid: Sid) -> bool {
+        self.passes().is_connected(sid)
+    }
+
     /// Ends one session's transport. The client sees a lost connection and comes back.
     pub fn close(&self, sid: Sid, code: u16, reason: &'static str) {
         match self.lane(sid) {

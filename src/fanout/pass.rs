@@ -27,7 +27,7 @@ use tokio::{sync::Notify, task::yield_now, time::Instant};
 use super::{
     dialect::Event,
     frame,
-    lane::{Lane, MARKER_EVENT, UnderWay},
+    lane::UnderWay,
     lanes::{BySession, Lanes},
 };
 
@@ -235,7 +235,7 @@ impl Passes {
         let stamp = waiting.first + waiting.messages.len() as u64;
         self.local.add_all(sid, room.clone());
         // A client that is gone already has left its rooms before this, and will not again.
-        if self.local.fetch_sockets(BroadcastOptions::new(sid)).is_empty() {
+        if !is_connected(&self.local, sid) {
             self.local.del_all(sid);
             return;
         }
@@ -254,6 +254,10 @@ impl Passes {
         let queue = self.queue_of(sid);
         queue.lock().connected.push(sid);
         queue.filled.notify_one();
+    }
+
+    pub fn is_connected(&self, sid: Sid) -> bool {
+        is_connected(&self.local, sid)
     }
 
     /// Every session in the namespace.
@@ -448,22 +452,23 @@ impl Pass {
 
     /// Sends the marker of a lane whose session the namespace knows.
     fn mark(&self, sid: Sid) {
-        let Some(lane) = self.lanes.lane(sid).filter(|lane| lane.wants_marker()) else { return };
-        if self.local.fetch_sockets(BroadcastOptions::new(sid)).is_empty() {
+        if !is_connected(&self.local, sid) {
             // Its CONNECT reply will pass the lane, and bring us here again.
             return;
         }
-        let marker = socketioxide_core::Value::Str(MARKER_EVENT.into(), None);
-        self.mark_before(&lane, sid, Packet::event(self.local.path().clone(), marker));
-    }
-
-    /// The lane knows of its marker before the engine can write it.
-    fn mark_before(&self, lane: &Lane, sid: Sid, marker: Packet) {
-        lane.marked();
-        if !self.queue_for(sid, marker) {
+        let Some(lane) = self.lanes.lane(sid) else { return };
+        // The lane knows of its marker before the engine can write it.
+        let Some(marker) = lane.marker() else { return };
+        let marker = socketioxide_core::Value::Str(marker.into(), None);
+        if !self.queue_for(sid, Packet::event(self.local.path().clone(), marker)) {
             lane.marker_refused();
         }
     }
+}
+
+/// Whether the session is in the namespace.
+fn is_connected(local: &Local, sid: Sid) -> bool {
+    !local.fetch_sockets(BroadcastOptions::new(sid)).is_empty()
 }
 
 /// One audience's messages, from the given place in the pass.

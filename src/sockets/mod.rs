@@ -9,7 +9,7 @@ pub mod upgrade;
 mod wire;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use socketioxide::{
     SocketIo, TransportType,
     extract::{SocketRef, TryData},
-    handler::{ConnectHandler, MessageHandler},
+    handler::{ConnectHandler, DisconnectHandler, MessageHandler},
     service::SocketIoService,
     socket::{DisconnectReason, Socket},
 };
@@ -56,6 +56,8 @@ const JOIN_MESSAGES_MAX: usize = 1_000;
 const TOKEN_BYTES_MAX: usize = 256;
 /// A client that has opened a session must join the namespace within this time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client that has said good-bye must join the namespace again within this time.
+const OUTSIDE_MAX: Duration = Duration::from_secs(2);
 /// How long a client that is turned away may take to go.
 const GOING_MAX: Duration = Duration::from_secs(5);
 /// Packets that may wait for one client: a burst of 5 000 messages must pass.
@@ -112,6 +114,27 @@ struct Enter(Hub);
 impl ConnectHandler<Adapter, ()> for Enter {
     fn call(&self, socket: Arc<Socket<Adapter>>, _auth: Option<Value>) {
         self.0.enter(socket.id);
+    }
+}
+
+/// Takes a socket out of the namespace while its reader waits: a CONNECT that comes next is then
+/// not taken for a second one. A function that socketioxide is given would run later.
+struct Gone(Weak<Connection>);
+
+impl DisconnectHandler<Adapter, ()> for Gone {
+    fn call_with_defer(
+        &self,
+        socket: Arc<Socket<Adapter>>,
+        reason: DisconnectReason,
+        remove: fn(Arc<Socket<Adapter>>),
+    ) {
+        let sid = socket.id;
+        remove(socket);
+        if reason == DisconnectReason::ClientNSDisconnect
+            && let Some(connection) = self.0.upgrade()
+        {
+            connection.part(sid);
+        }
     }
 }
 
@@ -184,17 +207,7 @@ impl Sockets {
             bus: Arc::clone(&self.bus),
             tasks: self.tasks.clone(),
         });
-        if dialect == Dialect::Native {
-            let seat = Arc::downgrade(&connection.seat);
-            socket.on_disconnect(move |reason: DisconnectReason| {
-                if reason == DisconnectReason::ClientNSDisconnect
-                    && let Some(seat) = seat.upgrade()
-                {
-                    seat.part();
-                }
-                std::future::ready(())
-            });
-        }
+        socket.on_disconnect(Gone(Arc::downgrade(&connection)));
         socket.on_fallback(Events(connection));
         self.lanes.entering(socket.id);
         Ok(())
@@ -257,6 +270,25 @@ impl MessageHandler<Adapter, ()> for Events {
 }
 
 impl Connection {
+    /// The client says good-bye. It may come in again on its connection, but not stay outside: the
+    /// engine passes over a CONNECT that comes before it is quite done with the last, and the client
+    /// would wait for ever.
+    fn part(&self, sid: Sid) {
+        if self.dialect == Dialect::Native {
+            self.seat.part();
+        }
+        let (lanes, tasks) = (self.lanes.clone(), self.tasks.clone());
+        self.tasks.spawn("good-bye", async move {
+            tokio::select! {
+                () = tokio::time::sleep(OUTSIDE_MAX) => {}
+                () = tasks.stopping() => return,
+            }
+            if !lanes.is_connected(sid) {
+                lanes.close(sid, 1000, "not connected to a namespace");
+            }
+        });
+    }
+
     fn session(&self) -> MutexGuard<'_, Session> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -453,3 +453,24 @@ async fn a_client_that_is_refused_leaves_its_session_alone() {
     say(&client, "undisturbed").await;
     assert!(!client.is_disconnected());
 }
+
+#[tokio::test]
+async fn who_says_goodbye_and_connects_again_at_once_is_never_left_alone() {
+    let node = Node::memory().await;
+    for transport in [Transport::WebSocket, Transport::Polling] {
+        let mut client = plain(&node, transport).await;
+        let mut greeted = 0;
+        for _ in 0..100 {
+            if client.connect_again().await {
+                greeted += 1;
+            } else {
+                client = plain(&node, transport).await;
+            }
+            say(&client, "here again").await;
+            until(&client, |event| event.arg(0) == &json!("here again")).await;
+        }
+        assert!(greeted > 50, "{transport:?}: the connection was ended {} times", 100 - greeted);
+        client.send_raw("41").await;
+        client.closed(PATIENCE).await;
+    }
+}

@@ -273,25 +273,9 @@ async fn what_one_joined_is_stored_when_it_is_answered() {
     }
 }
 
-/// However fast the machine is, they cannot all be in sooner.
-#[tokio::test]
-async fn those_who_come_at_once_are_let_in_at_a_pace_and_all_get_in() {
-    const AT_ONCE: usize = 64;
-    const PER_SECOND: usize = 40;
-    let node = Node::start(&["--data", "memory", "--arrivals-max", "40"]).await;
-    let started = std::time::Instant::now();
-    let mut clients = JoinSet::new();
-    for _ in 0..AT_ONCE + 2 * PER_SECOND {
-        clients.spawn(Client::connected(node.address, Options::new(Transport::WebSocket)));
-    }
-    let clients = clients.join_all().await;
-    assert!(started.elapsed() > Duration::from_millis(1_900), "{:?}", started.elapsed());
-    assert!(clients.iter().all(|client| !client.is_closed()));
-}
-
 async fn in_process() -> Server {
     let args = ["roomcast", "--listen", "127.0.0.1:0", "--data", "memory"];
-    let quick = ["--ping-interval", "2s", "--ping-timeout", "2s", "--arrivals-max", "1000000"];
+    let quick = ["--ping-interval", "2s", "--ping-timeout", "2s"];
     let config = Config::from_args(args.into_iter().chain(quick)).expect("a configuration");
     Server::start(&config).await.expect("it starts")
 }

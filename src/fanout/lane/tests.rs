@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use proptest::prelude::{Strategy, any, prop, prop_oneof, proptest};
-use socketioxide_core::Value;
+use socketioxide_core::{Sid, Value};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{advance, pause},
@@ -22,6 +22,7 @@ use crate::{
         frame,
         lanes::{LaneSettings, Lanes},
         stream::Stream,
+        welcome::Welcome,
     },
     shutdown::Tasks,
 };
@@ -116,9 +117,15 @@ impl Bench {
 
     fn live(settings: LaneSettings) -> Self {
         let mut bench = Self::new(settings);
-        bench.lane.marked();
-        bench.own(&marker()).unwrap();
+        let marker = bench.marker();
+        bench.own(&marker).unwrap();
         bench
+    }
+
+    /// The next marker, as the engine writes it.
+    fn marker(&self) -> Bytes {
+        let event = self.lane.marker().expect("the lane waits for a marker");
+        frame::encode(&Value::Str(format!("2{event}").into(), None))
     }
 
     fn own(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -145,10 +152,6 @@ impl Bench {
 
 fn text(length: usize, fill: u8) -> Bytes {
     frame::encode(&Value::Str(String::from_utf8(vec![fill; length]).unwrap().into(), None))
-}
-
-fn marker() -> Bytes {
-    frame::encode(&Value::Str("2[\"~lane\"]".into(), None))
 }
 
 #[derive(Debug, Clone)]
@@ -188,7 +191,7 @@ proptest! {
             fill = if fill == b'z' { b'a' } else { fill + 1 };
             text(*length, fill)
         };
-        bench.lane.marked();
+        let marker = bench.marker();
         for step in steps {
             match step {
                 Step::Own(lengths, cut) => {
@@ -209,7 +212,7 @@ proptest! {
                 }
                 Step::Marker if live => {}
                 Step::Marker => {
-                    bench.own(&marker()).unwrap();
+                    bench.own(&marker).unwrap();
                     expected.append(&mut held);
                     live = true;
                 }
@@ -241,11 +244,10 @@ async fn a_session_that_enters_again_sees_its_connect_reply_first() {
     bench.lane.entering(7);
     bench.lane.deliver(6, &[late]);
     bench.lane.deliver(7, std::slice::from_ref(&new));
-    assert!(bench.lane.wants_marker());
     bench.own(&reply).unwrap();
     assert_eq!(bench.memory.written(), [&old[..], &reply].concat());
-    bench.lane.marked();
-    bench.own(&marker()).unwrap();
+    let marker = bench.marker();
+    bench.own(&marker).unwrap();
     assert_eq!(bench.memory.written(), [&old[..], &reply, &new].concat());
 }
 
@@ -253,14 +255,14 @@ async fn a_session_that_enters_again_sees_its_connect_reply_first() {
 async fn a_marker_from_before_the_session_entered_again_is_swallowed_and_opens_nothing() {
     let mut bench = Bench::new(settings());
     bench.memory.take(usize::MAX);
-    bench.lane.marked();
+    let before = bench.marker();
     bench.lane.entering(0);
     let shared = text(5, b'a');
     bench.lane.deliver(0, std::slice::from_ref(&shared));
-    bench.own(&marker()).unwrap();
-    bench.lane.marked();
+    bench.own(&before).unwrap();
     assert_eq!(bench.memory.written(), b"");
-    bench.own(&marker()).unwrap();
+    let marker = bench.marker();
+    bench.own(&marker).unwrap();
     assert_eq!(bench.memory.written(), shared);
 }
 
@@ -268,24 +270,58 @@ async fn a_marker_from_before_the_session_entered_again_is_swallowed_and_opens_n
 async fn two_markers_under_way_open_the_lane_at_the_second() {
     let mut bench = Bench::new(settings());
     bench.memory.take(usize::MAX);
-    bench.lane.marked();
+    let before = bench.marker();
     bench.lane.entering(0);
-    bench.lane.marked();
+    let marker = bench.marker();
     let (own, shared) = (text(5, b'a'), text(5, b'b'));
     bench.lane.deliver(0, std::slice::from_ref(&shared));
-    bench.own(&marker()).unwrap();
+    bench.own(&before).unwrap();
     bench.own(&own).unwrap();
-    bench.own(&marker()).unwrap();
+    bench.own(&marker).unwrap();
     assert_eq!(bench.memory.written(), [own, shared].concat());
+}
+
+#[tokio::test]
+async fn a_marker_that_left_with_its_session_is_not_waited_for() {
+    let mut bench = Bench::new(settings());
+    bench.memory.take(usize::MAX);
+    bench.marker();
+    bench.lane.entering(0);
+    let shared = text(5, b'a');
+    bench.lane.deliver(0, std::slice::from_ref(&shared));
+    let marker = bench.marker();
+    bench.own(&marker).unwrap();
+    assert_eq!(bench.memory.written(), shared);
+}
+
+#[tokio::test]
+async fn a_marker_that_overtakes_the_connect_reply_is_asked_for_again() {
+    let mut bench = Bench::new(settings());
+    bench.memory.take(usize::MAX);
+    let sid = Sid::new();
+    let opened = frame::text(format!("0{{\"sid\":\"{sid}\"}}").as_bytes());
+    bench.own(&opened).unwrap();
+    let marker = bench.marker();
+    let _greeting = bench.lanes.greet(sid, Welcome::new("public", "secret", Bytes::new()));
+    let shared = text(5, b'a');
+    bench.lane.deliver(0, std::slice::from_ref(&shared));
+    bench.own(&marker).unwrap();
+    assert_eq!(bench.memory.written(), opened, "the client is not greeted yet");
+    bench.own(&frame::encode(&Value::Str("0{\"sid\":\"x\"}".into(), None))).unwrap();
+    let marker = bench.marker();
+    bench.own(&marker).unwrap();
+    let written = bench.memory.written();
+    let tail = [&br#""pid":"secret"}"#[..], &shared].concat();
+    assert!(written.ends_with(&tail), "{written:?}");
 }
 
 #[tokio::test]
 async fn a_refused_marker_is_asked_for_again() {
     let bench = Bench::new(settings());
-    bench.lane.marked();
-    assert!(!bench.lane.wants_marker());
+    assert!(bench.lane.marker().is_some());
+    assert!(bench.lane.marker().is_none(), "one is under way");
     bench.lane.marker_refused();
-    assert!(bench.lane.wants_marker());
+    assert!(bench.lane.marker().is_some());
 }
 
 #[tokio::test]

@@ -282,6 +282,18 @@ impl Client {
         self.greeting()["pid"].as_str().expect("a pid").to_owned()
     }
 
+    /// Says good-bye and connects again, on the same connection. `false`: that was ended.
+    pub async fn connect_again(&self) -> bool {
+        let before = self.public_id();
+        self.burst(vec!["41".to_owned(), "40".to_owned()]).await;
+        let answered = |inbox: &mut Inbox| {
+            let reply = inbox.connected.as_ref()?.as_ref().ok()?;
+            let is_greeted = reply["sid"] != before.as_str();
+            (is_greeted || inbox.closed.is_some()).then_some(is_greeted)
+        };
+        self.take(PATIENCE, answered).await.unwrap_or_else(|| panic!("left alone: {self}"))
+    }
+
     /// How many events came before the CONNECT reply.
     pub fn before_connected(&self) -> usize {
         self.inbox.borrow().before_connected
