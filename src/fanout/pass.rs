@@ -4,17 +4,18 @@
 //! is the order of one queue. A pass finds out who gets what once per audience and not once per
 //! message; clients that get the same messages share the same chunks of bytes.
 
+mod plan;
+mod queue;
+
 use std::{
-    collections::HashMap,
-    hash::{Hash, Hasher},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use socketioxide::adapter::Emitter;
 use socketioxide_core::{
     Sid,
@@ -22,8 +23,12 @@ use socketioxide_core::{
     packet::Packet,
     parser::Parse,
 };
-use tokio::{sync::Notify, task::yield_now, time::Instant};
+use tokio::{task::yield_now, time::Instant};
 
+use self::{
+    plan::{NOTHING, Part, Plan},
+    queue::{Audience, Outgoing, Queue},
+};
 use super::{
     dialect::Event,
     frame,
@@ -31,141 +36,14 @@ use super::{
     lanes::{BySession, Lanes},
 };
 
-/// What one pass sends to one client at most, so that a burst does not look like a slow client.
-const PASS_BYTES_MAX: usize = 128 << 10;
-/// Messages that may wait for a pass; an emitter of broadcasts waits beyond.
-const WAITING_MAX: usize = 16_384;
-/// Bytes that may wait for a pass.
-const WAITING_BYTES_MAX: usize = 32 << 20;
 /// How long a pass keeps its thread before others have a turn.
 const TURN: Duration = Duration::from_micros(500);
 /// How long a pass goes on before messages for a few clients overtake it.
 const OVERTAKEN_AFTER: Duration = Duration::from_millis(2);
 /// Clients that overtaking messages may reach together: far less work than `OVERTAKEN_AFTER`.
 const FEW_MAX: usize = 128;
-/// Messages that overtake together.
-const OVERTAKING_MAX: usize = 64;
-/// Frames up to this size are joined once for all who get them: one slice costs more than the copy.
-const JOINED_MAX: usize = 4 << 10;
 
 type Local = CoreLocalAdapter<Emitter>;
-
-/// Who gets a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Audience(BroadcastOptions);
-
-impl Hash for Audience {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.rooms.hash(state);
-        self.0.except.hash(state);
-        self.0.sid.hash(state);
-        self.0.flags().hash(state);
-    }
-}
-
-/// A packet on its way, encoded once.
-#[derive(Debug)]
-struct Outgoing {
-    audience: Audience,
-    packet: Packet,
-    frames: Bytes,
-    /// The request that this answers counts as under way until it is delivered.
-    _answers: Option<UnderWay>,
-}
-
-/// What waits for one pass task. A message's stamp is `first` plus its place.
-#[derive(Debug, Default)]
-struct Waiting {
-    first: u64,
-    /// A pass runs with what was taken last.
-    busy: bool,
-    messages: Vec<Arc<Outgoing>>,
-    bytes: usize,
-    /// Who joined what, and the stamp of the first message that is for him.
-    joined: Vec<(Sid, Room, u64)>,
-    /// Sessions whose lane may be ready for its marker.
-    connected: Vec<Sid>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    waiting: Mutex<Waiting>,
-    filled: Notify,
-    drained: Notify,
-}
-
-impl Queue {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, outgoing: Arc<Outgoing>) {
-        let mut waiting = self.lock();
-        waiting.bytes += outgoing.frames.len();
-        waiting.messages.push(outgoing);
-        drop(waiting);
-        self.filled.notify_one();
-    }
-
-    fn is_full(&self) -> bool {
-        let waiting = self.lock();
-        waiting.messages.len() >= WAITING_MAX || waiting.bytes >= WAITING_BYTES_MAX
-    }
-
-    fn is_idle(&self) -> bool {
-        let waiting = self.lock();
-        waiting.messages.is_empty() && !waiting.busy
-    }
-
-    /// As much as one pass takes, with the stamp of the first.
-    fn take(&self) -> (u64, Vec<Arc<Outgoing>>, Vec<Sid>) {
-        let mut waiting = self.lock();
-        let mut bytes = 0;
-        let mut count = 0;
-        for message in &waiting.messages {
-            bytes += message.frames.len();
-            if count > 0 && bytes > PASS_BYTES_MAX {
-                break;
-            }
-            count += 1;
-        }
-        let first = waiting.first;
-        let rest = waiting.messages.split_off(count);
-        let messages = std::mem::replace(&mut waiting.messages, rest);
-        waiting.first += count as u64;
-        waiting.bytes -= messages.iter().map(|message| message.frames.len()).sum::<usize>();
-        let connected = std::mem::take(&mut waiting.connected);
-        waiting.busy = count > 0;
-        drop(waiting);
-        self.drained.notify_waiters();
-        (first, messages, connected)
-    }
-
-    /// What waits at the front.
-    fn front(&self) -> Vec<Arc<Outgoing>> {
-        self.lock().messages.iter().take(OVERTAKING_MAX).cloned().collect()
-    }
-
-    /// As many as given from the front, with the stamp of the first, in the middle of a pass.
-    fn take_front(&self, count: usize) -> (u64, Vec<Arc<Outgoing>>) {
-        let mut waiting = self.lock();
-        let first = waiting.first;
-        let messages: Vec<_> = waiting.messages.drain(..count).collect();
-        waiting.first += count as u64;
-        waiting.bytes -= messages.iter().map(|message| message.frames.len()).sum::<usize>();
-        drop(waiting);
-        self.drained.notify_waiters();
-        (first, messages)
-    }
-
-    /// Joins that fall behind the start of a pass. Those before its end are then forgotten.
-    fn joined_since(&self, first: u64, end: u64) -> Vec<(Sid, Room, u64)> {
-        let mut waiting = self.lock();
-        let late = waiting.joined.iter().filter(|(.., stamp)| *stamp > first).cloned().collect();
-        waiting.joined.retain(|(.., stamp)| *stamp > end);
-        late
-    }
-}
 
 /// Where broadcasts enter.
 pub struct Passes {
@@ -469,131 +347,4 @@ impl Pass {
 /// Whether the session is in the namespace.
 fn is_connected(local: &Local, sid: Sid) -> bool {
     !local.fetch_sockets(BroadcastOptions::new(sid)).is_empty()
-}
-
-/// One audience's messages, from the given place in the pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Part {
-    group: usize,
-    from: usize,
-}
-
-/// Which messages a client gets: everybody with the same share gets the same bytes.
-type Share = u32;
-const NOTHING: Share = 0;
-
-/// Who gets what in one pass.
-struct Plan<'a> {
-    /// Stamp of the first message.
-    first: u64,
-    messages: &'a [Arc<Outgoing>],
-    audiences: Vec<&'a Audience>,
-    /// The audience of each message.
-    groups: Vec<usize>,
-    /// How many clients each audience has here.
-    sizes: Vec<usize>,
-    /// What is still due to each client. Atomic only because the plan lives across awaits.
-    recipients: BySession<AtomicU32>,
-    /// The parts of each share, in the order in which they were added.
-    shares: Vec<Vec<Part>>,
-    /// The share that a share becomes with one more part.
-    grown: HashMap<(Share, Part), Share, foldhash::fast::RandomState>,
-    /// What each share is in bytes, once somebody gets it.
-    chunks: Vec<Option<Vec<Bytes>>>,
-}
-
-impl<'a> Plan<'a> {
-    fn new(first: u64, messages: &'a [Arc<Outgoing>]) -> Self {
-        let mut audiences = Vec::new();
-        let mut known: HashMap<&Audience, usize> = HashMap::new();
-        let groups = messages
-            .iter()
-            .map(|message| {
-                *known.entry(&message.audience).or_insert_with(|| {
-                    audiences.push(&message.audience);
-                    audiences.len() - 1
-                })
-            })
-            .collect();
-        Self {
-            first,
-            messages,
-            audiences,
-            groups,
-            sizes: Vec::new(),
-            recipients: BySession::default(),
-            shares: vec![Vec::new()],
-            grown: HashMap::default(),
-            chunks: Vec::new(),
-        }
-    }
-
-    fn audiences(&self) -> &[&'a Audience] {
-        &self.audiences
-    }
-
-    /// The audiences that are more than a few.
-    fn large(&self) -> Vec<BroadcastOptions> {
-        let sized = self.audiences.iter().zip(&self.sizes);
-        sized.filter(|(_, size)| **size > FEW_MAX).map(|(to, _)| to.0.clone()).collect()
-    }
-
-    fn add(&mut self, sid: Sid, part: Part) {
-        let Self { recipients, shares, grown, .. } = self;
-        let share = recipients.entry(sid).or_default().get_mut();
-        *share = *grown.entry((*share, part)).or_insert_with(|| {
-            let mut parts = shares[*share as usize].clone();
-            parts.push(part);
-            shares.push(parts);
-            Share::try_from(shares.len() - 1).expect("fewer shares than sockets and audiences")
-        });
-    }
-
-    fn messages(&self, share: Share) -> impl Iterator<Item = &'a Arc<Outgoing>> {
-        let parts = &self.shares[share as usize];
-        let gets = |at: usize, group: usize| {
-            parts.iter().any(|part| part.group == group && part.from <= at)
-        };
-        self.messages
-            .iter()
-            .zip(&self.groups)
-            .enumerate()
-            .filter(move |(at, (_, group))| gets(*at, **group))
-            .map(|(_, (message, _))| message)
-    }
-
-    fn chunks(&mut self, share: Share) -> &[Bytes] {
-        let at = share as usize;
-        self.chunks.resize(self.shares.len(), None);
-        if self.chunks[at].is_none() {
-            self.chunks[at] = Some(join(self.messages(share).map(|message| &message.frames)));
-        }
-        self.chunks[at].as_deref().unwrap_or_default()
-    }
-}
-
-/// Small frames joined, large ones as they are.
-fn join<'a>(frames: impl Iterator<Item = &'a Bytes>) -> Vec<Bytes> {
-    let mut chunks = Vec::new();
-    let mut small: Vec<&Bytes> = Vec::new();
-    let joined = |small: &mut Vec<&Bytes>, chunks: &mut Vec<Bytes>| match small.as_slice() {
-        [] => {}
-        [one] => chunks.push(Bytes::clone(one)),
-        several => {
-            let mut all = BytesMut::with_capacity(several.iter().map(|frame| frame.len()).sum());
-            several.iter().for_each(|frame| all.extend_from_slice(frame));
-            chunks.push(all.freeze());
-        }
-    };
-    for frame in frames {
-        if frame.len() <= JOINED_MAX {
-            small.push(frame);
-        } else {
-            joined(&mut small, &mut chunks);
-            small.clear();
-            chunks.push(frame.clone());
-        }
-    }
-    joined(&mut small, &mut chunks);
-    chunks
 }

@@ -54,10 +54,9 @@ const PAGE_BYTES_MAX: usize = 256 << 10;
 const JOIN_MESSAGES_MAX: usize = 1_000;
 /// Longest `auth.token`, in bytes.
 const TOKEN_BYTES_MAX: usize = 256;
-/// A client that has opened a session must join the namespace within this time.
+/// A client that has opened a session, or has said good-bye, must join the namespace within this
+/// time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A client that has said good-bye must join the namespace again within this time.
-const OUTSIDE_MAX: Duration = Duration::from_secs(2);
 /// How long a client that is turned away may take to go.
 const GOING_MAX: Duration = Duration::from_secs(5);
 /// Packets that may wait for one client: a burst of 5 000 messages must pass.
@@ -280,7 +279,7 @@ impl Connection {
         let (lanes, tasks) = (self.lanes.clone(), self.tasks.clone());
         self.tasks.spawn("good-bye", async move {
             tokio::select! {
-                () = tokio::time::sleep(OUTSIDE_MAX) => {}
+                () = tokio::time::sleep(CONNECT_TIMEOUT) => {}
                 () = tasks.stopping() => return,
             }
             if !lanes.is_connected(sid) {
