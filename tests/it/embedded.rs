@@ -24,8 +24,9 @@ use roomcast::{
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::contract::{
-    DEADLINE, Log, Node, draft, later, message, model, retention, room, store, until,
+use crate::{
+    contract::model,
+    harness::bus::{DEADLINE, Log, Node, draft, later, message, retention, room, store, until},
 };
 
 /// Where the child of the crash test keeps its log, and which round it is.

@@ -16,9 +16,10 @@ use roomcast::{
 };
 use tokio::time::timeout;
 
-use crate::{
-    contract::{DEADLINE, Log, Node, draft, retention, room, store},
-    harness::{Random, eventually},
+use crate::harness::{
+    Random,
+    bus::{DEADLINE, Log, Node, draft, retention, room, store},
+    eventually,
 };
 
 pub fn id(text: &str) -> UserId {

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use roomcast::bus::Bus;
 
 use crate::{
-    contract::{DEADLINE, Log, Node, retention, room},
     embedded,
     harness::{
-        PATIENCE, eventually,
+        PATIENCE,
+        bus::{DEADLINE, Log, Node, retention, room},
+        eventually,
         proxy::{Network, Proxy},
         redis::{Keeps, Redis, Reply},
     },

@@ -17,8 +17,11 @@ use roomcast::{
 use tokio::time::timeout;
 
 use crate::{
-    contract::{DEADLINE, Log, draft, retention, room, store},
-    harness::{Random, eventually},
+    harness::{
+        Random,
+        bus::{DEADLINE, Log, draft, retention, room, store},
+        eventually,
+    },
     people::{Watch, id, mark, person, profile, save},
 };
 

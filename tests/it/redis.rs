@@ -8,12 +8,11 @@ use roomcast::{
 };
 use tokio::sync::mpsc;
 
-use crate::{
-    contract::{Log, Node, draft, later, retention, store, submit},
-    harness::{
-        PATIENCE, eventually,
-        redis::{Keeps, Redis},
-    },
+use crate::harness::{
+    PATIENCE,
+    bus::{Log, Node, draft, later, retention, store, submit},
+    eventually,
+    redis::{Keeps, Redis},
 };
 
 /// One Redis, and any number of nodes on it.

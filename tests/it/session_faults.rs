@@ -11,10 +11,11 @@ use roomcast::{
 };
 
 use crate::{
-    contract::{Log, Node, draft, retention, store, until},
     embedded,
     harness::{
-        PATIENCE, eventually,
+        PATIENCE,
+        bus::{Log, Node, draft, retention, store, until},
+        eventually,
         redis::{Connection, Keeps, Redis, Reply},
     },
     redis::{Shared, open, ready},

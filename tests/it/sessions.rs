@@ -17,7 +17,7 @@ use roomcast::{
 };
 use tokio::time::{Instant, timeout};
 
-use crate::contract::{DEADLINE, Log, Node, draft, retention, room};
+use crate::harness::bus::{DEADLINE, Log, Node, draft, retention, room};
 
 /// A window that ends while a test waits for it, and in which a loaded machine may stall.
 const SHORT: Duration = Duration::from_secs(2);

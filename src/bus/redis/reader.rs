@@ -21,10 +21,9 @@ use tokio::{
 };
 
 use super::{
-    Keys, SIGNALS,
-    frame::{self, Header},
+    Keys, SIGNALS, frame,
     link::{COMMAND_TIMEOUT, Part, Status, force_reconnection},
-    log::{self, Log},
+    log,
     people::People,
     scripts::{self, ECHO, number, text},
     sessions::Sessions,
@@ -406,7 +405,7 @@ impl Reader {
                 continue;
             }
             let before = tracker.last;
-            take_read(tracker, &log, &mut out);
+            tracker.take_read(&log, &mut out);
             let done = tracker.last >= log.top || tracker.last == before;
             if done {
                 tracker.fresh_epoch = false;
@@ -448,44 +447,6 @@ impl Reader {
 
 fn number_of(index: usize) -> u16 {
     u16::try_from(index).expect("partitions are counted by an u16")
-}
-
-fn take_read(tracker: &mut Tracker, log: &Log, out: &mut Vec<Delivery>) {
-    let fresh_epoch = tracker.fresh_epoch;
-    if !fresh_epoch {
-        tracker.skip_to(if log.kept == 0 { log.top + 1 } else { log.kept }, out);
-    }
-    for frame in &log.frames {
-        let Some(frame) = text(frame) else { continue };
-        let Some((header, lines)) = frame::split(frame) else {
-            tracing::error!("a frame of the log cannot be read");
-            continue;
-        };
-        if fresh_epoch && header.epoch != tracker.epoch {
-            tracker.last = header.last();
-            continue;
-        }
-        take_in_order(tracker, &header, lines, frame, out);
-    }
-    // The log's end may lie behind its last frame, when that one was trimmed.
-    if log.frames.is_empty() && log.top > tracker.last {
-        if fresh_epoch {
-            tracker.last = log.top;
-        } else {
-            tracker.skip_to(log.top + 1, out);
-        }
-    }
-}
-
-fn take_in_order(
-    tracker: &mut Tracker,
-    header: &Header,
-    lines: &str,
-    frame: &str,
-    out: &mut Vec<Delivery>,
-) {
-    tracker.skip_to(header.first, out);
-    tracker.take(header, lines, frame, out);
 }
 
 /// What a person typed: JSON as JSON, anything else as text.

@@ -2,7 +2,11 @@
 
 use std::collections::VecDeque;
 
-use super::frame::{self, Header};
+use super::{
+    frame::{self, Header},
+    log::Log,
+    scripts::text,
+};
 use crate::{
     bus::Delivery,
     domain::message::{Epoch, Position},
@@ -117,6 +121,35 @@ impl Tracker {
 
     fn gap(&self, from: u64, to: u64) -> Delivery {
         Delivery::Gap { partition: self.partition, epoch: self.epoch.clone(), from, to }
+    }
+
+    /// What was read of the log, before what comes live.
+    pub fn take_read(&mut self, log: &Log, out: &mut Vec<Delivery>) {
+        let fresh_epoch = self.fresh_epoch;
+        if !fresh_epoch {
+            self.skip_to(if log.kept == 0 { log.top + 1 } else { log.kept }, out);
+        }
+        for frame in &log.frames {
+            let Some(frame) = text(frame) else { continue };
+            let Some((header, lines)) = frame::split(frame) else {
+                tracing::error!("a frame of the log cannot be read");
+                continue;
+            };
+            if fresh_epoch && header.epoch != self.epoch {
+                self.last = header.last();
+                continue;
+            }
+            self.skip_to(header.first, out);
+            self.take(&header, lines, frame, out);
+        }
+        // The log's end may lie behind its last frame, when that one was trimmed.
+        if log.frames.is_empty() && log.top > self.last {
+            if fresh_epoch {
+                self.last = log.top;
+            } else {
+                self.skip_to(log.top + 1, out);
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! when dropped, and the kernel kills it when this process dies first.
 
 pub mod balancer;
+pub mod bus;
 pub mod checker;
 pub mod client;
 pub mod diary;

@@ -1,0 +1,185 @@
+//! A bus in this process: what its tests submit to it, and what they hear.
+
+use std::{sync::Arc, time::Duration};
+
+use roomcast::{
+    bus::{Bus, Deliveries, Delivery, History, Retention, Settle, SubmitError},
+    clock,
+    domain::{
+        message::{Body, Draft, Message, Stored, Timestamp},
+        name::{MessageId, RoomName, UserId},
+        page::Page,
+    },
+};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::timeout,
+};
+
+/// Longer than anything here takes, on a machine that does other things too.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+/// What a submitter of many messages has under way.
+const UNDER_WAY: usize = 8_192;
+
+/// One log, empty at first, and the nodes that use it. A node must be ready when it is handed out.
+pub trait Log: Sized {
+    fn fresh(retention: Retention) -> impl Future<Output = Self>;
+    /// A node on this log. For a log that is not shared the one before is closed.
+    fn node(&mut self) -> impl Future<Output = Node>;
+}
+
+pub struct Node {
+    pub bus: Arc<dyn Bus>,
+    pub deliveries: Deliveries,
+}
+
+pub fn retention() -> Retention {
+    Retention {
+        history_max: 1_000_000,
+        history_ttl: Duration::from_secs(3_600),
+        idempotency_window: Duration::from_secs(120),
+        recovery_window: Duration::from_secs(120),
+    }
+}
+
+pub fn room(name: &str) -> RoomName {
+    RoomName::parse(name).expect("a room name")
+}
+
+pub fn draft(room_name: &str, from: &str, id: &str, body: &str) -> Draft {
+    Draft {
+        repeatable: true,
+        room: room(room_name),
+        from: UserId::parse(from).expect("a user id"),
+        id: MessageId::parse(id).expect("a message id"),
+        at: clock::now(),
+        body: Body::from_json(body),
+    }
+}
+
+pub fn later(mut draft: Draft, by: Duration) -> Draft {
+    draft.at = Timestamp(draft.at.0 + u64::try_from(by.as_millis()).expect("a short time"));
+    draft
+}
+
+pub async fn submit(bus: &dyn Bus, draft: Draft) -> Result<Stored, SubmitError> {
+    let (settled, outcome) = oneshot::channel();
+    bus.submit(draft, Box::new(move |result| settled.send(result).expect("the test waits")));
+    timeout(DEADLINE, outcome).await.expect("it settles in time").expect("it settles")
+}
+
+/// The draft must be stored.
+pub async fn store(bus: &dyn Bus, draft: Draft) -> Stored {
+    submit(bus, draft).await.expect("it is stored")
+}
+
+/// Polls until something is so.
+pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while !so() {
+        assert!(tokio::time::Instant::now() < deadline, "in time: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The message a draft has become.
+pub fn message(draft: Draft, stored: &Stored) -> Message {
+    let Draft { room, from, id, repeatable: _, at: _, body } = draft;
+    Message { position: stored.position.clone(), room, from, id, at: stored.at, body }
+}
+
+/// What a settle says, with the draft's number.
+pub type Settled = (usize, Result<Stored, SubmitError>);
+
+/// Settles into a channel, so that a second call or a lost one shows in the count.
+pub fn telling(number: usize, settled: &mpsc::Sender<Settled>) -> Settle {
+    let settled = settled.clone();
+    Box::new(move |result| settled.try_send((number, result)).expect("the test made room"))
+}
+
+impl Node {
+    /// The next messages. Anything else in the deliveries is a failure, but for word that signals
+    /// may be lost: every reconnect has it, and it says nothing about messages.
+    pub async fn hear(&mut self, count: usize) -> Vec<Message> {
+        let mut heard = Vec::with_capacity(count);
+        while heard.len() < count {
+            let batch = timeout(DEADLINE, self.deliveries.recv()).await;
+            let batch = batch.unwrap_or_else(|_| panic!("heard {} of {count}", heard.len()));
+            for delivery in batch.expect("the bus runs") {
+                match delivery {
+                    Delivery::Message(message) => heard.push(message),
+                    Delivery::SignalsLost { .. } => {}
+                    other => panic!("{other:?} after {} messages", heard.len()),
+                }
+            }
+        }
+        assert_eq!(heard.len(), count, "more was delivered: {:?}", &heard[count..]);
+        heard
+    }
+
+    /// Nothing but what was heard is delivered: a message stored now comes next.
+    pub async fn hear_no_more(&mut self) {
+        let marker = draft("marker", "marker", &format!("marker-{:?}", clock::now()), "null");
+        let stored = store(&*self.bus, marker.clone()).await;
+        assert_eq!(self.hear(1).await, [message(marker, &stored)]);
+    }
+
+    pub async fn history(&self, name: &str, page: Page, limit: u32) -> History {
+        timeout(DEADLINE, self.bus.history(room(name), page, limit))
+            .await
+            .expect("the history comes in time")
+            .expect("the history can be read")
+    }
+
+    /// A room from its start, page by page.
+    pub async fn whole_history(&self, name: &str) -> Vec<Message> {
+        let mut all: Vec<Message> = Vec::new();
+        loop {
+            let after = all.last().map_or(0, |last| last.position.seq);
+            let page = self.history(name, Page::After(after), 1_000).await;
+            all.extend(page.messages);
+            if !page.more {
+                return all;
+            }
+        }
+    }
+
+    /// Submits in order with many under way, and hears. Answers what was settled and heard.
+    pub async fn pass(&mut self, drafts: &[Draft]) -> (Vec<Stored>, Vec<Message>) {
+        let (settled, mut outcomes) = mpsc::channel(drafts.len());
+        let room = Arc::new(Semaphore::new(UNDER_WAY));
+        let submitting = async {
+            for (number, draft) in drafts.iter().enumerate() {
+                room.acquire().await.expect("open").forget();
+                let (tell, room) = (telling(number, &settled), Arc::clone(&room));
+                let settle: Settle = Box::new(move |result| {
+                    tell(result);
+                    room.add_permits(1);
+                });
+                self.bus.submit(draft.clone(), settle);
+            }
+        };
+        let bus = Arc::clone(&self.bus);
+        let mut ear =
+            Node { bus, deliveries: std::mem::replace(&mut self.deliveries, mpsc::channel(1).1) };
+        let ((), heard) = tokio::join!(submitting, ear.hear(drafts.len()));
+        self.deliveries = ear.deliveries;
+        let mut stored = Vec::with_capacity(drafts.len());
+        for number in 0..drafts.len() {
+            let next = timeout(DEADLINE, outcomes.recv()).await.expect("all settle in time");
+            let (settled, outcome) = next.expect("a sender is open");
+            assert_eq!(settled, number, "settled out of order");
+            stored.push(outcome.expect("it is stored"));
+        }
+        (stored, heard)
+    }
+}
+
+/// Sequences are dense, and the heard messages are the drafts in their order.
+pub fn check_dense(drafts: &[Draft], stored: &[Stored], heard: &[Message]) {
+    for (index, ((draft, stored), heard)) in drafts.iter().zip(stored).zip(heard).enumerate() {
+        assert_eq!(stored.position.epoch, heard.position.epoch, "one epoch");
+        assert_eq!(stored.position.seq, index as u64 + 1, "dense from 1");
+        assert_eq!(*heard, message(draft.clone(), stored), "number {index}");
+    }
+}
