@@ -22,6 +22,9 @@ use crate::{
 const STEP_MESSAGES: usize = 256;
 /// Bytes of bodies after which a step ends.
 const STEP_BYTES: usize = 128 << 10;
+/// Pages of the index that a step at most rewrites, to keep it in few pieces. By itself FTS5 would do
+/// that seldom and then at length.
+const STEP_PAGES: u32 = 32;
 /// After a step the writer does other things for so many times as long.
 const REST: u32 = 15;
 /// After a step that failed; the log itself may well work.
@@ -72,6 +75,9 @@ fn index(connection: &mut Connection, from: u64, last_seq: u64) -> rusqlite::Res
     // Behind the last row there may be sequences whose rows are gone.
     let mut indexed_to = last_seq;
     let mut count = 0;
+    transaction
+        .prepare_cached("INSERT INTO words (words, rank) VALUES ('merge', ?1)")?
+        .execute([STEP_PAGES])?;
     {
         let mut messages = transaction.prepare_cached(
             "SELECT seq, room, body FROM messages WHERE seq > ?1 ORDER BY seq LIMIT ?2",

@@ -89,6 +89,7 @@ const MIGRATIONS: [&str; 4] = [
     CREATE VIRTUAL TABLE words USING fts5 (
         text, content = '', contentless_delete = 1, detail = none, tokenize = 'ascii'
     );
+    INSERT INTO words (words, rank) VALUES ('automerge', 0), ('crisismerge', 1000);
 ",
 ];
 
