@@ -18,8 +18,8 @@ use crate::{
     },
 };
 
-/// Messages of one step. As long as fewer wait, nothing is done: they are quickly looked through.
-const STEP_MESSAGES: usize = 256;
+/// Messages of one step, at most. As long as fewer wait, nothing is done: they are quickly looked through.
+pub const STEP_MESSAGES: usize = 256;
 /// Bytes of bodies after which a step ends.
 const STEP_BYTES: usize = 128 << 10;
 /// Pages of the index that a step at most rewrites, to keep it in few pieces. By itself FTS5 would do
@@ -50,31 +50,28 @@ impl Indexer {
         is_behind.then(|| self.resume_at.saturating_duration_since(now))
     }
 
-    /// One bounded transaction. Answers how many messages it has indexed.
-    pub fn step(&mut self, connection: &mut Connection, last_seq: u64) -> usize {
+    /// One bounded transaction.
+    pub fn step(&mut self, connection: &mut Connection, last_seq: u64) {
         let begin = Instant::now();
         match index(connection, self.indexed_to, last_seq) {
-            Ok((indexed_to, count)) => {
+            Ok(indexed_to) => {
                 self.indexed_to = indexed_to;
                 let end = Instant::now();
                 self.resume_at = end + end.duration_since(begin) * REST;
-                count
             }
             Err(cause) => {
                 tracing::warn!(%cause, "messages cannot be indexed; searching them takes longer");
                 self.resume_at = Instant::now() + RETRY;
-                0
             }
         }
     }
 }
 
-/// Answers up to where it came, and how many messages that were.
-fn index(connection: &mut Connection, from: u64, last_seq: u64) -> rusqlite::Result<(u64, usize)> {
+/// Answers up to where it came.
+fn index(connection: &mut Connection, from: u64, last_seq: u64) -> rusqlite::Result<u64> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Behind the last row there may be sequences whose rows are gone.
     let mut indexed_to = last_seq;
-    let mut count = 0;
     transaction
         .prepare_cached("INSERT INTO words (words, rank) VALUES ('merge', ?1)")?
         .execute([STEP_PAGES])?;
@@ -85,7 +82,7 @@ fn index(connection: &mut Connection, from: u64, last_seq: u64) -> rusqlite::Res
         let mut insert =
             transaction.prepare_cached("INSERT INTO words (rowid, text) VALUES (?1, ?2)")?;
         let mut rows = messages.query(params![from, STEP_MESSAGES])?;
-        let mut bytes = 0;
+        let (mut count, mut bytes) = (0, 0);
         while let Some(row) = rows.next()? {
             let (seq, room): (u64, i64) = (row.get(0)?, row.get(1)?);
             let body = Body::from_json(row.get_ref(2)?.as_str()?);
@@ -102,7 +99,7 @@ fn index(connection: &mut Connection, from: u64, last_seq: u64) -> rusqlite::Res
     }
     transaction.prepare_cached("UPDATE log SET indexed_to = ?1")?.execute([indexed_to])?;
     transaction.commit()?;
-    Ok((indexed_to, count))
+    Ok(indexed_to)
 }
 
 /// Before a room's rows are deleted, up to a sequence.
@@ -212,7 +209,7 @@ mod tests {
     fn index_all(connection: &mut Connection, last_seq: u64) {
         let mut indexed_to = 0;
         while indexed_to < last_seq {
-            indexed_to = index(connection, indexed_to, last_seq).expect("it is indexed").0;
+            indexed_to = index(connection, indexed_to, last_seq).expect("it is indexed");
         }
     }
 

@@ -26,7 +26,7 @@ const STATEMENTS_MAX: usize = 64;
 /// `log.deleted_to` is the newest row that is gone. What an older program has deleted is not known,
 /// so a log of its is taken to begin where it ends: positions within it were given to no session.
 /// `words` has the rows up to `log.indexed_to`; of each nothing but which words it has, as `words_of`
-/// makes them, and its room (`index.rs`).
+/// makes them, and its room (`index.rs`). Where the rule changes, a migration must empty it.
 /// `sessions.ends` is null while the session's connection lives.
 const MIGRATIONS: [&str; 4] = [
     "

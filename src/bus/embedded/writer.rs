@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ids::{IDS_MAX, RecentIds},
-    index::Indexer,
+    index::{Indexer, STEP_MESSAGES},
     retention::{Keeper, STEP_EVERY},
     rosters::Rosters,
     sessions::{self, Done, Job, Jobs},
@@ -333,13 +333,14 @@ impl Writer {
         }
     }
 
-    /// Answers how many messages were indexed, if it was time to.
+    /// A step, if it is due. Answers how many messages it counts for.
     fn index(&mut self) -> usize {
         if self.indexer.wait(self.last_seq, Instant::now()) != Some(Duration::ZERO) {
             return 0;
         }
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        self.indexer.step(&mut connection, self.last_seq)
+        self.indexer.step(&mut connection, self.last_seq);
+        STEP_MESSAGES
     }
 
     fn up(&self) {
