@@ -5,6 +5,7 @@
 
 mod history;
 mod ids;
+mod index;
 mod people;
 mod retention;
 mod rosters;
@@ -34,6 +35,7 @@ use super::{
     Bus, DELIVERY_BATCHES_MAX, Deliveries, Health, History, ReadError, Retention, Settle,
     people::{Members, RoomSummary, Signal, Unread},
     queue::{self, Queue},
+    search::{self, Found},
     session::{Holder, SessionKey, SessionRecord, Tail},
 };
 use crate::{
@@ -42,6 +44,7 @@ use crate::{
         message::{Draft, Epoch, Position},
         name::{RoomName, UserId},
         page::Page,
+        search::Search,
         user::User,
     },
 };
@@ -93,6 +96,8 @@ pub struct Embedded {
     reader: Arc<Mutex<Connection>>,
     /// Readers wait here, and not each on a thread of the runtime's blocking pool.
     turn: Arc<Semaphore>,
+    /// Searches wait here first, so that a page of history waits for one of them at most.
+    searches: Semaphore,
     epoch: Epoch,
     /// What the log had at the start.
     began: u64,
@@ -121,13 +126,14 @@ fn start(
     retention: Retention,
 ) -> Result<(Arc<Embedded>, Deliveries), OpenError> {
     let failed = |cause| OpenError::Database { file: schema::shown(file), cause };
-    let (epoch, last_seq, recent) = {
+    let (epoch, last_seq, recent, indexer) = {
         let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
         let (epoch, last_seq) = schema::log(&connection, file)?;
         let recent = writer::recent_ids(&connection, &retention, clock::now(), Instant::now())
             .map_err(failed)?;
         sessions::end_all(&connection, clock::now(), retention.recovery_window).map_err(failed)?;
-        (Epoch::new(&epoch), last_seq, recent)
+        let indexer = index::Indexer::new(&connection).map_err(failed)?;
+        (Epoch::new(&epoch), last_seq, recent, indexer)
     };
     let reader = match file {
         Some(file) => Arc::new(Mutex::new(schema::reader(file)?)),
@@ -152,6 +158,7 @@ fn start(
         epoch: epoch.clone(),
         last_seq,
         recent,
+        indexer,
         window: retention.idempotency_window,
         recovery_window: retention.recovery_window,
         history_ttl: retention.history_ttl,
@@ -159,9 +166,18 @@ fn start(
     }
     .start(stopped.clone())
     .map_err(OpenError::Thread)?;
-    let turn = Arc::new(Semaphore::new(1));
-    let bus =
-        Embedded { queue, jobs, rosters, reader, turn, epoch, began: last_seq, health, stopped };
+    let bus = Embedded {
+        queue,
+        jobs,
+        rosters,
+        reader,
+        turn: Arc::new(Semaphore::new(1)),
+        searches: Semaphore::new(1),
+        epoch,
+        began: last_seq,
+        health,
+        stopped,
+    };
     Ok((Arc::new(bus), delivered))
 }
 
@@ -177,6 +193,10 @@ impl Bus for Embedded {
         limit: u32,
     ) -> BoxFuture<'_, Result<History, ReadError>> {
         Box::pin(self.read(move |reader, epoch| history::page(reader, epoch, &room, &page, limit)))
+    }
+
+    fn search(&self, search: Search) -> BoxFuture<'_, Result<Found, ReadError>> {
+        Box::pin(self.find(search))
     }
 
     fn tail(
@@ -294,6 +314,24 @@ impl Bus for Embedded {
 }
 
 impl Embedded {
+    /// What is not indexed yet is looked through, and what lies before it looked up.
+    async fn find(&self, search: Search) -> Result<Found, ReadError> {
+        let _turn = self.searches.acquire().await;
+        let indexed_to = self.read(|reader, _epoch| index::indexed_to(reader)).await?;
+        let mut found = search::scan(self, &search, indexed_to).await?;
+        if found.next.is_some() {
+            return Ok(found);
+        }
+        let missing = (search.limit as usize).saturating_sub(found.messages.len());
+        let look_up = move |reader: &mut Connection, epoch: &Epoch| {
+            index::look_up(reader, epoch, &search, indexed_to, missing)
+        };
+        let (mut older, more) = self.read(look_up).await?;
+        older.append(&mut found.messages);
+        found.next = older.first().filter(|_| more).map(|oldest| oldest.position.seq);
+        Ok(Found { messages: older, ..found })
+    }
+
     async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&mut Connection, &Epoch) -> Result<T, ReadError> + Send + 'static,

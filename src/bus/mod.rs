@@ -17,6 +17,7 @@ pub mod embedded;
 pub mod people;
 pub mod queue;
 pub mod redis;
+pub mod search;
 pub mod session;
 
 use futures_util::future::BoxFuture;
@@ -24,12 +25,14 @@ use tokio::sync::{mpsc, watch};
 
 use self::{
     people::{Members, RoomSummary, Signal, Unread},
+    search::Found,
     session::{Holder, SessionKey, SessionRecord, Tail},
 };
 use crate::domain::{
     message::{Body, Draft, Epoch, Message, Position, Stored},
     name::{RoomName, UserId},
     page::Page,
+    search::Search,
     user::User,
 };
 
@@ -162,6 +165,11 @@ pub trait Bus: Send + Sync + std::fmt::Debug + 'static {
         page: Page,
         limit: u32,
     ) -> BoxFuture<'_, Result<History, ReadError>>;
+
+    /// The newest messages of a room that have the words; whatever history does not show is not
+    /// found. One call does a bounded piece of work, so fewer may be found than there are: then
+    /// `Found::next` says where to go on. Calls wait for each other, so that few run at a time.
+    fn search(&self, search: Search) -> BoxFuture<'_, Result<Found, ReadError>>;
 
     /// Messages of all rooms of a partition after a position, oldest first: at most `limit`, and at
     /// most `TAIL_BYTES_MAX` of bodies.

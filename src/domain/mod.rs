@@ -7,5 +7,6 @@ pub mod message;
 pub mod name;
 pub mod page;
 pub mod roster;
+pub mod search;
 pub mod session;
 pub mod user;

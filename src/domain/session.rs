@@ -7,6 +7,7 @@ use super::{
     message::{Body, Draft, Position, Timestamp},
     name::{MessageId, RoomName, UserId, UserName},
     page::Page,
+    search::Search,
     user::Picture,
 };
 
@@ -27,6 +28,7 @@ pub enum Command {
         page: Page,
         limit: u32,
     },
+    Search(Search),
     /// `after`: what the client has of the room already.
     Join {
         room: RoomName,
@@ -57,6 +59,7 @@ pub enum Command {
 pub enum Effect {
     Append(Draft),
     ReadHistory { room: RoomName, page: Page, limit: u32 },
+    Search(Search),
     Join { room: RoomName, after: Option<Position> },
     Leave { room: RoomName },
     ListRooms,
@@ -166,6 +169,11 @@ impl Session {
                 self.check_joined(&room)?;
                 self.begin_read()?;
                 Ok(Effect::ReadHistory { room, page, limit })
+            }
+            Command::Search(search) => {
+                self.check_joined(&search.room)?;
+                self.begin_read()?;
+                Ok(Effect::Search(search))
             }
             Command::Join { room, after } => {
                 let is_new = !self.rooms.contains(&room);

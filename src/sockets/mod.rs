@@ -303,6 +303,7 @@ impl Connection {
             Ok(Effect::ReadHistory { room, page, limit }) => {
                 self.read_history(room, page, limit, request.epoch, reply);
             }
+            Ok(Effect::Search(search)) => self.search(search, reply),
             Ok(Effect::Join { room, after }) => self.join(room, after, reply),
             Ok(Effect::ListRooms) => self.list_rooms(reply),
             Ok(Effect::Type { room, typing }) => self.says_typing(room, typing, reply),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Connection, Reply,
-    wire::{DoneAck, ProfileAck, ReadAck, RoomsAck},
+    Connection, PAGE_BYTES_MAX, Reply,
+    wire::{DoneAck, ProfileAck, ReadAck, RoomsAck, SearchAck},
 };
 use crate::{
     bus::{
@@ -13,6 +13,7 @@ use crate::{
     },
     domain::{
         name::{RoomName, UserName},
+        search::Search,
         session::{Code, Reject},
         user::Picture,
     },
@@ -37,6 +38,18 @@ impl Connection {
         let own = self.session().rooms().to_vec();
         let marks = self.bus.unread(self.seat.user().clone(), own).await?;
         Ok((rooms, marks))
+    }
+
+    pub(super) fn search(self: &Arc<Self>, search: Search, reply: Reply) {
+        let connection = Arc::clone(self);
+        self.tasks.spawn("search", async move {
+            let room = search.room.clone();
+            let found = connection.bus.search(search).await;
+            connection.answer(found, reply, |mut found, reply| {
+                found.fit(PAGE_BYTES_MAX);
+                reply.send(&SearchAck::new(&room, &found));
+            });
+        });
     }
 
     pub(super) fn says_typing(&self, room: RoomName, typing: bool, reply: Reply) {

@@ -11,6 +11,7 @@ use crate::{
     bus::{
         History, SubmitError,
         people::{RoomSummary, Unread},
+        search::Found,
         session::SessionKey,
     },
     domain::{
@@ -18,6 +19,7 @@ use crate::{
         name::{MessageId, NameError, RoomName, UserName},
         page::Page,
         roster::LISTED_MAX,
+        search::{Query, Search},
         session::{Code, Command, Reject},
         user::{Picture, User},
     },
@@ -25,7 +27,7 @@ use crate::{
     hub::Returning,
 };
 
-/// Messages in one page of history, at most and by default.
+/// Messages in one page of history or of what was found, at most and by default.
 const HISTORY_LIMIT_MAX: u32 = 200;
 const HISTORY_LIMIT_DEFAULT: u32 = 50;
 
@@ -71,6 +73,14 @@ struct HistoryRequest {
     room: String,
     before: Option<At>,
     after: Option<At>,
+    limit: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct SearchRequest {
+    room: String,
+    text: String,
+    before: Option<u64>,
     limit: Option<u32>,
 }
 
@@ -141,10 +151,12 @@ pub fn decode(
         (Dialect::Native, "typing") => typing(args),
         (Dialect::Native, "read") => read(args),
         (Dialect::Native, "profile") => profile(args),
+        (Dialect::Native, "search") => search(args),
         (_, "history") => history(args),
-        (Dialect::Plain, "send" | "join" | "leave" | "rooms" | "typing" | "read" | "profile") => {
-            Err(bad(format!("'{name}' is for clients that connect with ?dialect=native")))
-        }
+        (
+            Dialect::Plain,
+            "send" | "join" | "leave" | "rooms" | "typing" | "read" | "profile" | "search",
+        ) => Err(bad(format!("'{name}' is for clients that connect with ?dialect=native"))),
         _ => Err(bad(format!("there is no event '{name}'; docs/protocol.md lists them"))),
     }
 }
@@ -232,11 +244,24 @@ fn history(args: &[&RawValue]) -> Result<Request, Reject> {
         (None, Some(at)) => (Page::After(at.seq), Some(Epoch::new(&at.epoch))),
         (Some(_), Some(_)) => return Err(bad("history takes before or after, not both")),
     };
-    let limit = asked.limit.unwrap_or(HISTORY_LIMIT_DEFAULT);
+    let limit = page_limit(asked.limit)?;
+    Ok(Request { command: Command::ReadHistory { room, page, limit }, epoch })
+}
+
+fn search(args: &[&RawValue]) -> Result<Request, Reject> {
+    let asked: SearchRequest = object(args, "search takes {room, text, before?: seq, limit?}")?;
+    let room = RoomName::parse(&asked.room).map_err(bad_name)?;
+    let query = Query::parse(&asked.text).map_err(|why| bad(why.to_string()))?;
+    let limit = page_limit(asked.limit)?;
+    Ok(Command::Search(Search { room, query, before: asked.before, limit }).into())
+}
+
+fn page_limit(asked: Option<u32>) -> Result<u32, Reject> {
+    let limit = asked.unwrap_or(HISTORY_LIMIT_DEFAULT);
     if !(1..=HISTORY_LIMIT_MAX).contains(&limit) {
         return Err(bad(format!("limit is between 1 and {HISTORY_LIMIT_MAX}")));
     }
-    Ok(Request { command: Command::ReadHistory { room, page, limit }, epoch })
+    Ok(limit)
 }
 
 fn bad(message: impl Into<String>) -> Reject {
@@ -355,6 +380,32 @@ impl<'a> HistoryAck<'a> {
             messages: history.messages.iter().map(message).collect(),
             more: history.more,
             trimmed: history.trimmed,
+        }
+    }
+}
+
+/// The answer to `search`.
+#[derive(Serialize)]
+pub struct SearchAck<'a> {
+    ok: bool,
+    room: &'a str,
+    epoch: &'a str,
+    messages: Vec<NativeMessage<'a>>,
+    more: bool,
+    /// What lies before was not looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<u64>,
+}
+
+impl<'a> SearchAck<'a> {
+    pub fn new(room: &'a RoomName, found: &'a Found) -> Self {
+        Self {
+            ok: true,
+            room: room.as_str(),
+            epoch: found.epoch.as_str(),
+            messages: found.messages.iter().map(NativeMessage::new).collect(),
+            more: found.next.is_some(),
+            next: found.next,
         }
     }
 }

@@ -20,6 +20,7 @@ mod recovery;
 mod recovery_faults;
 mod recovery_seams;
 mod redis;
+mod search;
 mod session_faults;
 mod stop;
 mod tidy;

@@ -71,7 +71,8 @@ pub fn page(
     Ok(History { top: Position { epoch: epoch.clone(), seq: top }, messages, more, trimmed })
 }
 
-fn message(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Message, ReadError> {
+/// From a row of `seq, sender, id, at, body`.
+pub fn message(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Message, ReadError> {
     let seq = row.get(0).map_err(read_error)?;
     let bad_name = |cause: NameError| ReadError::Corrupt(format!("message {seq}: {cause}"));
     let text = |column| row.get_ref(column)?.as_str().map_err(rusqlite::Error::from);

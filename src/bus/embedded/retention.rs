@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
+use super::index;
 use crate::{bus::Retention, domain::message::Timestamp};
 
 /// Rows that one step trims, and rows that one step deletes. More than arrive between two steps,
@@ -126,6 +127,7 @@ impl Keeper {
         let (deleted, last) = oldest(transaction, range, budget.delete, |_, at| at < forgettable)?;
         if let Some(last) = last {
             budget.delete -= deleted;
+            index::forget(transaction, id, last)?;
             transaction
                 .prepare_cached(
                     "DELETE FROM messages INDEXED BY messages_by_room

@@ -25,8 +25,10 @@ const STATEMENTS_MAX: usize = 64;
 ///
 /// `log.deleted_to` is the newest row that is gone. What an older program has deleted is not known,
 /// so a log of its is taken to begin where it ends: positions within it were given to no session.
+/// `words` has the rows up to `log.indexed_to`; of each nothing but which words it has, as `words_of`
+/// makes them, and its room (`index.rs`). Where the rule changes, a migration must empty it.
 /// `sessions.ends` is null while the session's connection lives.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "
     CREATE TABLE log (
         one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -82,6 +84,13 @@ const MIGRATIONS: [&str; 3] = [
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX read_marks_by_end ON read_marks (ends);
 ",
+    "
+    ALTER TABLE log ADD COLUMN indexed_to INTEGER NOT NULL DEFAULT 0;
+    CREATE VIRTUAL TABLE words USING fts5 (
+        text, content = '', contentless_delete = 1, detail = none, tokenize = 'ascii'
+    );
+    INSERT INTO words (words, rank) VALUES ('automerge', 0), ('crisismerge', 1000);
+",
 ];
 
 /// A connection that may write, to a file or, without one, to memory.
@@ -124,7 +133,7 @@ pub fn log(connection: &Connection, file: Option<&Path>) -> Result<(String, u64)
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(OpenError::Random)?;
     let epoch = format!("{:016x}", u64::from_be_bytes(random));
-    connection.execute("INSERT INTO log VALUES (1, ?1, 0, 0, 0)", [&epoch]).map_err(failed)?;
+    connection.execute("INSERT INTO log VALUES (1, ?1, 0, 0, 0, 0)", [&epoch]).map_err(failed)?;
     Ok((epoch, 0))
 }
 

@@ -1,5 +1,5 @@
-//! The one thread that writes: batches of drafts, sessions with them, retention between them, and
-//! word of its health.
+//! The one thread that writes: batches of drafts, sessions with them, retention and the index of
+//! words between them, and word of its health.
 //!
 //! The order is commit, deliver, settle. Nothing of a batch is kept in memory before the commit,
 //! so a failed one leaves no trace and the next starts from what the file says.
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ids::{IDS_MAX, RecentIds},
+    index::{Indexer, STEP_MESSAGES},
     retention::{Keeper, STEP_EVERY},
     rosters::Rosters,
     sessions::{self, Done, Job, Jobs},
@@ -55,6 +56,7 @@ pub struct Writer {
     pub epoch: Epoch,
     pub last_seq: u64,
     pub recent: RecentIds,
+    pub indexer: Indexer,
     pub window: Duration,
     pub recovery_window: Duration,
     pub history_ttl: Duration,
@@ -65,6 +67,7 @@ enum Wake {
     Batch(Vec<Waiting>),
     Jobs,
     Signals,
+    Index,
     Tick,
 }
 
@@ -110,6 +113,7 @@ impl Writer {
                 Wake::Batch(batch) => batch,
                 Wake::Jobs => Vec::new(),
                 Wake::Signals => continue,
+                Wake::Index => Vec::new(),
                 Wake::Tick => {
                     pause = self.tend();
                     if !self.owed.is_empty() {
@@ -121,6 +125,7 @@ impl Writer {
             let jobs = self.jobs.take();
             since_step += batch.len() + jobs.len();
             self.append(batch, jobs);
+            since_step += self.index();
             if since_step >= STEP_EVERY {
                 since_step = 0;
                 pause = self.tend();
@@ -140,11 +145,13 @@ impl Writer {
     }
 
     async fn wake(&mut self, pause: Duration) -> Wake {
+        let index = self.indexer.wait(self.last_seq, Instant::now()).unwrap_or(Duration::MAX);
         tokio::select! {
             biased;
             batch = self.drain.next_after_readers() => Wake::Batch(batch),
             () = self.jobs.ready() => Wake::Jobs,
             () = self.rosters.ready() => Wake::Signals,
+            () = tokio::time::sleep(index) => Wake::Index,
             () = tokio::time::sleep(pause) => Wake::Tick,
         }
     }
@@ -324,6 +331,16 @@ impl Writer {
                 TICK
             }
         }
+    }
+
+    /// A step, if it is due. Answers how many messages it counts for.
+    fn index(&mut self) -> usize {
+        if self.indexer.wait(self.last_seq, Instant::now()) != Some(Duration::ZERO) {
+            return 0;
+        }
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        self.indexer.step(&mut connection, self.last_seq);
+        STEP_MESSAGES
     }
 
     fn up(&self) {

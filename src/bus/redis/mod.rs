@@ -30,7 +30,7 @@ use fred::{
     types::{Builder, Value},
 };
 use futures_util::future::{BoxFuture, FutureExt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use self::{
     link::Status,
@@ -46,6 +46,7 @@ use super::{
     SubmitError,
     people::{Members, RoomSummary, Signal, Unread},
     queue::{self, Queue},
+    search::{self, Found},
     session::{Holder, SessionKey, SessionRecord, Tail},
 };
 use crate::{
@@ -53,11 +54,15 @@ use crate::{
         message::{Draft, Epoch, Message, Position},
         name::{RoomName, UserId},
         page::Page,
+        search::Search,
         user::User,
     },
     random,
     shutdown::{self, Tasks},
 };
+
+/// Searches of this node that read from Redis at a time.
+const SEARCHES_MAX: usize = 2;
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -125,9 +130,19 @@ pub fn open(options: Options) -> Result<(Arc<Redis>, Deliveries), ConfigError> {
     let profiles = Profiles::new(client.clone(), status.clone(), &options.prefix, life);
     let told = Told { sessions: Arc::clone(&sessions), people: Arc::clone(&people) };
     let (deliveries, began) = start_reader(&options, builder, &status, &tasks, told)?;
-    let prefix = options.prefix;
-    let bus =
-        Redis { prefix, client, status, sessions, people, profiles, queues, began, tasks, writers };
+    let bus = Redis {
+        prefix: options.prefix,
+        client,
+        status,
+        sessions,
+        people,
+        profiles,
+        queues,
+        searches: Semaphore::new(SEARCHES_MAX),
+        began,
+        tasks,
+        writers,
+    };
     Ok((Arc::new(bus), deliveries))
 }
 
@@ -171,6 +186,7 @@ pub struct Redis {
     people: Arc<People>,
     profiles: Profiles,
     queues: Vec<Queue>,
+    searches: Semaphore,
     began: Began,
     /// The watchdog, the keepers of sessions and of people, the sender of signals, and the reader.
     tasks: Tasks,
@@ -195,6 +211,15 @@ impl Bus for Redis {
         limit: u32,
     ) -> BoxFuture<'_, Result<History, ReadError>> {
         self.read_history(room, page, limit).boxed()
+    }
+
+    /// Redis has no index of words.
+    fn search(&self, search: Search) -> BoxFuture<'_, Result<Found, ReadError>> {
+        async move {
+            let _turn = self.searches.acquire().await;
+            search::scan(self, &search, 0).await
+        }
+        .boxed()
     }
 
     fn tail(
