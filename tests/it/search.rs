@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::{
-    contract::{DEADLINE, Log, Node, draft, retention, room, store, until},
     embedded::{FileLog, MemoryLog, aged, database, open},
     harness::{
+        bus::{DEADLINE, Log, Node, draft, retention, room, store, until},
         client::{Client, Transport},
         eventually, node,
         redis::{Keeps, Redis},
