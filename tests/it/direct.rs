@@ -47,7 +47,9 @@ async fn both_people_hear_it_once_in_every_tab_and_nobody_else_does() {
         let room = format!("dm:{}:{}", ids[0], ids[1]);
         assert_eq!((&ack["ok"], &ack["room"]), (&json!(true), &json!(room)), "{ack}");
         // Who has joined as well hears it no more often, and is told nothing again.
-        let joined = join(&bobs[0], &room, None).await;
+        let before = ack["seq"].as_u64().expect("a number") - 1;
+        let before = json!({ "epoch": ack["epoch"], "seq": before });
+        let joined = join(&bobs[0], &room, Some(before)).await;
         assert_eq!((&joined["ok"], &joined["messages"]), (&json!(true), &json!([])), "{joined}");
         assert_eq!(write(&bobs[1], &ann, "two").await["room"], json!(room));
         assert_eq!(send(&anns[1], &room, "three").await["ok"], json!(true), "by its name");
@@ -134,6 +136,38 @@ async fn a_session_that_comes_back_gets_what_was_written_to_it() {
             away = Away::of(bob, events.last()).await;
         }
         assert_eq!(texts(&ann.collect("message", sent.len()).await), sent);
+    }
+}
+
+#[tokio::test]
+async fn who_comes_back_in_a_stream_of_messages_hears_each_once() {
+    const COUNT: usize = 600;
+    for world in World::both().await {
+        let mut bob = world.comes(0, "bob").await;
+        let id = own_id(&bob).await;
+        let ann = world.comes(1, "ann").await;
+        let writing = tokio::spawn(async move {
+            for n in 0..COUNT {
+                let ack = write(&ann, &id, &n.to_string()).await;
+                assert_eq!(ack["ok"], json!(true), "{ack}");
+            }
+        });
+        let mut heard = Vec::new();
+        for turn in 0.. {
+            heard.extend(bob.collect("message", 30.min(COUNT - heard.len())).await);
+            if heard.len() == COUNT {
+                break;
+            }
+            let away = Away::of(bob, heard.last()).await;
+            let mut auth = away.auth();
+            auth["token"] = json!("bob");
+            let node = &world.nodes[turn % world.nodes.len()];
+            bob = Client::connected(node.address, native(Transport::WebSocket).auth(auth)).await;
+            assert_eq!(bob.pid(), away.pid, "not recovered");
+        }
+        let expected: Vec<String> = (0..COUNT).map(|n| n.to_string()).collect();
+        assert_eq!(texts(&heard), expected);
+        writing.await.expect("all are stored");
     }
 }
 
