@@ -146,28 +146,32 @@ async fn who_comes_back_in_a_stream_of_messages_hears_each_once() {
         let mut bob = world.comes(0, "bob").await;
         let id = own_id(&bob).await;
         let ann = world.comes(1, "ann").await;
-        let writing = tokio::spawn(async move {
+        let writing = async {
             for n in 0..COUNT {
                 let ack = write(&ann, &id, &n.to_string()).await;
                 assert_eq!(ack["ok"], json!(true), "{ack}");
             }
-        });
-        let mut heard = Vec::new();
-        for turn in 0.. {
-            heard.extend(bob.collect("message", 30.min(COUNT - heard.len())).await);
-            if heard.len() == COUNT {
-                break;
+        };
+        let reading = async {
+            let mut heard = Vec::new();
+            for turn in 0.. {
+                heard.extend(bob.collect("message", 30.min(COUNT - heard.len())).await);
+                if heard.len() == COUNT {
+                    break;
+                }
+                let away = Away::of(bob, heard.last()).await;
+                let mut auth = away.auth();
+                auth["token"] = json!("bob");
+                let options = native(Transport::WebSocket).auth(auth);
+                let node = &world.nodes[turn % world.nodes.len()];
+                bob = Client::connected(node.address, options).await;
+                assert_eq!(bob.pid(), away.pid, "not recovered");
             }
-            let away = Away::of(bob, heard.last()).await;
-            let mut auth = away.auth();
-            auth["token"] = json!("bob");
-            let node = &world.nodes[turn % world.nodes.len()];
-            bob = Client::connected(node.address, native(Transport::WebSocket).auth(auth)).await;
-            assert_eq!(bob.pid(), away.pid, "not recovered");
-        }
+            heard
+        };
+        let ((), heard) = tokio::join!(writing, reading);
         let expected: Vec<String> = (0..COUNT).map(|n| n.to_string()).collect();
         assert_eq!(texts(&heard), expected);
-        writing.await.expect("all are stored");
     }
 }
 
