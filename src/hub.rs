@@ -4,6 +4,7 @@
 //! what was delivered until then, after it what came while it was being answered, and then it is
 //! live. The last two meet at the seam of `recent`, so nothing is lost or shown twice.
 
+mod people;
 mod presence;
 mod seat;
 
@@ -20,8 +21,8 @@ use tokio::{
     time::timeout,
 };
 
-use self::presence::Presence;
 pub use self::seat::{Heard, Seat};
+use self::{people::Person, presence::Presence};
 use crate::{
     bus::{
         Bus, ReadError,
@@ -30,8 +31,7 @@ use crate::{
     },
     domain::{
         message::{Message, Position},
-        name::{PublicId, RoomName, UserId, UserName},
-        user::{Picture, User},
+        name::{PublicId, RoomName, UserId},
     },
     fanout::{
         Sid,
@@ -121,13 +121,6 @@ struct Inner {
     people: Mutex<HashMap<UserId, Person>>,
 }
 
-/// A user, and how many connections he has on this node.
-#[derive(Debug)]
-struct Person {
-    user: User,
-    seats: u32,
-}
-
 /// A session taken up again, and what its client missed.
 struct Recovery {
     record: SessionRecord,
@@ -178,89 +171,11 @@ impl Hub {
                 }
                 self.0.presence.hear(signal);
             }
-            News::SignalsLost(partition) => self.0.presence.doubt(partition),
-        }
-    }
-
-    /// A user who is connected here in the native dialect.
-    pub fn person(&self, id: &UserId) -> Option<User> {
-        self.people().get(id).map(|person| person.user.clone())
-    }
-
-    /// Changes what others see of a user, if anything. `None`: another user has this name.
-    pub async fn set_profile(
-        &self,
-        id: &UserId,
-        name: Option<UserName>,
-        picture: Option<Picture>,
-    ) -> Result<Option<User>, ReadError> {
-        let mut user = self.profile(id).await?;
-        if name.is_none() && picture.is_none() {
-            return Ok(Some(user));
-        }
-        user.name = name.unwrap_or(user.name);
-        user.picture = picture.or(user.picture);
-        if !self.0.bus.save_profile(user.clone()).await? {
-            return Ok(None);
-        }
-        self.renamed(&user);
-        Ok(Some(user))
-    }
-
-    /// Whoever is connected here is listed by his new name in the rooms that he is in.
-    fn renamed(&self, user: &User) {
-        let is_here = match self.people().get_mut(&user.id) {
-            Some(person) => {
-                person.user = user.clone();
-                true
-            }
-            None => false,
-        };
-        if is_here {
-            self.0.presence.rename(user);
-        }
-    }
-
-    /// Says that a user types in a room, or stops, unless that is known.
-    pub fn types(&self, room: RoomName, id: &UserId, typing: bool) {
-        if let Some(user) = self.person(id)
-            && self.0.presence.types(&room, id, typing)
-        {
-            self.0.bus.signal(Signal::Typing { room, user, typing });
-        }
-    }
-
-    /// What is known of a user; a new one is a guest.
-    async fn profile(&self, id: &UserId) -> Result<User, ReadError> {
-        if let Some(user) = self.0.bus.profile(id.clone()).await? {
-            return Ok(user);
-        }
-        Ok(guest(id))
-    }
-
-    /// A connection of this user in the native dialect has come.
-    async fn meet(&self, id: &UserId) {
-        // Without the log he is a guest for now, and is asked for again when he next comes.
-        let user = self.profile(id).await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "a profile cannot be read");
-            guest(id)
-        });
-        let mut people = self.people();
-        people.entry(id.clone()).or_insert(Person { user, seats: 0 }).seats += 1;
-    }
-
-    fn part(&self, id: &UserId) {
-        let mut people = self.people();
-        if let Some(person) = people.get_mut(id) {
-            person.seats -= 1;
-            if person.seats == 0 {
-                people.remove(id);
+            News::SignalsLost(partition) => {
+                self.0.presence.doubt(partition);
+                self.meet_again();
             }
         }
-    }
-
-    fn people(&self) -> MutexGuard<'_, HashMap<UserId, Person>> {
-        self.0.people.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn counts(&self) -> Counts {
@@ -326,16 +241,19 @@ impl Hub {
     fn begin(&self, arrival: &Arrival<'_>, key: &SessionKey) -> Recovery {
         let recent = &self.0.recent;
         let since = |room: &RoomName| recent.position(self.0.bus.partition(room));
+        let user = (arrival.user)(key);
+        let personal = (arrival.dialect == Dialect::Native).then(|| RoomName::personal(&user));
         let rooms: Vec<Joined> = arrival
             .rooms
             .iter()
-            .map(|room| Joined { room: room.clone(), since: since(room) })
+            .cloned()
+            .chain(personal)
+            .map(|room| Joined { since: since(&room), room })
             .collect();
         let until = rooms
             .iter()
             .map(|joined| (self.0.bus.partition(&joined.room), joined.since.clone()))
             .collect();
-        let user = (arrival.user)(key);
         let record = SessionRecord { public_id: public_id(), user, rooms };
         Recovery { record, frames: Bytes::new(), until }
     }
@@ -349,7 +267,8 @@ impl Hub {
     ) -> Result<Option<Recovery>, ReadError> {
         let user = (arrival.user)(&returning.key);
         let claimed = self.0.bus.claim_session(returning.key.clone(), holder, user).await;
-        let Ok(Some(record)) = claimed else { return claimed.map(|_unknown| None) };
+        let Ok(Some(mut record)) = claimed else { return claimed.map(|_unknown| None) };
+        self.fit(&mut record, arrival.dialect);
         let offset = returning.offset.as_ref();
         let why = match self.missed(&record.rooms, offset, arrival.dialect).await {
             Ok((frames, until)) => return Ok(Some(Recovery { record, frames, until })),
@@ -362,6 +281,21 @@ impl Hub {
             TooOld::Gone | TooOld::TooMuch => {
                 tracing::debug!(%why, "a session cannot be recovered");
                 Ok(None)
+            }
+        }
+    }
+
+    /// A session may come back in another dialect: only native clients are told what others say to
+    /// one person.
+    fn fit(&self, record: &mut SessionRecord, dialect: Dialect) {
+        let personal = RoomName::personal(&record.user);
+        let is_there = record.rooms.iter().any(|joined| joined.room == personal);
+        match dialect {
+            Dialect::Plain => record.rooms.retain(|joined| joined.room != personal),
+            Dialect::Native if is_there => {}
+            Dialect::Native => {
+                let since = self.0.recent.position(self.0.bus.partition(&personal));
+                record.rooms.push(Joined { room: personal, since });
             }
         }
     }
@@ -487,13 +421,7 @@ impl AsRef<[u8]> for Held {
 fn wants<'a>(mut joined: impl Iterator<Item = &'a Joined>, message: &Message) -> bool {
     joined.any(|joined| {
         let from = joined.since.as_ref().filter(|since| since.epoch == message.position.epoch);
-        joined.room == message.room && from.is_none_or(|since| since.seq < message.position.seq)
+        joined.room.hears(&message.room)
+            && from.is_none_or(|since| since.seq < message.position.seq)
     })
-}
-
-/// Who has not said his name. Nobody is kept from calling himself the same.
-fn guest(id: &UserId) -> User {
-    let short: String = id.as_str().chars().take(6).collect();
-    let name = UserName::parse(&format!("guest {short}")).expect("a short name without controls");
-    User { id: id.clone(), name, picture: None }
 }

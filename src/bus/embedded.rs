@@ -281,6 +281,14 @@ impl Bus for Embedded {
         Box::pin(async { answered.await.unwrap_or_else(|_dropped| Err(refused())) })
     }
 
+    fn is_known(&self, user: UserId) -> BoxFuture<'_, Result<bool, ReadError>> {
+        Box::pin(self.read(move |reader, _epoch| people::is_known(reader, &user)))
+    }
+
+    fn direct_rooms(&self, user: UserId) -> BoxFuture<'_, Result<Vec<(RoomName, u64)>, ReadError>> {
+        Box::pin(self.read(move |reader, _epoch| people::direct_rooms(reader, &user)))
+    }
+
     fn unread(
         &self,
         user: UserId,

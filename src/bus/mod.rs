@@ -236,13 +236,20 @@ pub trait Bus: Send + Sync + std::fmt::Debug + 'static {
 
     /// Moves a user's mark in a room forward, never back and never past the log's end, and answers
     /// where it is then. All nodes are told when it moved (`Signal::Read`). A mark of 0 says that
-    /// the room is his, and that he has read nothing. Kept for `history_ttl` after the last move.
+    /// the room is his, and that he has read nothing. Kept for `history_ttl` after it was last said.
     fn mark_read(
         &self,
         user: UserId,
         room: RoomName,
         seq: u64,
     ) -> BoxFuture<'_, Result<u64, ReadError>>;
+
+    /// Whether a mark of the user is kept, at least one in the partition of his personal room.
+    fn is_known(&self, user: UserId) -> BoxFuture<'_, Result<bool, ReadError>>;
+
+    /// The rooms of two people (`dm:`) that the user has marks in and that have messages, in no
+    /// order: with the seq of the last message.
+    fn direct_rooms(&self, user: UserId) -> BoxFuture<'_, Result<Vec<(RoomName, u64)>, ReadError>>;
 
     /// Of these rooms those that the user has marks in, in the same order: with the mark, and how
     /// many stored messages of others come after it, counted up to `UNREAD_MAX`.

@@ -19,6 +19,13 @@ pub const PUBLIC_ID_CHARS_MAX: usize = 64;
 /// Longest name of a user, in characters.
 pub const USER_NAME_CHARS_MAX: usize = 40;
 
+const LOBBY: &str = "lobby";
+/// How the names of rooms begin that are not made by who joins them: of two people, of one
+/// person's connections, of one connection.
+const RESERVED: [&str; 3] = [DIRECT, PERSONAL, "socket:"];
+const DIRECT: &str = "dm:";
+const PERSONAL: &str = "user:";
+
 /// Why a text is no name. The words go to the client as they are.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -91,13 +98,59 @@ name!(
 impl RoomName {
     /// The room that every `plain` client is in.
     pub fn lobby() -> Self {
-        Self(Arc::from("lobby"))
+        Self(Arc::from(LOBBY))
     }
 
-    /// Where a user is reached wherever he is connected. Nobody can join it: it has a character
-    /// that no parsed name has.
+    /// Where a user is reached wherever he is connected.
     pub fn personal(user: &UserId) -> Self {
-        Self(Arc::from(format!("@\n{user}")))
+        Self::personal_of(user.as_str())
+    }
+
+    fn personal_of(user: &str) -> Self {
+        Self(Arc::from(format!("{PERSONAL}{user}")))
+    }
+
+    /// The room of two people, the same whoever of them asks. `None`: an id does not fit in it.
+    pub fn direct(one: &UserId, other: &UserId) -> Option<Self> {
+        let (first, second) = if one <= other { (one, other) } else { (other, one) };
+        let room = Self::parse(&format!("{DIRECT}{first}:{second}")).ok()?;
+        (room.people() == Some([first.as_str(), second.as_str()])).then_some(room)
+    }
+
+    /// Whose room it is, when it is one of two people.
+    pub fn people(&self) -> Option<[&str; 2]> {
+        let (first, second) = self.0.strip_prefix(DIRECT)?.split_once(':')?;
+        let is_one = !first.is_empty() && first <= second && !second.contains(':');
+        is_one.then_some([first, second])
+    }
+
+    /// Whether its name is ours to give: nobody makes such a room by joining it.
+    pub fn is_reserved(&self) -> bool {
+        RESERVED.iter().any(|prefix| self.0.starts_with(prefix))
+    }
+
+    /// Whether who is in this room is told what is said in the other.
+    pub fn hears(&self, other: &Self) -> bool {
+        let user = self.0.strip_prefix(PERSONAL);
+        let is_his = |user| other.people().is_some_and(|people| people.contains(&user));
+        self == other || user.is_some_and(is_his)
+    }
+
+    /// The rooms in which those are who are told what is said here. Two people are reached in
+    /// their own, so that nobody must join first.
+    pub fn audience(&self) -> impl Iterator<Item = Self> + use<> {
+        let (first, second) = match self.people() {
+            Some([one, other]) if one == other => (Self::personal_of(one), None),
+            Some([one, other]) => (Self::personal_of(one), Some(Self::personal_of(other))),
+            None => (self.clone(), None),
+        };
+        std::iter::once(first).chain(second)
+    }
+
+    /// The name that says in which sequence the room is ordered. What reaches one person, whoever
+    /// writes, is in one sequence, and where there are several it is the lobby's.
+    pub fn ordered_by(&self) -> &str {
+        if self.is_reserved() { LOBBY } else { self.as_str() }
     }
 }
 
@@ -174,6 +227,29 @@ mod tests {
     fn an_empty_name_or_a_control_character_is_refused() {
         assert_eq!(MessageId::parse(" "), Err(NameError::Empty { what: "id" }));
         assert_eq!(UserId::parse("a\nb"), Err(NameError::Control { what: "user" }));
+    }
+
+    #[test]
+    fn a_room_of_two_people_is_theirs_alone() {
+        let user = |id: &str| UserId::parse(id).unwrap();
+        let room = |name: &str| RoomName::parse(name).unwrap();
+        let direct = RoomName::direct(&user("bob"), &user("ann")).unwrap();
+        assert_eq!(direct.as_str(), "dm:ann:bob");
+        assert_eq!(Some(&direct), RoomName::direct(&user("ann"), &user("bob")).as_ref());
+        assert_eq!(direct.people(), Some(["ann", "bob"]));
+        let names = |room: &RoomName| room.audience().map(|r| r.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(&direct), ["user:ann", "user:bob"]);
+        assert_eq!(names(&room("dm:ann:ann")), ["user:ann"]);
+        assert_eq!(names(&room("attic")), ["attic"]);
+        for (one, hears) in [("ann", true), ("bob", true), ("an", false), ("ann:bob", false)] {
+            assert_eq!(RoomName::personal(&user(one)).hears(&direct), hears, "{one}");
+        }
+        assert!(room("attic").hears(&room("attic")) && !room("attic").hears(&direct));
+        for none in ["dm:", "dm:ann", "dm:bob:ann", "dm::ann", "dm:ann:", "dm:a:b:c", "attic"] {
+            assert_eq!(room(none).people(), None, "{none}");
+        }
+        assert_eq!(RoomName::direct(&user("a:b"), &user("c")), None);
+        assert_eq!(RoomName::direct(&user(&"a".repeat(40)), &user(&"b".repeat(40))), None);
     }
 
     #[test]

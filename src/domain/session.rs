@@ -23,6 +23,13 @@ pub enum Command {
         repeatable: bool,
         body: Body,
     },
+    /// The same, to one person.
+    SendTo {
+        user: UserId,
+        id: MessageId,
+        repeatable: bool,
+        body: Body,
+    },
     ReadHistory {
         room: RoomName,
         page: Page,
@@ -74,6 +81,9 @@ pub enum Code {
     BadRequest,
     TooLarge,
     NotJoined,
+    /// It is not this user's to do.
+    Forbidden,
+    NotFound,
     TooMany,
     Taken,
     Busy,
@@ -87,6 +97,8 @@ impl Code {
             Self::BadRequest => "bad_request",
             Self::TooLarge => "too_large",
             Self::NotJoined => "not_joined",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
             Self::TooMany => "too_many",
             Self::Taken => "taken",
             Self::Busy => "busy",
@@ -144,29 +156,20 @@ impl Session {
     pub fn step(&mut self, command: Command, now: Timestamp) -> Result<Effect, Reject> {
         match command {
             Command::Send { room, id, repeatable, body } => {
-                self.check_joined(&room)?;
-                let bytes = body.as_json().len();
-                if bytes > self.limits.message_bytes_max {
-                    return Err(Reject::new(
-                        Code::TooLarge,
-                        format!(
-                            "the message has {bytes} bytes; at most {} are allowed",
-                            self.limits.message_bytes_max
-                        ),
-                    ));
-                }
-                if self.appends == self.limits.under_way_max {
-                    return Err(Reject::new(
-                        Code::Busy,
-                        format!("{} messages wait for their ack; wait for some", self.appends),
-                    ));
-                }
-                self.appends += 1;
+                self.check_inside(&room)?;
+                self.begin_append(&body)?;
+                let from = self.user.clone();
+                Ok(Effect::Append(Draft { room, from, id, repeatable, at: now, body }))
+            }
+            Command::SendTo { user, id, repeatable, body } => {
+                let room = RoomName::direct(&self.user, &user)
+                    .ok_or_else(|| Reject::new(Code::NotFound, "there is no such user"))?;
+                self.begin_append(&body)?;
                 let from = self.user.clone();
                 Ok(Effect::Append(Draft { room, from, id, repeatable, at: now, body }))
             }
             Command::ReadHistory { room, page, limit } => {
-                self.check_joined(&room)?;
+                self.check_inside(&room)?;
                 self.begin_read()?;
                 Ok(Effect::ReadHistory { room, page, limit })
             }
@@ -176,6 +179,7 @@ impl Session {
                 Ok(Effect::Search(search))
             }
             Command::Join { room, after } => {
+                self.check_allowed(&room)?;
                 let is_new = !self.rooms.contains(&room);
                 if is_new && self.rooms.len() == self.limits.rooms_max {
                     return Err(Reject::new(
@@ -190,6 +194,7 @@ impl Session {
                 Ok(Effect::Join { room, after })
             }
             Command::Leave { room } => {
+                self.check_allowed(&room)?;
                 self.check_joined(&room)?;
                 self.rooms.retain(|joined| *joined != room);
                 Ok(Effect::Leave { room })
@@ -199,11 +204,11 @@ impl Session {
                 Ok(Effect::ListRooms)
             }
             Command::Type { room, typing } => {
-                self.check_joined(&room)?;
+                self.check_inside(&room)?;
                 Ok(Effect::Type { room, typing })
             }
             Command::MarkRead { room, seq } => {
-                self.check_joined(&room)?;
+                self.check_inside(&room)?;
                 self.begin_read()?;
                 Ok(Effect::MarkRead { room, seq })
             }
@@ -212,6 +217,27 @@ impl Session {
                 Ok(Effect::SetProfile { name, picture })
             }
         }
+    }
+
+    fn begin_append(&mut self, body: &Body) -> Result<(), Reject> {
+        let bytes = body.as_json().len();
+        if bytes > self.limits.message_bytes_max {
+            return Err(Reject::new(
+                Code::TooLarge,
+                format!(
+                    "the message has {bytes} bytes; at most {} are allowed",
+                    self.limits.message_bytes_max
+                ),
+            ));
+        }
+        if self.appends == self.limits.under_way_max {
+            return Err(Reject::new(
+                Code::Busy,
+                format!("{} messages wait for their ack; wait for some", self.appends),
+            ));
+        }
+        self.appends += 1;
+        Ok(())
     }
 
     fn begin_read(&mut self) -> Result<(), Reject> {
@@ -233,6 +259,20 @@ impl Session {
     /// Anything else that waited for the log has its answer, or has failed.
     pub fn read_settled(&mut self) {
         self.reads -= 1;
+    }
+
+    /// In a room, or one of the two people whose room it is.
+    fn check_inside(&self, room: &RoomName) -> Result<(), Reject> {
+        self.check_allowed(room)?;
+        if room.people().is_some() { Ok(()) } else { self.check_joined(room) }
+    }
+
+    fn check_allowed(&self, room: &RoomName) -> Result<(), Reject> {
+        let is_own = |people: [&str; 2]| people.contains(&self.user.as_str());
+        if !room.is_reserved() || room.people().is_some_and(is_own) {
+            return Ok(());
+        }
+        Err(Reject::new(Code::Forbidden, format!("the room '{room}' is not open to this user")))
     }
 
     fn check_joined(&self, room: &RoomName) -> Result<(), Reject> {
@@ -296,6 +336,43 @@ mod tests {
         assert_eq!(code(session.step(Command::Leave { room: room("attic") }, NOW)), None);
         assert_eq!(code(session.step(send("attic", "1"), NOW)), Some(Code::NotJoined));
         assert_eq!(code(session.step(join("cellar"), NOW)), None);
+    }
+
+    #[test]
+    fn a_room_of_two_people_is_open_to_them_alone() {
+        let mut session = session();
+        let room = |name| RoomName::parse(name).unwrap();
+        let of = |name| {
+            [
+                send(name, "1"),
+                Command::ReadHistory { room: room(name), page: Page::Newest, limit: 1 },
+                Command::Type { room: room(name), typing: true },
+                Command::MarkRead { room: room(name), seq: 1 },
+                Command::Join { room: room(name), after: None },
+                Command::Leave { room: room(name) },
+            ]
+        };
+        for command in of("dm:ada:bob") {
+            assert_eq!(code(session.step(command, NOW)), None);
+        }
+        for name in ["dm:bob:cem", "dm:bob:ada", "dm:x", "user:ada", "socket:1"] {
+            for command in of(name) {
+                assert_eq!(code(session.step(command, NOW)), Some(Code::Forbidden), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_to_one_person_is_one_in_their_room() {
+        let to = |id: &str| Command::SendTo {
+            user: UserId::parse(id).unwrap(),
+            id: MessageId::parse("m1").unwrap(),
+            repeatable: true,
+            body: Body::from_json("1"),
+        };
+        let effect = session().step(to("aaa"), NOW).unwrap();
+        assert!(matches!(effect, Effect::Append(draft) if draft.room.as_str() == "dm:aaa:ada"));
+        assert_eq!(code(session().step(to("a:b"), NOW)), Some(Code::NotFound));
     }
 
     #[test]

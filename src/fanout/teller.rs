@@ -27,9 +27,11 @@ impl Teller {
     }
 
     pub async fn message(&self, message: &Message) {
-        for dialect in self.rooms.dialects(&message.room) {
-            let event = Event::message(message, dialect);
-            self.emit(self.io.to(dialect.room(&message.room)), &event).await;
+        for room in message.room.audience() {
+            for dialect in self.rooms.dialects(&room) {
+                let event = Event::message(message, dialect);
+                self.emit(self.io.to(dialect.room(&room)), &event).await;
+            }
         }
     }
 
@@ -47,7 +49,8 @@ impl Teller {
         }
     }
 
-    /// The same, but not for this user, wherever he is connected.
+    /// An event for those who are told what is said in the room, but not for this user, wherever
+    /// he is connected.
     pub async fn others(
         &self,
         room: &RoomName,
@@ -55,10 +58,25 @@ impl Teller {
         user: &UserId,
         event: &Event<'_>,
     ) {
-        if self.rooms.dialects(room).any(|spoken| spoken == dialect) {
-            let own = dialect.room(&RoomName::personal(user));
-            self.emit(self.io.to(dialect.room(room)).except(own), event).await;
+        let own = RoomName::personal(user);
+        for room in room.audience().filter(|room| *room != own) {
+            if self.rooms.dialects(&room).any(|spoken| spoken == dialect) {
+                let to = self.io.to(dialect.room(&room)).except(dialect.room(&own));
+                self.emit(to, event).await;
+            }
         }
+    }
+
+    /// An event for those who are told what is said in the room.
+    pub async fn audience(&self, room: &RoomName, dialect: Dialect, event: &Event<'_>) {
+        for room in room.audience() {
+            self.only(&room, dialect, event).await;
+        }
+    }
+
+    /// Whether somebody on this node is told what is said in the room.
+    pub fn reaches(&self, room: &RoomName, dialect: Dialect) -> bool {
+        room.audience().any(|room| self.rooms.dialects(&room).any(|spoken| spoken == dialect))
     }
 
     async fn emit(&self, to: BroadcastOperators<Adapter>, event: &Event<'_>) {

@@ -187,13 +187,14 @@ impl Presence {
                 self.step(&room, Step { version, joined, left, count });
             }
             Signal::Typing { room, user, typing } => {
-                if self.hear_typing(&room, &user, typing) {
+                if teller.reaches(&room, Dialect::Native) && self.hear_typing(&room, &user, typing)
+                {
                     tell_typing(teller, &room, &user, typing).await;
                 }
             }
             Signal::Read { user, room, seq } => {
                 let event = Event::read(&room, &user, seq);
-                teller.only(&room, Dialect::Native, &event).await;
+                teller.audience(&room, Dialect::Native, &event).await;
             }
             Signal::Profile { user } => {
                 let rooms = self.state().renamed(&user);
@@ -263,9 +264,6 @@ impl Presence {
     fn hear_typing(&self, room: &RoomName, user: &User, typing: bool) -> bool {
         let key = (room.clone(), user.id.clone());
         let mut state = self.state();
-        if !state.rooms.contains_key(room) {
-            return false;
-        }
         if typing {
             let until = Instant::now() + TYPING_FOR;
             state.typing.insert(key, Typing { user: user.clone(), until }).is_none()

@@ -43,6 +43,8 @@ pub struct Seat {
     dialect: Dialect,
     public_id: PublicId,
     user: UserId,
+    /// The room of his connections, in which a native one is from the session's begin.
+    personal: RoomName,
     places: Mutex<Places>,
     /// One save at a time; what changes meanwhile goes into the next.
     saving: tokio::sync::Mutex<()>,
@@ -74,6 +76,17 @@ enum Stage {
     Joining(u64),
     /// What is delivered reaches the socket.
     Live,
+}
+
+/// What a join finds.
+#[derive(Debug)]
+struct Began {
+    /// From where on the client hears of the room.
+    since: Option<Position>,
+    /// The number of the join, if the room is a new one.
+    join: Option<u64>,
+    /// Whether the client was told already what is said there.
+    is_heard: bool,
 }
 
 /// What the answer to a join says.
@@ -119,6 +132,7 @@ impl Seat {
             sid: arrival.sid,
             dialect: arrival.dialect,
             public_id: record.public_id,
+            personal: RoomName::personal(&record.user),
             user: record.user,
             places: Mutex::new(Places { all, joins: 0 }),
             saving: tokio::sync::Mutex::new(()),
@@ -136,15 +150,13 @@ impl Seat {
     }
 
     pub fn rooms(&self) -> Vec<RoomName> {
-        self.places().all.iter().map(|place| place.joined.room.clone()).collect()
+        let places = self.places();
+        let joined = places.all.iter().map(|place| &place.joined.room);
+        joined.filter(|room| **room != self.personal).cloned().collect()
     }
 
     /// Brings the session's rooms live.
     pub(super) fn enter(self: &Arc<Self>, until: Until) {
-        if self.dialect == Dialect::Native {
-            let own = self.dialect.room(&RoomName::personal(&self.user));
-            self.hub.0.lanes.join(self.sid, own);
-        }
         self.attend();
         for (partition, after) in until {
             let entered = move |seat: &Self, seam: AtSeam| {
@@ -173,7 +185,7 @@ impl Seat {
     ) {
         let partition = self.partition(&room);
         let since = self.hub.0.recent.position(partition);
-        let (since, join) = self.places().join(&room, since);
+        let Began { since, join, is_heard } = self.places().join(&room, &self.personal, since);
         if join.is_some() {
             self.attend();
         }
@@ -186,19 +198,21 @@ impl Seat {
             let asked = after.is_some();
             let (from, instead) = match after {
                 Some(after) => (Some(after), since.clone()),
+                // Nothing is asked, and everything since then came as events.
+                None if is_heard => (hub.0.recent.position(partition), None),
                 None => (since.clone(), None),
             };
             let mut heard = None;
-            let joined = |seat: &Self, seam: AtSeam| match join {
-                // Its membership begins here: had it begun earlier, what the client has heard of
-                // other rooms meanwhile would be newer than what is to come.
-                Some(join) => {
+            let joined = |seat: &Self, seam: AtSeam| {
+                if let Some(join) = join {
+                    // Its membership begins here: had it begun earlier, what the client has heard
+                    // of other rooms meanwhile would be newer than what is to come.
                     let is_here = |place: &Place| place.stage == Stage::Joining(join);
                     seat.begin_at(seam.end.as_ref(), is_here);
                     seat.go_live(is_here);
-                    heard = Some(seam.heard(&room, seam.end.clone(), asked));
                 }
-                None => heard = Some(seam.heard(&room, since, asked)),
+                let begin = if is_heard { since } else { seam.end.clone() };
+                heard = Some(seam.heard(&room, begin, asked));
             };
             hub.find_seam(Weak::clone(&client), partition, from, instead, joined).await;
             let (Some(heard), Some(seat)) = (heard, client.upgrade()) else { return };
@@ -288,7 +302,8 @@ impl Seat {
             return;
         }
         let Some(user) = self.hub.person(&self.user) else { return };
-        for place in self.places().all.iter_mut().filter(|place| !place.attends) {
+        let is_new = |place: &&mut Place| !place.attends && place.joined.room != self.personal;
+        for place in self.places().all.iter_mut().filter(is_new) {
             place.attends = true;
             self.hub.0.presence.enter(&place.joined.room, &user);
         }
@@ -359,19 +374,19 @@ impl Places {
         self.all.iter().filter(|place| !matches!(place.stage, Stage::Joining(_)))
     }
 
-    /// Where the membership begins, and the join that it waits for if it is new.
-    fn join(
-        &mut self,
-        room: &RoomName,
-        since: Option<Position>,
-    ) -> (Option<Position>, Option<u64>) {
-        if let Some(known) = self.all.iter().find(|place| place.joined.room == *room) {
-            return (known.joined.since.clone(), None);
+    fn join(&mut self, room: &RoomName, personal: &RoomName, since: Option<Position>) -> Began {
+        let place_in = |room: &RoomName| self.all.iter().find(|place| place.joined.room == *room);
+        let known = place_in(room);
+        let heard = if personal.hears(room) { place_in(personal) } else { known };
+        let is_heard = heard.is_some();
+        let since = heard.map_or(since, |place| place.joined.since.clone());
+        if known.is_some() {
+            return Began { since, join: None, is_heard };
         }
         self.joins += 1;
         let joined = Joined { room: room.clone(), since: since.clone() };
         self.all.push(Place { joined, stage: Stage::Joining(self.joins), attends: false });
-        (since, Some(self.joins))
+        Began { since, join: Some(self.joins), is_heard }
     }
 }
 
@@ -395,8 +410,8 @@ impl AtSeam {
     /// What the answer to a join of `room` says whose membership begins at `since`.
     fn heard(&self, room: &RoomName, since: Option<Position>, asked: bool) -> Heard {
         let in_reach = |at: &Position| self.end.as_ref().is_some_and(|end| end.epoch == at.epoch);
-        let begin = later(since, self.from.as_ref()).filter(in_reach);
-        let begin = begin.or_else(|| self.end.clone());
+        let begin = if asked { later(since, self.from.as_ref()) } else { since };
+        let begin = begin.filter(in_reach).or_else(|| self.end.clone());
         let is_before = |entry: &&Arc<Entry>| {
             let message = entry.message();
             let seq = message.position.seq;

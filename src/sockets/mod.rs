@@ -4,6 +4,7 @@
 //! Everything that decides happens there, before it returns; nothing is spawned, so what one
 //! client sends keeps its order. The bus answers appends by calling back.
 
+mod line;
 mod people;
 pub mod upgrade;
 mod wire;
@@ -25,7 +26,10 @@ use socketioxide::{
 };
 use socketioxide_core::{Sid, Value, packet::Packet};
 
-use self::wire::{Auth, HistoryAck, JoinAck, LeaveAck, RejectAck, RejectEvent, SentAck};
+use self::{
+    line::Line,
+    wire::{Auth, HistoryAck, JoinAck, LeaveAck, RejectAck, RejectEvent, SentAck},
+};
 use crate::{
     bus::{Bus, History, ReadError, Settle, session::SessionKey},
     clock,
@@ -194,6 +198,7 @@ impl Sockets {
         let session = Session::new(seat.user().clone(), seat.rooms(), self.limits);
         let connection = Arc::new(Connection {
             session: Mutex::new(session),
+            line: Mutex::default(),
             token: match dialect {
                 // Nobody asks for it there.
                 Dialect::Plain => "".into(),
@@ -245,6 +250,7 @@ fn fresh_id() -> MessageId {
 #[derive(Debug)]
 struct Connection {
     session: Mutex<Session>,
+    line: Mutex<Line>,
     seat: Arc<Seat>,
     dialect: Dialect,
     /// By which the client is the same user again.
@@ -317,7 +323,7 @@ impl Connection {
         }
     }
 
-    fn append(self: &Arc<Self>, draft: Draft, reply: Reply) {
+    fn submit(self: &Arc<Self>, draft: Draft, reply: Reply) {
         let (room, id) = (draft.room.clone(), draft.id.clone());
         // A connection that has ended is not kept: its session waits for its client.
         let connection = Arc::downgrade(self);
@@ -387,6 +393,7 @@ impl Connection {
 
 /// Where the answer to one event goes: the same way as every message of the room, and so in order
 /// with them.
+#[derive(Debug)]
 struct Reply {
     lanes: Lanes,
     sid: Sid,

@@ -19,8 +19,9 @@ use crate::{
     },
 };
 
-/// Rooms in one list.
+/// Rooms in one list, and beside them rooms of two people.
 const ROOMS_MAX: u32 = 500;
+const DIRECT_ROOMS_MAX: usize = 200;
 
 impl Connection {
     pub(super) fn list_rooms(self: &Arc<Self>, reply: Reply) {
@@ -34,9 +35,17 @@ impl Connection {
     }
 
     async fn rooms_and_marks(&self) -> Result<(Vec<RoomSummary>, Vec<Unread>), ReadError> {
-        let rooms = self.bus.rooms(ROOMS_MAX).await?;
-        let own = self.session().rooms().to_vec();
-        let marks = self.bus.unread(self.seat.user().clone(), own).await?;
+        let user = self.seat.user();
+        let (mut rooms, direct) =
+            tokio::try_join!(self.bus.rooms(ROOMS_MAX), self.bus.direct_rooms(user.clone()))?;
+        let mut own = self.session().rooms().to_vec();
+        own.retain(|room| room.people().is_none());
+        own.extend(newest(direct).map(|summary| {
+            let room = summary.room.clone();
+            rooms.push(summary);
+            room
+        }));
+        let marks = self.bus.unread(user.clone(), own).await?;
         Ok((rooms, marks))
     }
 
@@ -94,4 +103,11 @@ impl Connection {
             }
         }
     }
+}
+
+/// Rooms of two people as they stand in a list; both are always in it.
+fn newest(mut rooms: Vec<(RoomName, u64)>) -> impl Iterator<Item = RoomSummary> {
+    rooms.sort_unstable_by_key(|(_, seq)| std::cmp::Reverse(*seq));
+    let summary = |(room, seq): (RoomName, u64)| RoomSummary { count: 2, room, seq };
+    rooms.into_iter().take(DIRECT_ROOMS_MAX).map(summary)
 }

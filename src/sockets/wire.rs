@@ -16,7 +16,7 @@ use crate::{
     },
     domain::{
         message::{Body, Epoch, Message, Position, Stored},
-        name::{MessageId, NameError, RoomName, UserName},
+        name::{MessageId, NameError, RoomName, UserId, UserName},
         page::Page,
         roster::LISTED_MAX,
         search::{Query, Search},
@@ -86,7 +86,8 @@ struct SearchRequest {
 
 #[derive(Deserialize)]
 struct SendRequest {
-    room: String,
+    room: Option<String>,
+    to: Option<String>,
     text: String,
     id: Option<String>,
 }
@@ -168,8 +169,8 @@ fn object<'a, T: Deserialize<'a>>(args: &[&'a RawValue], shape: &str) -> Result<
 }
 
 fn send(args: &[&RawValue], fresh_id: impl FnOnce() -> MessageId) -> Result<Request, Reject> {
-    let asked: SendRequest = object(args, "send takes {room, text, id?}")?;
-    let room = RoomName::parse(&asked.room).map_err(bad_name)?;
+    let shape = "send takes {room | to, text, id?}";
+    let asked: SendRequest = object(args, shape)?;
     let repeatable = asked.id.is_some();
     let id = match asked.id {
         Some(id) => MessageId::parse(&id).map_err(bad_name)?,
@@ -177,7 +178,17 @@ fn send(args: &[&RawValue], fresh_id: impl FnOnce() -> MessageId) -> Result<Requ
     };
     let text = serde_json::to_string(&asked.text).expect("a text is JSON");
     let body = Body::from_json(&text);
-    Ok(Request { command: Command::Send { room, id, repeatable, body }, epoch: None })
+    match (asked.room, asked.to) {
+        (Some(room), None) => {
+            let room = RoomName::parse(&room).map_err(bad_name)?;
+            Ok(Command::Send { room, id, repeatable, body }.into())
+        }
+        (None, Some(user)) => {
+            let user = UserId::parse(&user).map_err(bad_name)?;
+            Ok(Command::SendTo { user, id, repeatable, body }.into())
+        }
+        _ => Err(bad(format!("{shape}: a room or a user"))),
+    }
 }
 
 fn join(args: &[&RawValue]) -> Result<Request, Reject> {
@@ -611,6 +622,13 @@ mod tests {
         let request = native(r#"["send",{"room":"attic","text":"a\"b"}]"#).unwrap();
         let Command::Send { room, repeatable, body, .. } = request.command else { panic!("send") };
         assert_eq!((room.as_str(), repeatable, body.as_json()), ("attic", false, r#""a\"b""#));
+        let request = native(r#"["send",{"to":" bob ","text":"hi","id":"m"}]"#).unwrap();
+        let Command::SendTo { user, repeatable, .. } = request.command else { panic!("send") };
+        assert_eq!((user.as_str(), repeatable), ("bob", true));
+        for unclear in [r#"["send",{"text":"a"}]"#, r#"["send",{"to":"a","room":"b","text":"c"}]"#]
+        {
+            assert!(native(unclear).unwrap_err().message.contains("a room or a user"));
+        }
         let request = native(r#"["join",{"room":"attic","after":{"epoch":"e","seq":3}}]"#).unwrap();
         let Command::Join { after, .. } = request.command else { panic!("a join") };
         assert_eq!(after, Some(Position { epoch: Epoch::new("e"), seq: 3 }));

@@ -6,6 +6,7 @@ mod contract;
 #[macro_use]
 mod sessions;
 mod crowd;
+mod direct;
 #[macro_use]
 mod people;
 mod embedded;

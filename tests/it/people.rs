@@ -401,6 +401,8 @@ macro_rules! people_contract {
                 a_mark_only_moves_forward
                 unread_messages_are_those_of_others
                 marks_are_bounded
+                rooms_of_two_people_are_found_by_their_marks
+                a_mark_is_kept_while_it_is_said_again
             );
             $(people_contract!(@$trait $log);)*
         }

@@ -192,6 +192,55 @@ pub async fn marks_are_bounded<L: Log>() {
     node.bus.close().await;
 }
 
+pub async fn rooms_of_two_people_are_found_by_their_marks<L: Log>() {
+    let mut log = L::fresh(retention()).await;
+    let node = log.node().await;
+    let known = async |user: &str| {
+        let known = timeout(DEADLINE, node.bus.is_known(id(user))).await.expect("in time");
+        known.expect("it can be read")
+    };
+    let direct = async |user: &str| {
+        let rooms = timeout(DEADLINE, node.bus.direct_rooms(id(user))).await.expect("in time");
+        let mut rooms = rooms.expect("they can be read");
+        rooms.sort();
+        rooms.into_iter().map(|(room, seq)| (room.to_string(), seq)).collect::<Vec<_>>()
+    };
+    assert!(!known("ann").await);
+    assert_eq!(mark(&*node.bus, "ann", "user:ann", 0).await, 0);
+    assert!(known("ann").await);
+    assert_eq!(direct("ann").await, []);
+    for name in ["dm:ann:bob", "dm:ann:cem", "lobby", "dm:ann:silent"] {
+        mark(&*node.bus, "ann", name, 0).await;
+    }
+    for (name, id) in
+        [("dm:ann:cem", "1"), ("dm:ann:bob", "2"), ("dm:ann:eve", "3"), ("lobby", "4")]
+    {
+        store(&*node.bus, draft(name, "ann", id, "0")).await;
+    }
+    let last = store(&*node.bus, draft("dm:ann:bob", "bob", "5", "0")).await.position.seq;
+    assert_eq!(direct("ann").await, [("dm:ann:bob".into(), last), ("dm:ann:cem".into(), 1)]);
+    assert_eq!(direct("bob").await, []);
+    node.bus.close().await;
+}
+
+pub async fn a_mark_is_kept_while_it_is_said_again<L: Log>() {
+    const LIFE: Duration = Duration::from_secs(3);
+    let mut log = L::fresh(Retention { history_ttl: LIFE, ..retention() }).await;
+    let node = log.node().await;
+    store(&*node.bus, draft("red", "bob", "m", "0")).await;
+    assert_eq!(mark(&*node.bus, "bob", "red", 1).await, 1);
+    // By this much his would end before hers.
+    tokio::time::sleep(LIFE / 4).await;
+    assert_eq!(mark(&*node.bus, "ann", "red", 1).await, 1);
+    eventually("hers is forgotten", DEADLINE, async || {
+        assert_eq!(mark(&*node.bus, "bob", "red", 0).await, 1, "his is not");
+        let known = node.bus.is_known(id("ann")).await.expect("it can be read");
+        (!known).then_some(())
+    })
+    .await;
+    node.bus.close().await;
+}
+
 pub async fn profiles_and_marks_outlive_a_restart<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;

@@ -21,13 +21,13 @@ use crate::{
 };
 
 /// Where clients are: everybody on one node, or in turns on two.
-struct World {
-    nodes: Vec<Node>,
+pub struct World {
+    pub nodes: Vec<Node>,
     _redis: Option<Redis>,
 }
 
 impl World {
-    async fn both() -> [Self; 2] {
+    pub async fn both() -> [Self; 2] {
         let redis = Redis::start(Keeps::Nothing).await;
         let two = two_nodes(&redis, &[]).await.into();
         let one = vec![Node::memory().await];
@@ -35,13 +35,13 @@ impl World {
     }
 
     /// The connection of somebody with this token, on the node whose turn it is.
-    async fn comes(&self, turn: usize, token: &str) -> Client {
+    pub async fn comes(&self, turn: usize, token: &str) -> Client {
         let node = &self.nodes[turn % self.nodes.len()];
         Client::connected(node.address, of(token)).await
     }
 }
 
-fn of(token: &str) -> Options {
+pub fn of(token: &str) -> Options {
     native(Transport::WebSocket).auth(json!({ "token": token }))
 }
 
@@ -89,7 +89,7 @@ impl Shown {
     }
 }
 
-async fn own_id(client: &Client) -> String {
+pub async fn own_id(client: &Client) -> String {
     let answer = client.request("profile", &[json!({})]).await;
     id(&answer["user"])
 }

@@ -132,6 +132,9 @@ fn mark(
         .query_row([user.as_str(), room.as_str()], |row| row.get(0))
         .optional()?;
     if let Some(was) = was.filter(|was| *was >= seq) {
+        transaction
+            .prepare_cached("UPDATE read_marks SET ends = ?3 WHERE user = ?1 AND room = ?2")?
+            .execute(params![user.as_str(), room.as_str(), ends])?;
         return Ok(Done::Marked { seq: was, moved: false });
     }
     if was.is_none() {
@@ -170,6 +173,35 @@ pub fn profile(
         name: UserName::parse(&name).map_err(|why| corrupt(&why))?,
         picture: picture.map_err(|why| corrupt(&why))?,
     }))
+}
+
+pub fn is_known(connection: &Connection, user: &UserId) -> Result<bool, ReadError> {
+    connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM read_marks WHERE user = ?1)")
+        .and_then(|mut sql| sql.query_row([user.as_str()], |row| row.get(0)))
+        .map_err(read_error)
+}
+
+/// Rooms of two people that a user has marks in, and the seq of the last message of each.
+pub fn direct_rooms(
+    connection: &Connection,
+    user: &UserId,
+) -> Result<Vec<(RoomName, u64)>, ReadError> {
+    let found = connection
+        .prepare_cached(
+            "SELECT r.name, (SELECT m.seq FROM messages m INDEXED BY messages_by_room
+                             WHERE m.room = r.id ORDER BY m.seq DESC LIMIT 1)
+             FROM read_marks k JOIN rooms r ON r.name = k.room AND r.kept > 0
+             WHERE k.user = ?1 AND k.room GLOB 'dm:*'",
+        )
+        .and_then(|mut sql| {
+            let columns = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get(1)?));
+            sql.query_map([user.as_str()], columns)?.collect::<Result<Vec<_>, _>>()
+        })
+        .map_err(read_error)?;
+    let corrupt = |why| ReadError::Corrupt(format!("a room: {why}"));
+    let room = |(name, seq): (String, u64)| Ok((RoomName::parse(&name).map_err(corrupt)?, seq));
+    found.into_iter().map(room).collect()
 }
 
 /// One snapshot of a user's marks, and what comes after them.

@@ -7,7 +7,10 @@
 local meta = redis.call('HMGET', KEYS[2], 'e', 's')
 local epoch, seq = meta[1] or '', math.min(tonumber(ARGV[2]), tonumber(meta[2] or 0))
 local had, was = string.match(redis.call('HGET', KEYS[1], ARGV[1]) or '', '^(%S*) (%d+)$')
-if had == epoch and tonumber(was) >= seq then return { tonumber(was) } end
+if had == epoch and tonumber(was) >= seq then
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+  return { tonumber(was) }
+end
 if not had and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then
   -- All rooms here share a sequence: the lowest mark is the one that was set longest ago.
   local all, oldest, lowest = redis.call('HGETALL', KEYS[1]), nil, nil

@@ -302,6 +302,16 @@ impl Bus for Redis {
         self.profiles.mark(self.partition(&room), user, room, seq).boxed()
     }
 
+    fn is_known(&self, user: UserId) -> BoxFuture<'_, Result<bool, ReadError>> {
+        let partition = self.partition(&RoomName::personal(&user));
+        async move { self.profiles.is_known(partition, &user).await }.boxed()
+    }
+
+    fn direct_rooms(&self, user: UserId) -> BoxFuture<'_, Result<Vec<(RoomName, u64)>, ReadError>> {
+        let partition = self.partition(&RoomName::personal(&user));
+        async move { self.profiles.direct_rooms(partition, &user).await }.boxed()
+    }
+
     fn unread(
         &self,
         user: UserId,
@@ -497,7 +507,7 @@ impl Keys {
 
 /// FNV-1a: the same on every node and release, which is all that is asked of it.
 fn partition_of(room: &RoomName, partitions: u16) -> u16 {
-    let hash = room.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+    let hash = room.ordered_by().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     u16::try_from(hash % u64::from(partitions.max(1))).unwrap_or_default()

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use fred::{
     clients::Client,
-    interfaces::{ClientLike, KeysInterface},
+    interfaces::{ClientLike, HashesInterface, KeysInterface},
     types::Value,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -109,6 +109,30 @@ impl Profiles {
         let reply =
             self.caller.run(&MARK, vec![keys.read_marks(&user), keys.meta()], arguments).await?;
         reply.first().and_then(number).ok_or_else(|| strange("mark.lua"))
+    }
+
+    pub async fn is_known(&self, partition: u16, user: &UserId) -> Result<bool, ReadError> {
+        let marks = self.keys(partition).read_marks(user);
+        let count: u64 = self.caller.ask(self.caller.client.exists(marks)).await?;
+        Ok(count > 0)
+    }
+
+    pub async fn direct_rooms(
+        &self,
+        partition: u16,
+        user: &UserId,
+    ) -> Result<Vec<(RoomName, u64)>, ReadError> {
+        let (client, keys) = (&self.caller.client, self.keys(partition));
+        let marked: Vec<String> = self.caller.ask(client.hkeys(keys.read_marks(user))).await?;
+        let rooms = marked.iter().filter_map(|name| RoomName::parse(name).ok());
+        let rooms: Vec<RoomName> = rooms.filter(|room| room.people().is_some()).collect();
+        if rooms.is_empty() {
+            return Ok(Vec::new());
+        }
+        let fields: Vec<String> = rooms.iter().map(|room| format!("r:{room}")).collect();
+        let seqs: Vec<Option<u64>> = self.caller.ask(client.hmget(keys.rooms(), fields)).await?;
+        let said = rooms.into_iter().zip(seqs);
+        Ok(said.filter_map(|(room, seq)| Some((room, seq?))).collect())
     }
 
     pub async fn unread(
