@@ -7,7 +7,7 @@ use super::{
     message::{Body, Draft, Position, Timestamp},
     name::{MessageId, RoomName, UserId, UserName},
     page::Page,
-    user::Picture,
+    user::{Patch, Picture},
 };
 
 /// Answers of the log that one connection may be waiting for, other than acks of messages.
@@ -62,7 +62,7 @@ pub enum Effect {
     ListRooms,
     Type { room: RoomName, typing: bool },
     MarkRead { room: RoomName, seq: u64 },
-    SetProfile { name: Option<UserName>, picture: Option<Picture> },
+    PatchProfile(Patch),
 }
 
 /// Stable words for programs; clients branch on them.
@@ -201,7 +201,7 @@ impl Session {
             }
             Command::SetProfile { name, picture } => {
                 self.begin_read()?;
-                Ok(Effect::SetProfile { name, picture })
+                Ok(Effect::PatchProfile(Patch { user: self.user.clone(), name, picture }))
             }
         }
     }

@@ -287,10 +287,11 @@ impl Seat {
         if self.dialect != Dialect::Native {
             return;
         }
-        let Some(user) = self.hub.person(&self.user) else { return };
+        let people = self.hub.people();
+        let Some(person) = people.get(&self.user) else { return };
         for place in self.places().all.iter_mut().filter(|place| !place.attends) {
             place.attends = true;
-            self.hub.0.presence.enter(&place.joined.room, &user);
+            self.hub.0.presence.enter(&place.joined.room, &person.user);
         }
     }
 

@@ -308,7 +308,7 @@ impl Connection {
             Ok(Effect::ListRooms) => self.list_rooms(reply),
             Ok(Effect::Type { room, typing }) => self.says_typing(room, typing, reply),
             Ok(Effect::MarkRead { room, seq }) => self.mark_read(room, seq, reply),
-            Ok(Effect::SetProfile { name, picture }) => self.set_profile(name, picture, reply),
+            Ok(Effect::PatchProfile(patch)) => self.set_profile(patch, reply),
             Ok(Effect::Leave { room }) => {
                 let name = room.clone();
                 self.seat.leave(&room, move || reply.send(&LeaveAck::new(&name)));
