@@ -34,7 +34,7 @@ use crate::{
         message::{Draft, Epoch, Position},
         name::{MessageId, RoomName, UserId},
         page::Page,
-        session::{Code, Effect, Limits, Reject, Session},
+        session::{Code, Command, Effect, Limits, Reject, Session},
     },
     fanout::{
         Adapter, Io,
@@ -298,6 +298,12 @@ impl Connection {
             Ok(request) => request,
             Err(reject) => return reply.reject(&reject),
         };
+        if let Command::Join { room, .. } = &request.command
+            && !self.seat.has_begun(room)
+        {
+            // Before it is decided: what is refused must change nothing.
+            return reply.reject(&Reject::new(Code::Unavailable, "the log is not known yet"));
+        }
         let decided = self.session().step(request.command, clock::now());
         match decided {
             Ok(Effect::Append(draft)) => self.append(draft, reply),
@@ -417,14 +423,11 @@ impl Reply {
 }
 
 fn joined(room: &RoomName, heard: &Heard, reply: Reply) {
-    let Some(begin) = &heard.begin else {
-        return reply.reject(&Reject::new(Code::Unavailable, "the log is not known yet"));
-    };
     let fits = fits(&heard.missed);
     let missed = if fits { heard.missed.as_slice() } else { &[] };
     let messages = missed.iter().map(|entry| entry.message());
     let recovered = heard.recovered && fits;
-    reply.send(&JoinAck::new(room, begin, recovered, messages, heard.people.as_ref()));
+    reply.send(&JoinAck::new(room, &heard.begin, recovered, messages, heard.people.as_ref()));
 }
 
 fn fits(entries: &[Arc<Entry>]) -> bool {

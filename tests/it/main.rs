@@ -24,6 +24,7 @@ mod session_faults;
 mod stop;
 mod tidy;
 mod together;
+mod together_faults;
 mod trouble;
 mod web;
 mod wire;
