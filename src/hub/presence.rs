@@ -273,6 +273,8 @@ impl Presence {
         match held.roster.apply(step) {
             Applied::Changed(change) => {
                 held.tell(change);
+                // Nothing but a step that has everybody changes a roster that is not known.
+                held.know();
                 self.0.work.notify_one();
             }
             Applied::Known => {}
@@ -384,8 +386,7 @@ impl Presence {
                 held.tell(change);
             }
         }
-        (held.is_known, held.is_owed) = (true, false);
-        held.known.notify_waiters();
+        held.know();
         self.0.work.notify_one();
     }
 
@@ -412,6 +413,11 @@ async fn tell_typing(teller: &Teller, room: &RoomName, user: &User, typing: bool
 }
 
 impl Held {
+    fn know(&mut self) {
+        (self.is_known, self.is_owed) = (true, false);
+        self.known.notify_waiters();
+    }
+
     fn tell(&mut self, change: Change) {
         match &mut self.change {
             Some(untold) => untold.merge(change),

@@ -140,6 +140,9 @@ impl Person {
             };
             tries = 0;
             self.stay(&client, &mut phase).await;
+            if *phase.borrow() == Phase::Leave {
+                self.leave(&client).await;
+            }
             for event in client.drain() {
                 self.hear(&event);
             }
@@ -151,7 +154,7 @@ impl Person {
     }
 
     async fn connect(&mut self) -> Option<Client> {
-        let mut auth = json!({ "token": format!("token of {}", self.name) });
+        let mut auth = json!({ "token": token(&self.name) });
         if let Some(pid) = &self.recovery.pid {
             auth["pid"] = json!(pid);
             if let Some(offset) = &self.recovery.offset {
@@ -207,6 +210,17 @@ impl Person {
         }
         self.diary.joined();
         true
+    }
+
+    /// Its rooms, so that nobody thinks that it comes back.
+    async fn leave(&self, client: &Client) {
+        let rooms = if self.dialect == Dialect::Native { self.rooms.as_slice() } else { &[] };
+        for room in rooms {
+            let answer = client.emit_for_ack("leave", &[json!({ "room": room })]).await;
+            if timeout(ANSWERED_WITHIN, answer).await.is_err() {
+                self.diary.broken("a leave was not answered");
+            }
+        }
     }
 
     async fn stay(&mut self, client: &Client, phase: &mut watch::Receiver<Phase>) {
@@ -309,6 +323,11 @@ impl Person {
             self.recovery.offset = Some(offset.clone());
         }
     }
+}
+
+/// The secret of whoever has this name.
+pub fn token(name: &str) -> String {
+    format!("token of {name}")
 }
 
 /// None when the connection ended, an error when time did.
