@@ -67,3 +67,24 @@ async fn a_join_that_is_refused_is_none() {
     })
     .await;
 }
+
+/// His first connection polls no more, and nobody says so: the second one ends it.
+#[tokio::test]
+async fn who_comes_back_over_polling_and_leaves_is_gone() {
+    let node = Node::memory().await;
+    let ann = Client::connected(node.address, of("ann")).await;
+    let mut anns = Shown::answered(&join(&ann, "attic", None).await);
+    anns.until(&ann, 1, PATIENCE).await;
+    let options = || native(Transport::Polling);
+    let auth = json!({ "token": "bob" });
+    let bob = Client::connected(node.address, options().auth(auth)).await;
+    join(&bob, "attic", None).await;
+    anns.until(&ann, 2, PATIENCE).await;
+    let pid = bob.pid();
+    bob.reset().await;
+    let auth = json!({ "token": "bob", "pid": pid });
+    let bob = Client::connected(node.address, options().auth(auth)).await;
+    assert_eq!(bob.pid(), pid);
+    assert_eq!(bob.request("leave", &[json!({"room": "attic"})]).await["ok"], json!(true));
+    anns.until(&ann, 1, 2 * PATIENCE).await;
+}

@@ -21,6 +21,8 @@ use super::{
     packet::Event,
 };
 
+/// How often it tries to come back to say that it leaves.
+const LEAVES_MAX: usize = 10;
 /// A connection that gives no answer for so long has broken its promise.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 /// What socket.io-client would wait by default is 1 to 5 s.
@@ -129,9 +131,10 @@ impl Person {
     }
 
     pub async fn live(mut self, mut phase: watch::Receiver<Phase>) {
-        let mut tries = 0;
+        let (mut tries, mut leaves, mut has_left) = (0, 0, false);
         self.next = Instant::now() + self.random.millis(0, self.pause_max);
-        while *phase.borrow() != Phase::Leave {
+        while !has_left && leaves < LEAVES_MAX {
+            leaves += usize::from(*phase.borrow() == Phase::Leave);
             let Some(client) = self.connect().await else {
                 let most = BACK_OFF[tries.min(BACK_OFF.len() - 1)];
                 tries += 1;
@@ -141,7 +144,7 @@ impl Person {
             tries = 0;
             self.stay(&client, &mut phase).await;
             if *phase.borrow() == Phase::Leave {
-                self.leave(&client).await;
+                has_left = self.leave(&client).await;
             }
             for event in client.drain() {
                 self.hear(&event);
@@ -212,15 +215,18 @@ impl Person {
         true
     }
 
-    /// Its rooms, so that nobody thinks that it comes back.
-    async fn leave(&self, client: &Client) {
+    /// Its rooms, so that nobody thinks that it comes back. False when the connection ended first.
+    async fn leave(&self, client: &Client) -> bool {
         let rooms = if self.dialect == Dialect::Native { self.rooms.as_slice() } else { &[] };
         for room in rooms {
             let answer = client.emit_for_ack("leave", &[json!({ "room": room })]).await;
-            if timeout(ANSWERED_WITHIN, answer).await.is_err() {
-                self.diary.broken("a leave was not answered");
+            match timeout(ANSWERED_WITHIN, answer).await {
+                Ok(Ok(_answer)) => {}
+                Ok(Err(_closed)) => return false,
+                Err(_late) => self.diary.broken("a leave was not answered"),
             }
         }
+        true
     }
 
     async fn stay(&mut self, client: &Client, phase: &mut watch::Receiver<Phase>) {
