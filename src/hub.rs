@@ -7,6 +7,8 @@
 mod people;
 mod presence;
 mod seat;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -159,6 +161,7 @@ impl Hub {
     /// Begins to tell clients who comes and goes. To be called once, before anybody comes.
     pub fn open(&self, teller: Teller) {
         self.0.tasks.spawn_vital("presence", self.0.presence.clone().run(teller));
+        self.0.tasks.spawn_vital("rosters", self.0.presence.clone().read_rosters());
     }
 
     /// Takes what the bus brings beside the log.
@@ -167,7 +170,7 @@ impl Hub {
             News::Taken(holder) => self.lost(holder),
             News::Signal(signal) => {
                 if let Signal::Profile { user } = &signal {
-                    self.renamed(user);
+                    self.learn(user, None);
                 }
                 self.0.presence.hear(signal);
             }

@@ -45,7 +45,7 @@ use crate::{
         name::{RoomName, UserId},
         page::Page,
         search::Search,
-        user::User,
+        user::{Patch, User},
     },
 };
 
@@ -264,9 +264,9 @@ impl Bus for Embedded {
         Box::pin(self.read(move |reader, _epoch| people::profile(reader, &user, clock::now())))
     }
 
-    fn save_profile(&self, user: User) -> BoxFuture<'_, Result<bool, ReadError>> {
+    fn patch_profile(&self, patch: Patch) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
         let (answer, answered) = oneshot::channel();
-        self.jobs.push(Job::People(people::Job::Save { user, answer }));
+        self.jobs.push(Job::People(people::Job::Patch { patch, answer }));
         Box::pin(async { answered.await.unwrap_or_else(|_dropped| Err(refused())) })
     }
 

@@ -33,7 +33,7 @@ use crate::domain::{
     name::{RoomName, UserId},
     page::Page,
     search::Search,
-    user::User,
+    user::{Patch, User},
 };
 
 /// Why a draft has no position.
@@ -228,11 +228,12 @@ pub trait Bus: Send + Sync + std::fmt::Debug + 'static {
 
     fn profile(&self, user: UserId) -> BoxFuture<'_, Result<Option<User>, ReadError>>;
 
-    /// Keeps a profile for `history_ttl`; saving it again, changed or not, counts as using it.
-    /// `false`: another user has this name (compared by `UserName::key`); nothing was written. A
-    /// name is free again when its user takes another one, or has not used it for that time.
-    /// All nodes are told when something has changed (`Signal::Profile`).
-    fn save_profile(&self, user: User) -> BoxFuture<'_, Result<bool, ReadError>>;
+    /// Changes a profile in one step, so that patches of one user never undo each other, and
+    /// answers the whole of it. It is kept for `history_ttl`; a patch that changes nothing counts
+    /// as using it, too. `None`: another user has this name (compared by `UserName::key`); nothing
+    /// was written. A name is free again when its user takes another one, or has not used it for
+    /// that time. All nodes are told when something has changed (`Signal::Profile`).
+    fn patch_profile(&self, patch: Patch) -> BoxFuture<'_, Result<Option<User>, ReadError>>;
 
     /// Moves a user's mark in a room forward, never back and never past the log's end, and answers
     /// where it is then. All nodes are told when it moved (`Signal::Read`). A mark of 0 says that

@@ -8,7 +8,7 @@ use super::{
     name::{MessageId, RoomName, UserId, UserName},
     page::Page,
     search::Search,
-    user::Picture,
+    user::{Patch, Picture},
 };
 
 /// Answers of the log that one connection may be waiting for, other than acks of messages.
@@ -72,7 +72,7 @@ pub enum Effect {
     ListRooms,
     Type { room: RoomName, typing: bool },
     MarkRead { room: RoomName, seq: u64 },
-    SetProfile { name: Option<UserName>, picture: Option<Picture> },
+    PatchProfile(Patch),
 }
 
 /// Stable words for programs; clients branch on them.
@@ -214,7 +214,7 @@ impl Session {
             }
             Command::SetProfile { name, picture } => {
                 self.begin_read()?;
-                Ok(Effect::SetProfile { name, picture })
+                Ok(Effect::PatchProfile(Patch { user: self.user.clone(), name, picture }))
             }
         }
     }

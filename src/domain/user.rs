@@ -15,6 +15,38 @@ pub struct User {
     pub picture: Option<Picture>,
 }
 
+/// What a user changes of what others see of him. What is `None` stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Patch {
+    pub user: UserId,
+    pub name: Option<UserName>,
+    pub picture: Option<Picture>,
+}
+
+impl User {
+    /// Who has not said his name. Nobody is kept from calling himself the same.
+    pub fn guest(id: UserId) -> Self {
+        let short: String = id.as_str().chars().take(6).collect();
+        let name =
+            UserName::parse(&format!("guest {short}")).expect("a short name without controls");
+        Self { id, name, picture: None }
+    }
+}
+
+impl Patch {
+    /// The user after it. `None`: nothing was known of him before.
+    pub fn apply(&self, known: Option<User>) -> User {
+        let mut user = known.unwrap_or_else(|| User::guest(self.user.clone()));
+        if let Some(name) = &self.name {
+            user.name = name.clone();
+        }
+        if let Some(picture) = &self.picture {
+            user.picture = Some(picture.clone());
+        }
+        user
+    }
+}
+
 /// Where a picture is, or the picture itself: an `https:` or a `data:image/` URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture(Arc<str>);

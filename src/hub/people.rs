@@ -9,16 +9,18 @@ use super::Hub;
 use crate::{
     bus::{ReadError, people::Signal},
     domain::{
-        name::{RoomName, UserId, UserName},
-        user::{Picture, User},
+        name::{RoomName, UserId},
+        user::{Patch, User},
     },
 };
 
 /// A user, and how many connections he has on this node.
 #[derive(Debug)]
 pub struct Person {
-    user: User,
+    pub(super) user: User,
     seats: u32,
+    /// How often this node has learnt what others see of him. 0: he is a guest until it does.
+    learnt: u64,
 }
 
 impl Hub {
@@ -28,37 +30,31 @@ impl Hub {
     }
 
     /// Changes what others see of a user, if anything. `None`: another user has this name.
-    pub async fn set_profile(
-        &self,
-        id: &UserId,
-        name: Option<UserName>,
-        picture: Option<Picture>,
-    ) -> Result<Option<User>, ReadError> {
-        let mut user = self.profile(id).await?;
-        if name.is_none() && picture.is_none() {
-            return Ok(Some(user));
+    pub async fn set_profile(&self, patch: Patch) -> Result<Option<User>, ReadError> {
+        if patch.name.is_none() && patch.picture.is_none() {
+            return self.profile(&patch.user).await.map(Some);
         }
-        user.name = name.unwrap_or(user.name);
-        user.picture = picture.or(user.picture);
-        if !self.0.bus.save_profile(user.clone()).await? {
-            return Ok(None);
+        let learnt = self.people().get(&patch.user).map(|person| person.learnt);
+        let user = self.0.bus.patch_profile(patch).await?;
+        if let Some(user) = &user {
+            self.learn(user, learnt);
         }
-        self.renamed(&user);
-        Ok(Some(user))
+        Ok(user)
     }
 
-    /// Whoever is connected here is listed by his new name in the rooms that he is in.
-    pub(super) fn renamed(&self, user: &User) {
-        let is_here = match self.people().get_mut(&user.id) {
-            Some(person) => {
-                person.user = user.clone();
-                true
-            }
-            None => false,
-        };
-        if is_here {
-            self.0.presence.rename(user);
+    /// Whoever is connected here is listed by his new name in the rooms that he is in. What was
+    /// asked for when this node had learnt `asked_at` times of him is late if it has learnt more
+    /// since: the bus tells every change, in order.
+    pub(super) fn learn(&self, user: &User, asked_at: Option<u64>) {
+        let mut people = self.people();
+        let Some(person) = people.get_mut(&user.id) else { return };
+        if asked_at.is_some_and(|asked_at| asked_at != person.learnt) {
+            return;
         }
+        person.learnt += 1;
+        person.user = user.clone();
+        // Under the lock, so that nobody enters a room by a name that has just been given up.
+        self.0.presence.rename(user);
     }
 
     /// Says that a user types in a room, or stops, unless that is known.
@@ -75,19 +71,27 @@ impl Hub {
         if let Some(user) = self.0.bus.profile(id.clone()).await? {
             return Ok(user);
         }
-        Ok(guest(id))
+        Ok(User::guest(id.clone()))
     }
 
-    /// A connection of this user in the native dialect has come.
+    /// A connection of this user in the native dialect has come. He is here before he is asked
+    /// for: what is told of him meanwhile is newer than what is read.
     pub(super) async fn meet(&self, id: &UserId) {
-        // Without the log he is a guest for now, and is asked for again when he next comes.
-        let (profile, _) = tokio::join!(self.profile(id), self.remember(id));
-        let user = profile.unwrap_or_else(|error| {
-            tracing::debug!(%error, "a profile cannot be read");
-            guest(id)
-        });
-        let mut people = self.people();
-        people.entry(id.clone()).or_insert(Person { user, seats: 0 }).seats += 1;
+        let learnt = {
+            let mut people = self.people();
+            let new = || Person { user: User::guest(id.clone()), seats: 0, learnt: 0 };
+            let person = people.entry(id.clone()).or_insert_with(new);
+            person.seats += 1;
+            person.learnt
+        };
+        if learnt > 0 {
+            return self.remember(id).await;
+        }
+        match tokio::join!(self.profile(id), self.remember(id)).0 {
+            Ok(user) => self.learn(&user, Some(learnt)),
+            // He is a guest for now, and is asked for again when he next comes.
+            Err(error) => tracing::debug!(%error, "a profile cannot be read"),
+        }
     }
 
     /// Keeps that he was here, so that others can write to him.
@@ -139,14 +143,7 @@ impl Hub {
         }
     }
 
-    fn people(&self) -> MutexGuard<'_, HashMap<UserId, Person>> {
+    pub(super) fn people(&self) -> MutexGuard<'_, HashMap<UserId, Person>> {
         self.0.people.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Who has not said his name. Nobody is kept from calling himself the same.
-fn guest(id: &UserId) -> User {
-    let short: String = id.as_str().chars().take(6).collect();
-    let name = UserName::parse(&format!("guest {short}")).expect("a short name without controls");
-    User { id: id.clone(), name, picture: None }
 }

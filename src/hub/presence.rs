@@ -5,18 +5,22 @@
 //! by its client, counts for a while longer, so that coming back shows nothing.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, stream};
 use tokio::{
-    sync::Notify,
-    time::{Instant, sleep_until, timeout},
+    sync::{Notify, futures::OwnedNotified},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{
-    bus::{Bus, people::Signal},
+    bus::{
+        Bus,
+        people::{Members, Signal},
+    },
     domain::{
         name::{RoomName, UserId},
         roster::{Applied, Change, LISTED_MAX, Roster, Snapshot, Step},
@@ -38,7 +42,10 @@ const TOLD_EVERY: Duration = Duration::from_millis(100);
 const TYPING_FOR: Duration = Duration::from_secs(5);
 /// Least time between two signals that the same user types in the same room.
 const TYPING_EVERY: Duration = Duration::from_secs(2);
-/// A roster that could not be read is read again after this time.
+/// Rosters that are read at a time.
+const READS_AT_ONCE: usize = 16;
+/// A roster that could not be read is read again after this time. Until then nothing else is read in
+/// its place: where one cannot be read the others mostly cannot either.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Signals that may wait to be looked at.
 const HEARD_MAX: usize = 65_536;
@@ -55,8 +62,10 @@ struct Inner {
     recent: Recent,
     tasks: Tasks,
     state: Mutex<State>,
+    /// There is something to tell.
     work: Notify,
-    read: Notify,
+    /// A roster must be read.
+    asked: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -69,8 +78,10 @@ struct State {
     typing: HashMap<(RoomName, UserId), Typing>,
     /// When this node told the others last that somebody types.
     said_typing: HashMap<(RoomName, UserId), Instant>,
-    /// Rooms whose roster must be read, and not before when.
-    unread: Vec<(Instant, RoomName)>,
+    /// Rooms whose roster must be read, by the number of the request.
+    unread: BTreeMap<u64, RoomName>,
+    /// Numbers given so far, to requests and to what voids their answers.
+    numbers: u64,
     /// What came and was not looked at yet.
     heard: Vec<Signal>,
 }
@@ -82,6 +93,15 @@ struct Held {
     users: u32,
     roster: Roster,
     is_known: bool,
+    /// Tells when it is, or when nobody here is in the room any more.
+    known: Arc<Notify>,
+    /// Somebody here was answered before the roster was known: it is told when it is.
+    is_owed: bool,
+    /// Its place in `unread`.
+    asked: Option<u64>,
+    /// Of the doubt, or the entering, since which reads count. One that was begun before may be of
+    /// a store that is gone.
+    since: u64,
     /// What the clients have not been told yet.
     change: Option<Change>,
 }
@@ -100,7 +120,7 @@ impl Presence {
             tasks,
             state: Mutex::default(),
             work: Notify::new(),
-            read: Notify::new(),
+            asked: Notify::new(),
         }))
     }
 
@@ -115,11 +135,11 @@ impl Presence {
         let held = state.rooms.entry(room.clone()).or_default();
         held.users += 1;
         if held.users == 1 {
-            state.unread.push((Instant::now(), room.clone()));
+            state.doubt(room);
         }
         drop(state);
         self.0.bus.attend(room.clone(), user.clone());
-        self.0.work.notify_one();
+        self.0.asked.notify_one();
     }
 
     /// A connection of this user is in the room no more, and its client wanted that.
@@ -207,57 +227,63 @@ impl Presence {
 
     /// Signals of this partition may have been missed.
     pub fn doubt(&self, partition: u16) {
-        let now = Instant::now();
         let mut state = self.state();
-        let State { rooms, unread, .. } = &mut *state;
-        for (room, held) in rooms.iter_mut() {
-            if self.0.bus.partition(room) == partition {
-                held.roster.doubt();
-                unread.push((now, room.clone()));
-            }
-        }
+        let is_meant = |room: &&RoomName| self.0.bus.partition(room) == partition;
+        let rooms: Vec<RoomName> = state.rooms.keys().filter(is_meant).cloned().collect();
+        rooms.iter().for_each(|room| state.doubt(room));
         drop(state);
-        self.0.work.notify_one();
+        self.0.asked.notify_one();
     }
 
     /// Waits until the roster of a room is known, but not for long.
     pub async fn known(&self, room: &RoomName) {
-        let known = async {
-            loop {
-                let read = self.0.read.notified();
-                if self.state().rooms.get(room).is_none_or(|held| held.is_known) {
-                    return;
-                }
-                read.await;
-            }
-        };
-        if timeout(READ_MAX, known).await.is_err() {
+        if let Some(known) = self.still_unknown(room)
+            && timeout(READ_MAX, known).await.is_err()
+        {
             tracing::debug!(%room, "the roster of a room is not known yet");
         }
     }
 
-    /// How many people are in a room and, if not too many, who: what its clients have been told.
-    pub fn members(&self, room: &RoomName) -> Option<(u32, Vec<User>)> {
+    fn still_unknown(&self, room: &RoomName) -> Option<OwnedNotified> {
         let state = self.state();
-        let held = state.rooms.get(room).filter(|held| held.is_known)?;
+        let held = state.rooms.get(room).filter(|held| !held.is_known)?;
+        Some(Arc::clone(&held.known).notified_owned())
+    }
+
+    /// How many people are in a room and, if not too many, who: what its clients have been told.
+    /// Where that is not known the next event has all of them.
+    pub fn members(&self, room: &RoomName) -> Option<(u32, Vec<User>)> {
+        let mut state = self.state();
+        let held = state.rooms.get_mut(room)?;
+        if !held.is_known {
+            held.is_owed = true;
+            return None;
+        }
         let untold = held.change.as_ref();
         let joined = |user: &User| untold.is_some_and(|change| change.has_joined(&user.id));
         let mut users: Vec<User> =
             held.roster.users().filter(|user| !joined(user)).cloned().collect();
         users.extend(untold.into_iter().flat_map(Change::left).cloned());
-        Some((held.roster.count(), users))
+        let (count, told) = (held.roster.count(), u32::try_from(users.len()).unwrap_or(u32::MAX));
+        Some((if count.max(told) <= LISTED_MAX { told } else { count }, users))
     }
 
     fn step(&self, room: &RoomName, step: Step) {
         let mut state = self.state();
         let Some(held) = state.rooms.get_mut(room) else { return };
         match held.roster.apply(step) {
-            Applied::Changed(change) => held.tell(change),
-            Applied::Known => return,
-            Applied::Missing => state.unread.push((Instant::now(), room.clone())),
+            Applied::Changed(change) => {
+                held.tell(change);
+                // Nothing but a step that has everybody changes a roster that is not known.
+                held.know();
+                self.0.work.notify_one();
+            }
+            Applied::Known => {}
+            Applied::Missing => {
+                state.ask(room);
+                self.0.asked.notify_one();
+            }
         }
-        drop(state);
-        self.0.work.notify_one();
     }
 
     /// Whether that is news.
@@ -291,7 +317,6 @@ impl Presence {
                 self.act_on(signal, &teller).await;
             }
             self.end_what_is_over(&teller).await;
-            self.read_rosters().await;
             self.tell_changes(&teller).await;
         }
     }
@@ -315,36 +340,52 @@ impl Presence {
         }
     }
 
-    async fn read_rosters(&self) {
-        let now = Instant::now();
-        let due: BTreeSet<RoomName> = {
-            let mut state = self.state();
-            let due = state.unread.extract_if(.., |(at, _)| *at <= now);
-            due.map(|(_, room)| room).collect()
-        };
-        for room in due {
-            match self.0.bus.members(room.clone(), LISTED_MAX).await {
-                Ok(read) => {
-                    let mut state = self.state();
-                    let Some(held) = state.rooms.get_mut(&room) else { continue };
-                    let (version, count, users) = (read.version, read.count, read.users);
-                    if let Applied::Changed(change) =
-                        held.roster.replace(Snapshot { version, count, users })
-                    {
-                        // Nobody was told anything of a room that was not known.
-                        if held.is_known {
-                            held.tell(change);
-                        }
-                    }
-                    held.is_known = true;
-                }
-                Err(error) => {
-                    tracing::debug!(%room, %error, "a roster is read again later");
-                    self.state().unread.push((now + READ_AGAIN_AFTER, room));
-                }
+    /// Reads the rosters that must be read, those first that were asked for first. What one room
+    /// waits for holds up no other.
+    pub async fn read_rosters(self) {
+        let next = async |()| Some((self.next_unread().await, ()));
+        let reading = stream::unfold((), next)
+            .for_each_concurrent(READS_AT_ONCE, |(room, since)| self.read_roster(room, since));
+        tokio::select! {
+            () = reading => {}
+            () = self.0.tasks.stopping() => {}
+        }
+    }
+
+    async fn next_unread(&self) -> (RoomName, u64) {
+        loop {
+            if let Some(next) = self.state().next_unread() {
+                return next;
+            }
+            self.0.asked.notified().await;
+        }
+    }
+
+    async fn read_roster(&self, room: RoomName, since: u64) {
+        match self.0.bus.members(room.clone(), LISTED_MAX).await {
+            Ok(read) => self.know(&room, since, read),
+            Err(error) => {
+                tracing::debug!(%room, %error, "a roster is read again later");
+                sleep(READ_AGAIN_AFTER).await;
+                self.state().ask(&room);
             }
         }
-        self.0.read.notify_waiters();
+    }
+
+    /// A roster has been read.
+    fn know(&self, room: &RoomName, since: u64, read: Members) {
+        let mut state = self.state();
+        let held = state.rooms.get_mut(room).filter(|held| held.since == since);
+        let Some(held) = held else { return };
+        let Members { version, count, users } = read;
+        if let Applied::Changed(change) = held.roster.replace(Snapshot { version, count, users }) {
+            // Otherwise nobody was told anything of it.
+            if held.is_known || held.is_owed {
+                held.tell(change);
+            }
+        }
+        held.know();
+        self.0.work.notify_one();
     }
 
     /// At the seam: whoever joins is told the roster as of before or after this, never between.
@@ -370,6 +411,11 @@ async fn tell_typing(teller: &Teller, room: &RoomName, user: &User, typing: bool
 }
 
 impl Held {
+    fn know(&mut self) {
+        (self.is_known, self.is_owed) = (true, false);
+        self.known.notify_waiters();
+    }
+
     fn tell(&mut self, change: Change) {
         match &mut self.change {
             Some(untold) => untold.merge(change),
@@ -379,6 +425,34 @@ impl Held {
 }
 
 impl State {
+    /// The roster of this room is read, sooner or later.
+    fn ask(&mut self, room: &RoomName) {
+        let Some(held) = self.rooms.get_mut(room) else { return };
+        if held.asked.is_none() {
+            self.numbers += 1;
+            held.asked = Some(self.numbers);
+            self.unread.insert(self.numbers, room.clone());
+        }
+    }
+
+    /// The same, and whatever is being read of it counts no more.
+    fn doubt(&mut self, room: &RoomName) {
+        self.numbers += 1;
+        if let Some(held) = self.rooms.get_mut(room) {
+            held.since = self.numbers;
+            held.roster.doubt();
+        }
+        self.ask(room);
+    }
+
+    /// A room whose roster is to be read now, and since when that counts.
+    fn next_unread(&mut self) -> Option<(RoomName, u64)> {
+        let (_, room) = self.unread.pop_first()?;
+        let held = self.rooms.get_mut(&room)?;
+        held.asked = None;
+        Some((room, held.since))
+    }
+
     fn leave(&mut self, room: &RoomName, user: &UserId, bus: &dyn Bus) {
         let key = (room.clone(), user.clone());
         let Some(tabs) = self.tabs.get_mut(&key) else { return };
@@ -389,8 +463,11 @@ impl State {
         self.tabs.remove(&key);
         if let Some(held) = self.rooms.get_mut(room) {
             held.users -= 1;
-            if held.users == 0 {
-                self.rooms.remove(room);
+            if held.users == 0
+                && let Some(held) = self.rooms.remove(room)
+            {
+                held.known.notify_waiters();
+                held.asked.and_then(|asked| self.unread.remove(&asked));
             }
         }
         bus.unattend(room.clone(), user.clone());
@@ -415,9 +492,8 @@ impl State {
     fn next(&self) -> Option<Instant> {
         let lost = self.lost.front().map(|(until, ..)| *until);
         let typing = self.typing.values().map(|typing| typing.until).min();
-        let unread = self.unread.iter().map(|(at, _)| *at).min();
         let untold = self.rooms.values().any(|held| held.change.is_some());
         let now = untold.then(Instant::now);
-        [lost, typing, unread, now].into_iter().flatten().min()
+        [lost, typing, now].into_iter().flatten().min()
     }
 }

@@ -97,8 +97,8 @@ pub struct Heard {
     pub missed: Vec<Arc<Entry>>,
     /// Whether a position was asked for, and `missed` is all since then.
     pub recovered: bool,
-    /// Everything after it comes, or came already, as events. `None`: the log was never reached.
-    pub begin: Option<Position>,
+    /// Everything after it comes, or came already, as events.
+    pub begin: Position,
     /// How many people are in the room and, if they are not too many, who.
     pub people: Option<(u32, Vec<User>)>,
 }
@@ -175,7 +175,12 @@ impl Seat {
         }
     }
 
-    /// Adds a room. `told` is called when the session is stored with it, and with what was
+    /// Whether the log of this room was ever reached. Once it was, that stays so.
+    pub fn has_begun(&self, room: &RoomName) -> bool {
+        self.hub.0.recent.position(self.partition(room)).is_some()
+    }
+
+    /// Adds a room, whose log has begun. `told` is called when the session is stored with it, and with what was
     /// delivered there after `after`; events go on from where that ends.
     pub fn join(
         self: &Arc<Self>,
@@ -301,11 +306,12 @@ impl Seat {
         if self.dialect != Dialect::Native {
             return;
         }
-        let Some(user) = self.hub.person(&self.user) else { return };
+        let people = self.hub.people();
+        let Some(person) = people.get(&self.user) else { return };
         let is_new = |place: &&mut Place| !place.attends && place.joined.room != self.personal;
         for place in self.places().all.iter_mut().filter(is_new) {
             place.attends = true;
-            self.hub.0.presence.enter(&place.joined.room, &user);
+            self.hub.0.presence.enter(&place.joined.room, &person.user);
         }
     }
 
@@ -411,14 +417,14 @@ impl AtSeam {
     fn heard(&self, room: &RoomName, since: Option<Position>, asked: bool) -> Heard {
         let in_reach = |at: &Position| self.end.as_ref().is_some_and(|end| end.epoch == at.epoch);
         let begin = if asked { later(since, self.from.as_ref()) } else { since };
-        let begin = begin.filter(in_reach).or_else(|| self.end.clone());
+        let end = || self.end.clone().expect("only a room whose log has begun is joined");
+        let begin = begin.filter(in_reach).unwrap_or_else(end);
         let is_before = |entry: &&Arc<Entry>| {
             let message = entry.message();
-            let seq = message.position.seq;
-            message.room == *room && begin.as_ref().is_some_and(|begin| seq <= begin.seq)
+            message.room == *room && message.position.seq <= begin.seq
         };
         let missed = self.entries.iter().filter(is_before).cloned().collect();
-        let recovered = asked && self.lost.is_none() && self.end.is_some();
+        let recovered = asked && self.lost.is_none();
         Heard { missed, recovered, begin, people: None }
     }
 }

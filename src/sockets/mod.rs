@@ -38,7 +38,7 @@ use crate::{
         message::{Draft, Epoch, Position},
         name::{MessageId, RoomName, UserId},
         page::Page,
-        session::{Code, Effect, Limits, Reject, Session},
+        session::{Code, Command, Effect, Limits, Reject, Session},
     },
     fanout::{
         Adapter, Io,
@@ -303,6 +303,12 @@ impl Connection {
             Ok(request) => request,
             Err(reject) => return reply.reject(&reject),
         };
+        if let Command::Join { room, .. } = &request.command
+            && !self.seat.has_begun(room)
+        {
+            // Before it is decided: what is refused must change nothing.
+            return reply.reject(&Reject::new(Code::Unavailable, "the log is not known yet"));
+        }
         let decided = self.session().step(request.command, clock::now());
         match decided {
             Ok(Effect::Append(draft)) => self.append(draft, reply),
@@ -314,7 +320,7 @@ impl Connection {
             Ok(Effect::ListRooms) => self.list_rooms(reply),
             Ok(Effect::Type { room, typing }) => self.says_typing(room, typing, reply),
             Ok(Effect::MarkRead { room, seq }) => self.mark_read(room, seq, reply),
-            Ok(Effect::SetProfile { name, picture }) => self.set_profile(name, picture, reply),
+            Ok(Effect::PatchProfile(patch)) => self.set_profile(patch, reply),
             Ok(Effect::Leave { room }) => {
                 let name = room.clone();
                 self.seat.leave(&room, move || reply.send(&LeaveAck::new(&name)));
@@ -424,14 +430,11 @@ impl Reply {
 }
 
 fn joined(room: &RoomName, heard: &Heard, reply: Reply) {
-    let Some(begin) = &heard.begin else {
-        return reply.reject(&Reject::new(Code::Unavailable, "the log is not known yet"));
-    };
     let fits = fits(&heard.missed);
     let missed = if fits { heard.missed.as_slice() } else { &[] };
     let messages = missed.iter().map(|entry| entry.message());
     let recovered = heard.recovered && fits;
-    reply.send(&JoinAck::new(room, begin, recovered, messages, heard.people.as_ref()));
+    reply.send(&JoinAck::new(room, &heard.begin, recovered, messages, heard.people.as_ref()));
 }
 
 fn fits(entries: &[Arc<Entry>]) -> bool {

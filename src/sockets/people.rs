@@ -12,10 +12,10 @@ use crate::{
         people::{RoomSummary, Unread},
     },
     domain::{
-        name::{RoomName, UserName},
+        name::RoomName,
         search::Search,
         session::{Code, Reject},
-        user::Picture,
+        user::Patch,
     },
 };
 
@@ -75,15 +75,10 @@ impl Connection {
         });
     }
 
-    pub(super) fn set_profile(
-        self: &Arc<Self>,
-        name: Option<UserName>,
-        picture: Option<Picture>,
-        reply: Reply,
-    ) {
+    pub(super) fn set_profile(self: &Arc<Self>, patch: Patch, reply: Reply) {
         let connection = Arc::clone(self);
         self.tasks.spawn("profile", async move {
-            let set = connection.hub.set_profile(connection.seat.user(), name, picture).await;
+            let set = connection.hub.set_profile(patch).await;
             let token = connection.token.clone();
             connection.answer(set, reply, |user, reply| match user {
                 Some(user) => reply.send(&ProfileAck::new(&user, &token)),

@@ -1,11 +1,16 @@
 //! No client misses a message, whatever breaks: three nodes, one Redis, a balancer, official clients
 //! and our own, all of them talking, and one fault after the other.
 //!
+//! Nobody is listed who is not there, or told twice: `presence.rs` watches.
+//!
 //! Real processes, seeded. `ROOMCAST_SEEDS=20` runs more seeds, `ROOMCAST_SEED=7` this one only, and
 //! `ROOMCAST_ROUNDS=3` all faults three times each.
 
+mod presence;
+mod verdict;
+
 use std::{
-    fmt,
+    collections::BTreeMap,
     io::Write as _,
     time::{Duration, Instant},
 };
@@ -18,17 +23,21 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use self::{
+    presence::{Truth, Watchers},
+    verdict::Verdict,
+};
 use crate::harness::{
     PATIENCE, Random,
     balancer::Balancer,
-    checker::{Attempt, History, Moment, Outcome, Report, check},
+    checker::{Attempt, Moment, Outcome},
     client::{Client, Options, Transport},
-    diary::{Diary, Latency, Pages},
+    diary::{Diary, Pages},
     eventually,
     load::{END, LOBBY, SETTLED_WITHIN},
     node::Node,
     official::{Official, Officials},
-    person::{Dialect, Person, Phase},
+    person::{Dialect, Person, Phase, token},
     proxy::{Network, Proxy},
     redis::{Keeps, Redis},
 };
@@ -40,13 +49,6 @@ const ROOMS: usize = 10;
 const MARKET: &str = "market";
 const CRIES: usize = 320;
 const CRY_BYTES: usize = 28 << 10;
-/// What is promised after a fault has ended, and for how many in a hundred. A short run shares its
-/// machine with other tests and says nothing of speed, only that nobody stays away.
-const BACK_WITHIN: Duration = Duration::from_secs(10);
-const BACK_WITHIN_SHORT: Duration = Duration::from_secs(60);
-const BACK_PERCENT: usize = 99;
-/// What a fault has done can be felt for a while after it has ended.
-const AFTERMATH: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Copy)]
 struct Plan {
@@ -248,6 +250,9 @@ struct Crowd {
     phase: watch::Sender<Phase>,
     people: JoinSet<()>,
     officials: Option<Officials>,
+    /// Who is listed where, and who still is when `people` have left.
+    listed: Truth,
+    staying: Truth,
 }
 
 impl Crowd {
@@ -255,10 +260,12 @@ impl Crowd {
     async fn start(plan: &Plan, balancer: &Balancer, clock: Instant) -> Self {
         let phase = watch::Sender::new(Phase::Talk);
         let (mut diaries, mut people) = (Vec::new(), JoinSet::new());
+        let (mut listed, mut staying) = (nobody(), nobody());
         for number in 0..plan.raw {
             let transport = Transport::ALL[number % 3];
             let name = format!("raw {number} {transport:?}");
             let (dialect, rooms) = home(number);
+            list(&mut listed, &name, dialect, &rooms);
             let diary = Diary::new(name.clone(), clock, &rooms);
             diaries.push(diary.clone());
             let mut person = Person::new(name, balancer.address(number), transport, diary);
@@ -275,6 +282,8 @@ impl Crowd {
             let transports = transports[number % 3];
             let name = format!("official {number} {transports:?}");
             let (dialect, rooms) = home(plan.raw + number);
+            list(&mut listed, &name, dialect, &rooms);
+            list(&mut staying, &name, dialect, &rooms);
             let diary = Diary::new(name.clone(), clock, &rooms);
             diaries.push(diary.clone());
             let server = balancer.address(plan.raw + number);
@@ -286,7 +295,7 @@ impl Crowd {
             let pause = plan.pause_millis_max;
             started = Some(Officials::start(officials, pause, clock, phase.subscribe()).await);
         }
-        let crowd = Self { clock, diaries, phase, people, officials: started };
+        let crowd = Self { clock, diaries, phase, people, officials: started, listed, staying };
         crowd.all("hearing at the start", Pages::is_hearing).await;
         crowd
     }
@@ -306,7 +315,7 @@ impl Crowd {
     }
 
     /// Lets everything be acked and arrive.
-    async fn end(mut self, nodes: &[Node]) -> Vec<Diary> {
+    async fn settle(&mut self, nodes: &[Node]) {
         self.phase.send_replace(Phase::Settle);
         self.all("acked all it said", |pages| pages.settled).await;
         let node = nodes[0].address;
@@ -324,6 +333,10 @@ impl Crowd {
         let diary = Diary::new(END.to_owned(), self.clock, &[]);
         diary.answered(attempt, Some(&ack));
         self.all("hearing the end", |pages| pages.heard_end).await;
+        self.diaries.push(diary);
+    }
+
+    async fn leave(&mut self) {
         self.phase.send_replace(Phase::Leave);
         if let Some(officials) = &mut self.officials {
             officials.assert_alive();
@@ -331,9 +344,28 @@ impl Crowd {
         while let Some(left) = self.people.join_next().await {
             left.expect("a person does not panic");
         }
-        self.diaries.push(diary);
-        self.diaries
     }
+}
+
+/// Rooms without people.
+fn nobody() -> Truth {
+    let rooms = all_rooms().into_iter().chain([MARKET.to_owned()]);
+    rooms.map(|room| (room, Default::default())).collect::<BTreeMap<_, _>>()
+}
+
+fn list(truth: &mut Truth, name: &str, dialect: Dialect, rooms: &[String]) {
+    if dialect == Dialect::Native {
+        let id = presence::id(&token(name));
+        for room in rooms {
+            truth.entry(room.clone()).or_default().insert(id.clone());
+        }
+    }
+}
+
+/// Where somebody is at any time.
+fn all_rooms() -> Vec<String> {
+    let others = (0..ROOMS).map(|room| format!("room {room}"));
+    [LOBBY.to_owned()].into_iter().chain(others).collect()
 }
 
 /// What a client speaks, and where it is: everybody in the lobby, most in two more rooms.
@@ -354,106 +386,12 @@ fn is_at_market(client: usize) -> bool {
     client % 40 == 1
 }
 
-/// What a run has shown.
-struct Verdict {
-    report: Report,
-    broken: Vec<String>,
-    begun_anew: usize,
-    recovered: usize,
-    /// Of each absence, how long after the last fault it lasted.
-    returns: Vec<Duration>,
-    /// Acks, then receipts; of what was sent in quiet times, then of the rest.
-    latencies: [[Vec<Duration>; 2]; 2],
-}
-
-impl Verdict {
-    fn of(diaries: &[Diary], breaches: &[Breach]) -> Self {
-        let mut history = History::default();
-        let mut verdict = Self {
-            report: Report::default(),
-            broken: Vec::new(),
-            begun_anew: 0,
-            recovered: 0,
-            returns: Vec::new(),
-            latencies: Default::default(),
-        };
-        for diary in diaries {
-            let mut pages = diary.read();
-            history.attempts.append(&mut pages.attempts);
-            history.lives.append(&mut pages.lives);
-            verdict.broken.append(&mut pages.broken);
-            verdict.begun_anew += pages.begun_anew;
-            verdict.recovered += pages.recovered;
-            for absence in &pages.absences {
-                let until = absence.until.unwrap_or(Moment::MAX);
-                verdict.returns.push(until - whole_again(absence.from, until, breaches));
-            }
-            for (kind, all) in [&pages.acks, &pages.receipts].into_iter().enumerate() {
-                for Latency { begun, took } in all {
-                    let breach =
-                        |breach: &Breach| (breach.from..breach.until + AFTERMATH).contains(begun);
-                    let loud = usize::from(breaches.iter().any(breach));
-                    verdict.latencies[kind][loud].push(*took);
-                }
-            }
-        }
-        history.attempts.sort_by_key(|attempt| attempt.at);
-        verdict.report = check(&history);
-        verdict.returns.sort_unstable();
-        verdict.latencies.iter_mut().flatten().for_each(|all| all.sort_unstable());
-        verdict
-    }
-
-    fn assert_kept(&self, plan: &Plan) {
-        let Plan { seed, .. } = plan;
-        assert!(self.report.is_clean(), "seed {seed}: {self}");
-        assert_eq!(self.report.excused, 0, "seed {seed}: told of a hole: {self}");
-        assert!(self.broken.is_empty(), "seed {seed}: {self}");
-        let within = if plan.rounds > 1 { BACK_WITHIN } else { BACK_WITHIN_SHORT };
-        let late = self.returns.iter().filter(|after| **after > within).count();
-        let few = late * 100 <= self.returns.len() * (100 - BACK_PERCENT);
-        assert!(few, "seed {seed}: {late} were back late: {self}");
-        assert!(self.report.stored > 100, "seed {seed}: too quiet to prove anything: {self}");
-    }
-}
-
-/// When the last fault was over that an absence had to wait for; its own beginning without one.
-fn whole_again(from: Moment, until: Moment, breaches: &[Breach]) -> Moment {
-    let ends = breaches.iter().map(|breach| breach.until.min(until));
-    ends.filter(|end| *end > from).max().unwrap_or(from)
-}
-
-fn percentile(sorted: &[Duration], percent: usize) -> Duration {
-    let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-    sorted.get(index).copied().unwrap_or_default()
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.report)?;
-        let (count, most) = (self.returns.len(), self.returns.last().copied().unwrap_or_default());
-        let back = percentile(&self.returns, BACK_PERCENT);
-        write!(f, "\n  {count} absences, {} recovered, ", self.recovered)?;
-        write!(f, "{} anew without offset; ", self.begun_anew)?;
-        write!(f, "back {BACK_PERCENT} % within {back:.1?}, all within {most:.1?}")?;
-        for (what, latencies) in ["acks", "receipts"].iter().zip(&self.latencies) {
-            let [quiet, loud] = [0, 1].map(|kind| {
-                let all = &latencies[kind];
-                format!("{:.1?} / {:.1?}", percentile(all, 50), percentile(all, 99))
-            });
-            write!(f, "\n  {what} p50 / p99: {quiet} quiet, {loud} in faults")?;
-        }
-        for broken in self.broken.iter().take(10) {
-            write!(f, "\n  broken: {broken}")?;
-        }
-        write!(f, "\n  {} broken promises", self.broken.len())
-    }
-}
-
 async fn run(plan: Plan) -> Verdict {
     let clock = Instant::now();
     let mut scene = Scene::start(&plan, clock).await;
-    let crowd = Crowd::start(&plan, &scene.balancer, clock).await;
+    let addresses: Vec<_> = scene.nodes.iter().map(|node| node.address).collect();
+    let watchers = Watchers::start(&addresses, &all_rooms());
+    let mut crowd = Crowd::start(&plan, &scene.balancer, clock).await;
     let mut breaches = Vec::new();
     for _ in 0..plan.rounds {
         let mut faults = FAULTS;
@@ -466,9 +404,15 @@ async fn run(plan: Plan) -> Verdict {
         }
     }
     sleep(Duration::from_secs(1)).await;
-    let mut diaries = crowd.end(&scene.nodes).await;
+    crowd.settle(&scene.nodes).await;
+    let (here, staying) = (crowd.listed.clone(), crowd.staying.clone());
+    watchers.expect("with everybody", &watchers.and_watchers(here)).await;
+    crowd.leave().await;
+    watchers.expect("when most have left", &watchers.and_watchers(staying)).await;
+    let mut diaries = crowd.diaries;
     diaries.push(scene.crier);
-    let verdict = Verdict::of(&diaries, &breaches);
+    let mut verdict = Verdict::of(&diaries, &breaches);
+    verdict.watched(watchers);
     let mut told = format!("chaos, seed {}: {verdict}", plan.seed);
     told.push_str(&format!(", {} cut as slow\n ", scene.cut_as_slow));
     for Breach { fault, from, until } in breaches {

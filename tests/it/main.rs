@@ -26,6 +26,7 @@ mod session_faults;
 mod stop;
 mod tidy;
 mod together;
+mod together_faults;
 mod trouble;
 mod web;
 mod wire;

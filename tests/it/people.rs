@@ -11,7 +11,7 @@ use roomcast::{
     },
     domain::{
         name::{RoomName, UserId, UserName},
-        user::{PICTURE_BYTES_MAX, Picture, User},
+        user::{PICTURE_BYTES_MAX, Patch, Picture, User},
     },
 };
 use tokio::time::timeout;
@@ -36,9 +36,15 @@ pub async fn members(bus: &dyn Bus, name: &str) -> Members {
     members.expect("in time").expect("it can be read")
 }
 
+/// Everything that others see of a user, as a patch.
+pub fn patch(user: &User) -> Patch {
+    let User { id, name, picture } = user.clone();
+    Patch { user: id, name: Some(name), picture }
+}
+
 pub async fn save(bus: &dyn Bus, user: &User) -> bool {
-    let saved = timeout(DEADLINE, bus.save_profile(user.clone())).await;
-    saved.expect("in time").expect("it can be written")
+    let saved = timeout(DEADLINE, bus.patch_profile(patch(user))).await;
+    saved.expect("in time").expect("it can be written").is_some()
 }
 
 pub async fn profile(bus: &dyn Bus, user: &str) -> Option<User> {
@@ -324,11 +330,11 @@ pub async fn after_close_nobody_waits<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;
     let saving: Vec<_> = (0..100)
-        .map(|n| node.bus.save_profile(person(&format!("u{n}"), &format!("U {n}"))))
+        .map(|n| node.bus.patch_profile(patch(&person(&format!("u{n}"), &format!("U {n}")))))
         .collect();
     let all = async { tokio::join!(join_all(saving), node.bus.close()) };
     timeout(DEADLINE, all).await.expect("all are answered");
-    let late = node.bus.save_profile(person("late", "Late"));
+    let late = node.bus.patch_profile(patch(&person("late", "Late")));
     timeout(DEADLINE, late).await.expect("in time").expect_err("it is closed");
     let late = node.bus.mark_read(id("late"), room("lobby"), 1);
     timeout(DEADLINE, late).await.expect("in time").expect_err("it is closed");
@@ -397,6 +403,7 @@ macro_rules! people_contract {
             people_contract!(@cases profiles $log:
                 a_name_is_one_users
                 a_name_is_taken_once
+                patches_undo_nothing_of_each_other
                 a_name_that_nobody_uses_is_free
                 a_mark_only_moves_forward
                 unread_messages_are_those_of_others

@@ -11,7 +11,7 @@ use roomcast::{
     },
     domain::{
         message::Draft,
-        user::{Picture, User},
+        user::{Patch, Picture, User},
     },
 };
 use tokio::time::timeout;
@@ -22,7 +22,7 @@ use crate::{
         bus::{DEADLINE, Log, draft, retention, room, store},
         eventually,
     },
-    people::{Watch, id, mark, person, profile, save},
+    people::{Watch, id, mark, patch, person, profile, save},
 };
 
 async fn unread(bus: &dyn Bus, user: &str, rooms: &[&str]) -> Vec<(String, u64, u32)> {
@@ -48,9 +48,9 @@ pub async fn a_name_is_one_users<L: Log>() {
         assert!(!save(&*node.bus, &person("bob", alike)).await, "{alike:?}");
     }
     assert_eq!(profile(&*node.bus, "bob").await, None, "nothing was written");
-    let louder = person("ann", "ANN É");
+    let louder = User { name: person("ann", "ANN É").name, ..ann.clone() };
     assert!(save(&*node.bus, &louder).await, "alike, but hers");
-    let other = person("ann", "Anna");
+    let other = User { name: person("ann", "Anna").name, ..ann.clone() };
     assert!(save(&*node.bus, &other).await);
     let bob = person("bob", "Ann É");
     assert!(save(&*node.bus, &bob).await, "it is free again");
@@ -75,10 +75,33 @@ pub async fn a_name_is_taken_once<L: Log>() {
     }
     // A user who changes his mind all the time has one name in the end, and no other.
     let names: Vec<User> = (0..20).map(|n| person("cem", &format!("Cem {n}"))).collect();
-    join_all(names.iter().map(|user| node.bus.save_profile(user.clone()))).await;
+    join_all(names.iter().map(|user| node.bus.patch_profile(patch(user)))).await;
     assert!(save(&*node.bus, &person("cem", "Cem")).await);
     for n in 0..20 {
         assert!(save(&*node.bus, &person(&format!("d{n}"), &format!("Cem {n}"))).await, "{n}");
+    }
+    node.bus.close().await;
+}
+
+/// Each of many changes something else, or the same, at once.
+pub async fn patches_undo_nothing_of_each_other<L: Log>() {
+    let mut log = L::fresh(retention()).await;
+    let node = log.node().await;
+    for round in 0..20 {
+        let ann = id(&format!("ann {round}"));
+        let name = person("ann", &format!("Ann {round}")).name;
+        let picture = Picture::parse("https://example.org/a.png").expect("a picture");
+        let nothing = Patch { user: ann.clone(), name: None, picture: None };
+        let patches = [
+            Patch { name: Some(name.clone()), ..nothing.clone() },
+            Patch { picture: Some(picture.clone()), ..nothing },
+        ];
+        let done = join_all(patches.into_iter().map(|patch| node.bus.patch_profile(patch))).await;
+        let all = User { id: ann, name, picture: Some(picture) };
+        assert_eq!(profile(&*node.bus, all.id.as_str()).await.as_ref(), Some(&all));
+        let answers: Vec<Option<User>> =
+            done.into_iter().map(|answer| answer.expect("it can be written")).collect();
+        assert!(answers.contains(&Some(all)), "the later one answers both: {answers:?}");
     }
     node.bus.close().await;
 }

@@ -46,10 +46,10 @@ pub fn of(token: &str) -> Options {
 }
 
 /// What a client shows of a room's people after an answer to a join and the events since.
-#[derive(Default)]
-struct Shown {
-    ids: BTreeSet<String>,
-    count: u64,
+#[derive(Debug, Clone, Default)]
+pub struct Shown {
+    pub ids: BTreeSet<String>,
+    pub count: u64,
 }
 
 fn id(user: &Value) -> String {
@@ -57,7 +57,7 @@ fn id(user: &Value) -> String {
 }
 
 impl Shown {
-    fn answered(answer: &Value) -> Self {
+    pub fn answered(answer: &Value) -> Self {
         let members = answer["members"].as_array().expect("a list of members");
         let ids = members.iter().map(id).collect();
         Self { ids, count: answer["count"].as_u64().expect("a count") }
@@ -76,7 +76,7 @@ impl Shown {
     }
 
     /// Hears until `count` people are there; answers how long that took.
-    async fn until(&mut self, client: &Client, count: usize, patience: Duration) -> Duration {
+    pub async fn until(&mut self, client: &Client, count: usize, patience: Duration) -> Duration {
         let began = Instant::now();
         while self.ids.len() != count {
             let left = patience.saturating_sub(began.elapsed());
@@ -272,6 +272,27 @@ async fn a_name_is_one_persons_and_a_change_is_seen_everywhere() {
         // He is the same person when he comes back.
         let again = world.comes(1, "ann").await.request("profile", &[json!({})]).await;
         assert_eq!((&again["user"]["id"], &again["user"]["name"]), (&user["id"], &json!("Anna")));
+    }
+}
+
+#[tokio::test]
+async fn changes_of_one_profile_undo_nothing_of_each_other() {
+    for world in World::both().await {
+        let tabs = [world.comes(0, "ann").await, world.comes(1, "ann").await];
+        for round in 0..10 {
+            let name = format!("Ann {round}");
+            let picture = format!("https://example.org/{round}.png");
+            let named = tabs[0].emit_for_ack("profile", &[json!({ "name": name })]).await;
+            // On the same connection, or on another one.
+            let other = &tabs[round % 2];
+            let pictured = other.emit_for_ack("profile", &[json!({ "picture": picture })]).await;
+            for answer in [named, pictured] {
+                let answer = tokio::time::timeout(PATIENCE, answer).await.expect("in time");
+                assert_eq!(answer.expect("it stays")[0]["ok"], json!(true));
+            }
+            let user = tabs[1].request("profile", &[json!({})]).await["user"].clone();
+            assert_eq!((&user["name"], &user["picture"]), (&json!(name), &json!(picture)));
+        }
     }
 }
 

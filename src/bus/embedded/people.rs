@@ -17,23 +17,23 @@ use crate::{
     domain::{
         message::Timestamp,
         name::{RoomName, UserId, UserName},
-        user::{Picture, User},
+        user::{Patch, Picture, User},
     },
 };
 
 /// What is asked of the writer.
 #[derive(Debug)]
 pub enum Job {
-    Save { user: User, answer: oneshot::Sender<Result<bool, ReadError>> },
+    Patch { patch: Patch, answer: oneshot::Sender<Result<Option<User>, ReadError>> },
     Mark { user: UserId, room: RoomName, seq: u64, answer: oneshot::Sender<Result<u64, ReadError>> },
 }
 
 /// What became of a job, and what is told of it.
 #[derive(Debug)]
 pub enum Done {
-    /// Whether the name was free, and whether something has changed.
-    Saved {
-        free: bool,
+    /// The profile, unless its name is another user's, and whether something has changed.
+    Patched {
+        profile: Result<Option<User>, ReadError>,
         changed: bool,
     },
     Marked {
@@ -46,21 +46,22 @@ impl Job {
     /// After the commit. A caller may have stopped waiting.
     pub fn answer(self, done: Done) -> Option<Signal> {
         match (self, done) {
-            (Self::Save { user, answer }, Done::Saved { free, changed }) => {
-                drop(answer.send(Ok(free)));
-                changed.then_some(Signal::Profile { user })
+            (Self::Patch { answer, .. }, Done::Patched { profile, changed }) => {
+                let user = profile.as_ref().ok().cloned().flatten();
+                drop(answer.send(profile));
+                user.filter(|_| changed).map(|user| Signal::Profile { user })
             }
             (Self::Mark { user, room, answer, .. }, Done::Marked { seq, moved }) => {
                 drop(answer.send(Ok(seq)));
                 moved.then_some(Signal::Read { user, room, seq })
             }
-            (Self::Save { .. } | Self::Mark { .. }, _) => None,
+            (Self::Patch { .. } | Self::Mark { .. }, _) => None,
         }
     }
 
     pub fn refuse(self, error: ReadError) {
         match self {
-            Self::Save { answer, .. } => drop(answer.send(Err(error))),
+            Self::Patch { answer, .. } => drop(answer.send(Err(error))),
             Self::Mark { answer, .. } => drop(answer.send(Err(error))),
         }
     }
@@ -74,19 +75,25 @@ pub fn perform(
     life: Duration,
 ) -> rusqlite::Result<Done> {
     match job {
-        Job::Save { user, answer: _ } => save(transaction, user, now, life),
+        Job::Patch { patch, answer: _ } => change(transaction, patch, now, life),
         Job::Mark { user, room, seq, answer: _ } => {
             mark(transaction, user, room, *seq, after(now, life))
         }
     }
 }
 
-fn save(
+fn change(
     transaction: &Transaction<'_>,
-    user: &User,
+    patch: &Patch,
     now: Timestamp,
     life: Duration,
 ) -> rusqlite::Result<Done> {
+    let row = row(transaction, &patch.user, now)?;
+    let known = match row.map(|row| parsed(&patch.user, &row)).transpose() {
+        Ok(known) => known,
+        Err(corrupt) => return Ok(Done::Patched { profile: Err(corrupt), changed: false }),
+    };
+    let user = patch.apply(known.clone());
     let key = user.name.key();
     let taken: bool = transaction
         .prepare_cached(
@@ -94,27 +101,20 @@ fn save(
         )?
         .query_row(params![key, user.id.as_str(), now.0], |row| row.get(0))?;
     if taken {
-        return Ok(Done::Saved { free: false, changed: false });
+        return Ok(Done::Patched { profile: Ok(None), changed: false });
     }
     transaction
         .prepare_cached("DELETE FROM profiles WHERE name_key = ?1 AND user <> ?2")?
         .execute(params![key, user.id.as_str()])?;
     let picture = user.picture.as_ref().map(Picture::as_str);
-    let same: bool = transaction
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM profiles
-             WHERE user = ?1 AND name = ?2 AND picture IS ?3 AND ends > ?4)",
-        )?
-        .query_row(params![user.id.as_str(), user.name.as_str(), picture, now.0], |row| {
-            row.get(0)
-        })?;
     transaction
         .prepare_cached(
             "INSERT OR REPLACE INTO profiles (user, name, name_key, picture, ends)
              VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
         .execute(params![user.id.as_str(), user.name.as_str(), key, picture, after(now, life)])?;
-    Ok(Done::Saved { free: true, changed: !same })
+    let changed = known.as_ref() != Some(&user);
+    Ok(Done::Patched { profile: Ok(Some(user)), changed })
 }
 
 fn mark(
@@ -160,19 +160,33 @@ pub fn profile(
     user: &UserId,
     now: Timestamp,
 ) -> Result<Option<User>, ReadError> {
-    let columns = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?));
-    let found = connection
-        .prepare_cached("SELECT name, picture FROM profiles WHERE user = ?1 AND ends > ?2")
-        .and_then(|mut sql| sql.query_row(params![user.as_str(), now.0], columns).optional())
-        .map_err(read_error)?;
-    let Some((name, picture)) = found else { return Ok(None) };
+    let row = row(connection, user, now).map_err(read_error)?;
+    row.map(|row| parsed(user, &row)).transpose()
+}
+
+/// Name and picture, as they are stored.
+type ProfileRow = (String, Option<String>);
+
+fn row(
+    connection: &Connection,
+    user: &UserId,
+    now: Timestamp,
+) -> rusqlite::Result<Option<ProfileRow>> {
+    let columns = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    connection
+        .prepare_cached("SELECT name, picture FROM profiles WHERE user = ?1 AND ends > ?2")?
+        .query_row(params![user.as_str(), now.0], columns)
+        .optional()
+}
+
+fn parsed(user: &UserId, (name, picture): &ProfileRow) -> Result<User, ReadError> {
     let corrupt = |why: &dyn std::fmt::Display| ReadError::Corrupt(format!("a profile: {why}"));
-    let picture = picture.map(|text| Picture::parse(&text)).transpose();
-    Ok(Some(User {
+    let picture = picture.as_deref().map(Picture::parse).transpose();
+    Ok(User {
         id: user.clone(),
-        name: UserName::parse(&name).map_err(|why| corrupt(&why))?,
+        name: UserName::parse(name).map_err(|why| corrupt(&why))?,
         picture: picture.map_err(|why| corrupt(&why))?,
-    }))
+    })
 }
 
 pub fn is_known(connection: &Connection, user: &UserId) -> Result<bool, ReadError> {

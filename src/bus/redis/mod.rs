@@ -55,7 +55,7 @@ use crate::{
         name::{RoomName, UserId},
         page::Page,
         search::Search,
-        user::User,
+        user::{Patch, User},
     },
     random,
     shutdown::{self, Tasks},
@@ -289,8 +289,8 @@ impl Bus for Redis {
         self.profiles.profile(user).boxed()
     }
 
-    fn save_profile(&self, user: User) -> BoxFuture<'_, Result<bool, ReadError>> {
-        self.profiles.save(user).boxed()
+    fn patch_profile(&self, patch: Patch) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
+        self.profiles.change(patch).boxed()
     }
 
     fn mark_read(

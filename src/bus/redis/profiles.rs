@@ -24,12 +24,13 @@ use crate::{
     },
     domain::{
         name::{RoomName, UserId},
-        user::User,
+        user::{Patch, User},
     },
 };
 
-/// How often a save is tried that others overtake.
-const TRIES_MAX: usize = 5;
+/// How often a change is tried that others of the same user overtake. Of those that are under way
+/// together one is done each time, so a few connections with all their requests have room.
+const TRIES_MAX: usize = 32;
 /// Rooms of one call that counts unread messages, and bytes of messages it reads in each.
 const ROOMS_PER_CALL: usize = 8;
 const BYTES_PER_ROOM: usize = 2 << 20;
@@ -53,26 +54,25 @@ impl Profiles {
     pub async fn profile(&self, user: UserId) -> Result<Option<User>, ReadError> {
         let key = self.keys(0).user(&user);
         let found: Option<String> = self.caller.ask(self.caller.client.get(key)).await?;
-        let Some(found) = found else { return Ok(None) };
-        let line = found.split_once('\n').map(|(_key, line)| line);
-        let line = line.ok_or_else(|| ReadError::Corrupt("a profile has one line".to_owned()))?;
-        signal::user(line).map(Some)
+        Ok(stored(found.as_deref().unwrap_or_default())?.map(|(_key, user)| user))
     }
 
-    /// `false`: the name is another user's.
-    pub async fn save(&self, user: User) -> Result<bool, ReadError> {
-        let (keys, name) = (self.keys(0), user.name.key());
-        let mut before = String::new();
+    /// `None`: the name is another user's.
+    pub async fn change(&self, patch: Patch) -> Result<Option<User>, ReadError> {
+        let keys = self.keys(0);
+        let mut read = String::new();
         for _ in 0..TRIES_MAX {
-            let old = if before.is_empty() { &name } else { &before };
+            let (before, known) = stored(&read)?.unzip();
+            let user = patch.apply(known);
+            let name = user.name.key();
+            let before = before.unwrap_or(&name);
             let call = self.caller.run(
                 &PROFILE,
-                vec![keys.user(&user.id), keys.name(&name), keys.name(old)],
+                vec![keys.user(&user.id), keys.name(&name), keys.name(before)],
                 vec![
                     user.id.to_string(),
-                    signal::user_line(&user),
-                    name.clone(),
-                    before,
+                    read.clone(),
+                    format!("{name}\n{}", signal::user_line(&user)),
                     self.life.as_millis().to_string(),
                     self.publish.to_owned(),
                     keys.signals(),
@@ -80,9 +80,9 @@ impl Profiles {
                 ],
             );
             match call.await?.as_slice() {
-                [Value::Integer(1)] => return Ok(true),
-                [Value::Integer(0)] => return Ok(false),
-                [Value::Integer(2), now] => before = text(now).unwrap_or_default().to_owned(),
+                [Value::Integer(1)] => return Ok(Some(user)),
+                [Value::Integer(0)] => return Ok(None),
+                [Value::Integer(2), now] => read = text(now).unwrap_or_default().to_owned(),
                 _ => return Err(strange("profile.lua")),
             }
         }
@@ -191,6 +191,17 @@ impl Profiles {
     fn keys(&self, partition: u16) -> Keys {
         Keys::new(&self.prefix, partition)
     }
+}
+
+/// The key of the name, and the profile.
+fn stored(text: &str) -> Result<Option<(&str, User)>, ReadError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let (key, line) = text
+        .split_once('\n')
+        .ok_or_else(|| ReadError::Corrupt("a profile has one line".to_owned()))?;
+    Ok(Some((key, signal::user(line)?)))
 }
 
 fn strange(script: &str) -> ReadError {

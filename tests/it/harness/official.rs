@@ -23,7 +23,7 @@ use super::{
     PATIENCE,
     checker::{Attempt, Outcome},
     diary::Diary,
-    person::{Dialect, Phase},
+    person::{Dialect, Phase, token},
     process::Process,
 };
 
@@ -67,7 +67,7 @@ impl Officials {
             json!({
                 "name": one.name,
                 "url": format!("http://{}", one.server),
-                "token": format!("token of {}", one.name),
+                "token": token(&one.name),
                 "transports": one.transports,
                 "retries": one.retries,
                 "dialect": one.dialect.name(),

@@ -21,6 +21,8 @@ use super::{
     packet::Event,
 };
 
+/// How often it tries to come back to say that it leaves.
+const LEAVES_MAX: usize = 10;
 /// A connection that gives no answer for so long has broken its promise.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 /// What socket.io-client would wait by default is 1 to 5 s.
@@ -129,9 +131,10 @@ impl Person {
     }
 
     pub async fn live(mut self, mut phase: watch::Receiver<Phase>) {
-        let mut tries = 0;
+        let (mut tries, mut leaves, mut has_left) = (0, 0, false);
         self.next = Instant::now() + self.random.millis(0, self.pause_max);
-        while *phase.borrow() != Phase::Leave {
+        while !has_left && leaves < LEAVES_MAX {
+            leaves += usize::from(*phase.borrow() == Phase::Leave);
             let Some(client) = self.connect().await else {
                 let most = BACK_OFF[tries.min(BACK_OFF.len() - 1)];
                 tries += 1;
@@ -140,6 +143,9 @@ impl Person {
             };
             tries = 0;
             self.stay(&client, &mut phase).await;
+            if *phase.borrow() == Phase::Leave {
+                has_left = self.leave(&client).await;
+            }
             for event in client.drain() {
                 self.hear(&event);
             }
@@ -151,7 +157,7 @@ impl Person {
     }
 
     async fn connect(&mut self) -> Option<Client> {
-        let mut auth = json!({ "token": format!("token of {}", self.name) });
+        let mut auth = json!({ "token": token(&self.name) });
         if let Some(pid) = &self.recovery.pid {
             auth["pid"] = json!(pid);
             if let Some(offset) = &self.recovery.offset {
@@ -206,6 +212,20 @@ impl Person {
             self.note_offset(&event);
         }
         self.diary.joined();
+        true
+    }
+
+    /// Its rooms, so that nobody thinks that it comes back. False when the connection ended first.
+    async fn leave(&self, client: &Client) -> bool {
+        let rooms = if self.dialect == Dialect::Native { self.rooms.as_slice() } else { &[] };
+        for room in rooms {
+            let answer = client.emit_for_ack("leave", &[json!({ "room": room })]).await;
+            match timeout(ANSWERED_WITHIN, answer).await {
+                Ok(Ok(_answer)) => {}
+                Ok(Err(_closed)) => return false,
+                Err(_late) => self.diary.broken("a leave was not answered"),
+            }
+        }
         true
     }
 
@@ -309,6 +329,11 @@ impl Person {
             self.recovery.offset = Some(offset.clone());
         }
     }
+}
+
+/// The secret of whoever has this name.
+pub fn token(name: &str) -> String {
+    format!("token of {name}")
 }
 
 /// None when the connection ended, an error when time did.

@@ -1,3 +1,5 @@
+//! The judge catches what is planted, and lets a clean run pass.
+
 use super::*;
 
 const MESSAGES: u64 = 40;
