@@ -3,27 +3,27 @@
 //! These shapes belong to the wire alone: they are converted by hand, so that neither the log
 //! nor the domain changes when a client's format does.
 
-use serde::{Deserialize, Serialize, Serializer};
+mod acks;
+
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use socketioxide_core::Value;
 
+pub use self::acks::{
+    DoneAck, HistoryAck, JoinAck, LeaveAck, ProfileAck, ReadAck, RejectAck, RejectEvent, RoomsAck,
+    SearchAck, SentAck,
+};
 use crate::{
-    bus::{
-        History, SubmitError,
-        people::{RoomSummary, Unread},
-        search::Found,
-        session::SessionKey,
-    },
+    bus::{SubmitError, session::SessionKey},
     domain::{
-        message::{Body, Epoch, Message, Position, Stored},
+        message::{Body, Epoch, Position},
         name::{MessageId, NameError, RoomName, UserId, UserName},
         page::Page,
-        roster::LISTED_MAX,
         search::{Query, Search},
         session::{Code, Command, Reject},
-        user::{Picture, User},
+        user::Picture,
     },
-    fanout::dialect::{Dialect, NativeMessage, NativeUser, parse_offset},
+    fanout::dialect::{Dialect, parse_offset},
     hub::Returning,
 };
 
@@ -292,284 +292,6 @@ impl From<SubmitError> for Reject {
         };
         Self::new(code, error.to_string())
     }
-}
-
-/// The answer to a `user-message`.
-#[derive(Serialize)]
-pub struct SentAck<'a> {
-    ok: bool,
-    id: &'a str,
-    room: &'a str,
-    epoch: &'a str,
-    seq: u64,
-    at: u64,
-}
-
-impl<'a> SentAck<'a> {
-    pub fn new(room: &'a RoomName, id: &'a MessageId, stored: &'a Stored) -> Self {
-        Self {
-            ok: true,
-            id: id.as_str(),
-            room: room.as_str(),
-            epoch: stored.position.epoch.as_str(),
-            seq: stored.position.seq,
-            at: stored.at.0,
-        }
-    }
-}
-
-/// The answer to a request that was not done.
-#[derive(Serialize)]
-pub struct RejectAck<'a> {
-    ok: bool,
-    error: RejectEvent<'a>,
-}
-
-/// The same as an `error` event, for a client that asked for no answer.
-#[derive(Serialize)]
-pub struct RejectEvent<'a> {
-    code: &'a str,
-    message: &'a str,
-}
-
-impl<'a> RejectEvent<'a> {
-    pub fn new(reject: &'a Reject) -> Self {
-        Self { code: reject.code.as_str(), message: &reject.message }
-    }
-}
-
-impl<'a> RejectAck<'a> {
-    pub fn new(reject: &'a Reject) -> Self {
-        Self { ok: false, error: RejectEvent::new(reject) }
-    }
-}
-
-/// The answer to `history`.
-#[derive(Serialize)]
-pub struct HistoryAck<'a> {
-    ok: bool,
-    room: &'a str,
-    epoch: &'a str,
-    /// Where the log stands: later messages come as events.
-    seq: u64,
-    messages: Vec<PageMessage<'a>>,
-    more: bool,
-    trimmed: bool,
-}
-
-/// As the client's dialect has it.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum PageMessage<'a> {
-    Plain(PlainMessage<'a>),
-    Native(NativeMessage<'a>),
-}
-
-#[derive(Serialize)]
-struct PlainMessage<'a> {
-    room: &'a str,
-    epoch: &'a str,
-    seq: u64,
-    id: &'a str,
-    from: &'a str,
-    #[serde(serialize_with = "raw")]
-    body: &'a Body,
-    at: u64,
-}
-
-impl<'a> HistoryAck<'a> {
-    pub fn new(room: &'a RoomName, history: &'a History, dialect: Dialect) -> Self {
-        let message = |message| match dialect {
-            Dialect::Plain => PageMessage::Plain(PlainMessage::new(message)),
-            Dialect::Native => PageMessage::Native(NativeMessage::new(message)),
-        };
-        Self {
-            ok: true,
-            room: room.as_str(),
-            epoch: history.top.epoch.as_str(),
-            seq: history.top.seq,
-            messages: history.messages.iter().map(message).collect(),
-            more: history.more,
-            trimmed: history.trimmed,
-        }
-    }
-}
-
-/// The answer to `search`.
-#[derive(Serialize)]
-pub struct SearchAck<'a> {
-    ok: bool,
-    room: &'a str,
-    epoch: &'a str,
-    messages: Vec<NativeMessage<'a>>,
-    more: bool,
-    /// What lies before was not looked at.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<u64>,
-}
-
-impl<'a> SearchAck<'a> {
-    pub fn new(room: &'a RoomName, found: &'a Found) -> Self {
-        Self {
-            ok: true,
-            room: room.as_str(),
-            epoch: found.epoch.as_str(),
-            messages: found.messages.iter().map(NativeMessage::new).collect(),
-            more: found.next.is_some(),
-            next: found.next,
-        }
-    }
-}
-
-impl<'a> PlainMessage<'a> {
-    fn new(message: &'a Message) -> Self {
-        Self {
-            room: message.room.as_str(),
-            epoch: message.position.epoch.as_str(),
-            seq: message.position.seq,
-            id: message.id.as_str(),
-            from: message.from.as_str(),
-            body: &message.body,
-            at: message.at.0,
-        }
-    }
-}
-
-/// The answer to `join`.
-#[derive(Serialize)]
-pub struct JoinAck<'a> {
-    ok: bool,
-    room: &'a str,
-    epoch: &'a str,
-    seq: u64,
-    /// Whether `messages` is all that lies between the position that the client gave and this one.
-    recovered: bool,
-    messages: Vec<NativeMessage<'a>>,
-    /// People in the room; left out while that is not known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    count: Option<u32>,
-    /// Who they are, unless they are too many.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    members: Option<Vec<NativeUser<'a>>>,
-}
-
-impl<'a> JoinAck<'a> {
-    pub fn new(
-        room: &'a RoomName,
-        end: &'a Position,
-        recovered: bool,
-        messages: impl Iterator<Item = &'a Message>,
-        people: Option<&'a (u32, Vec<User>)>,
-    ) -> Self {
-        let listed = people.filter(|(count, _)| *count <= LISTED_MAX);
-        Self {
-            ok: true,
-            room: room.as_str(),
-            epoch: end.epoch.as_str(),
-            seq: end.seq,
-            recovered,
-            messages: messages.map(NativeMessage::new).collect(),
-            count: people.map(|(count, _)| *count),
-            members: listed.map(|(_, users)| users.iter().map(NativeUser::new).collect()),
-        }
-    }
-}
-
-/// The answer to `rooms`.
-#[derive(Serialize)]
-pub struct RoomsAck<'a> {
-    ok: bool,
-    rooms: Vec<ListedRoom<'a>>,
-}
-
-#[derive(Serialize)]
-struct ListedRoom<'a> {
-    room: &'a str,
-    count: u32,
-    seq: u64,
-    /// What the user has read of it, and how many messages of others he has not; left out where
-    /// he is not, or has never said.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    read: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unread: Option<u32>,
-}
-
-impl<'a> RoomsAck<'a> {
-    pub fn new(rooms: &'a [RoomSummary], marks: &[Unread]) -> Self {
-        let listed = |summary: &'a RoomSummary| {
-            let mark = marks.iter().find(|(room, ..)| *room == summary.room);
-            ListedRoom {
-                room: summary.room.as_str(),
-                count: summary.count,
-                seq: summary.seq,
-                read: mark.map(|(_, read, _)| *read),
-                unread: mark.map(|(.., unread)| *unread),
-            }
-        };
-        Self { ok: true, rooms: rooms.iter().map(listed).collect() }
-    }
-}
-
-/// The answer to `read`: where the mark is now.
-#[derive(Serialize)]
-pub struct ReadAck<'a> {
-    ok: bool,
-    room: &'a str,
-    seq: u64,
-}
-
-impl<'a> ReadAck<'a> {
-    pub fn new(room: &'a RoomName, seq: u64) -> Self {
-        Self { ok: true, room: room.as_str(), seq }
-    }
-}
-
-/// The answer to `profile`.
-#[derive(Serialize)]
-pub struct ProfileAck<'a> {
-    ok: bool,
-    user: NativeUser<'a>,
-    /// The secret by which he is the same user wherever he comes back.
-    token: &'a str,
-}
-
-impl<'a> ProfileAck<'a> {
-    pub fn new(user: &'a User, token: &'a str) -> Self {
-        Self { ok: true, user: NativeUser::new(user), token }
-    }
-}
-
-/// The answer to `typing`.
-#[derive(Serialize)]
-pub struct DoneAck {
-    ok: bool,
-}
-
-impl DoneAck {
-    pub fn new() -> Self {
-        Self { ok: true }
-    }
-}
-
-/// The answer to `leave`.
-#[derive(Serialize)]
-pub struct LeaveAck<'a> {
-    ok: bool,
-    room: &'a str,
-}
-
-impl<'a> LeaveAck<'a> {
-    pub fn new(room: &'a RoomName) -> Self {
-        Self { ok: true, room: room.as_str() }
-    }
-}
-
-/// A body is JSON already: it goes out as it came in.
-fn raw<S: Serializer>(body: &Body, serializer: S) -> Result<S::Ok, S::Error> {
-    let parsed: &RawValue =
-        serde_json::from_str(body.as_json()).map_err(serde::ser::Error::custom)?;
-    parsed.serialize(serializer)
 }
 
 #[cfg(test)]

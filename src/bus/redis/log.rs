@@ -3,7 +3,8 @@
 use fred::{clients::Client, error::Error, types::Value};
 
 use super::{
-    Keys, fresh_name,
+    fresh_name,
+    keys::Keys,
     scripts::{self, BUMP, COMMON, READ, number, text},
     tracker::Tracker,
 };

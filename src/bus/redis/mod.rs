@@ -10,6 +10,7 @@ mod batch;
 mod calls;
 mod frame;
 mod held;
+mod keys;
 mod link;
 mod log;
 mod people;
@@ -33,6 +34,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use self::{
+    keys::Keys,
     link::Status,
     people::People,
     profiles::Profiles,
@@ -418,91 +420,6 @@ fn page_of(reply: &[Value], page: Page, limit: u32) -> Result<History, ReadError
         trimmed: number(trimmed) == Some(1),
         top: Position { seq: number(seq).unwrap_or_default(), epoch },
     })
-}
-
-/// What the channel of a partition's signals has behind the channel of its messages.
-const SIGNALS: &str = ":signals";
-
-/// The names in Redis of one partition. The braces keep it on one node of a cluster.
-#[derive(Debug, Clone)]
-struct Keys {
-    base: String,
-}
-
-impl Keys {
-    fn new(prefix: &str, partition: u16) -> Self {
-        Self { base: format!("{prefix}:{{{partition}}}") }
-    }
-
-    fn channel(&self) -> String {
-        self.base.clone()
-    }
-
-    /// Of partition 0 only.
-    fn lost_sessions(&self) -> String {
-        format!("{}:sessions", self.base)
-    }
-
-    fn signals(&self) -> String {
-        format!("{}{SIGNALS}", self.base)
-    }
-
-    fn nodes(&self) -> String {
-        format!("{}:nodes", self.base)
-    }
-
-    fn at(&self, incarnation: &str) -> String {
-        format!("{}:at:{incarnation}", self.base)
-    }
-
-    fn roster(&self, room: &RoomName) -> String {
-        format!("{}:roster:{room}", self.base)
-    }
-
-    fn peopled(&self) -> String {
-        format!("{}:peopled", self.base)
-    }
-
-    /// Of partition 0 only, and so is the next.
-    fn user(&self, user: &UserId) -> String {
-        format!("{}:user:{user}", self.base)
-    }
-
-    fn name(&self, key: &str) -> String {
-        format!("{}:name:{key}", self.base)
-    }
-
-    fn read_marks(&self, user: &UserId) -> String {
-        format!("{}:read:{user}", self.base)
-    }
-
-    fn log(&self) -> String {
-        format!("{}:log", self.base)
-    }
-
-    fn meta(&self) -> String {
-        format!("{}:meta", self.base)
-    }
-
-    fn marks(&self) -> String {
-        format!("{}:marks", self.base)
-    }
-
-    fn probe(&self) -> String {
-        format!("{}:probe", self.base)
-    }
-
-    fn rooms(&self) -> String {
-        format!("{}:rooms", self.base)
-    }
-
-    fn ids(&self, bucket: u128) -> String {
-        format!("{}:ids:{bucket}", self.base)
-    }
-
-    fn room(&self, room: &RoomName) -> String {
-        format!("{}:room:{room}", self.base)
-    }
 }
 
 /// FNV-1a: the same on every node and release, which is all that is asked of it.

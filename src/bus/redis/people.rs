@@ -22,10 +22,10 @@ use tokio::{
 };
 
 use super::{
-    Keys,
     attendance::{Attendance, Call, Change, Look, Pair},
     calls::Caller,
     fresh_name,
+    keys::Keys,
     link::Status,
     scripts::{ATTEND, BEAT, EXIST, MEMBERS, ROOMS, number, text},
     signal::{self, Signals},

@@ -11,8 +11,8 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::Value as Json;
 
 use super::{
-    Keys,
     calls::Caller,
+    keys::Keys,
     link::Status,
     scripts::{MARK, PROFILE, UNREAD, number, text},
     signal,

@@ -21,7 +21,8 @@ use tokio::{
 };
 
 use super::{
-    Keys, SIGNALS, frame,
+    frame,
+    keys::{Keys, SIGNALS},
     link::{COMMAND_TIMEOUT, Part, Status, force_reconnection},
     log,
     people::People,

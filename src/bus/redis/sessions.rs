@@ -18,8 +18,8 @@ use tokio::{
 };
 
 use super::{
-    Keys,
     held::{Held, Hold},
+    keys::Keys,
     link::{COMMAND_TIMEOUT, Status},
     scripts::{self, CLAIM, SAVE, number, text},
 };

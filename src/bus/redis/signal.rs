@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
-    Keys,
+    keys::Keys,
     link::{COMMAND_TIMEOUT, Status},
 };
 use crate::{

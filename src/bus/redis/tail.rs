@@ -3,7 +3,8 @@
 use fred::{clients::Client, types::Value};
 
 use super::{
-    Keys, frame,
+    frame,
+    keys::Keys,
     scripts::{self, TAIL, number, text},
 };
 use crate::{

@@ -14,10 +14,10 @@ use fred::{
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Keys,
     ahead::Ahead,
     batch::{Batch, Messages},
     frame,
+    keys::Keys,
     link::{Part, Status},
     scripts::{self, APPEND},
 };
