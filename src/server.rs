@@ -39,8 +39,10 @@ use crate::{
     },
 };
 
-/// A client that has connected must send its request's head within this time.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client that has connected, or had an answer, must send the next request's head within this
+/// time. Load balancers keep idle connections for 60 s, and must be the ones who close them: a
+/// request that meets our closing fails, and a POST is not sent again.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// Connections that wait in the system to be accepted, as far as it allows that.
 const BACKLOG: u32 = 4_096;
 /// Connections that are accepted and wait to be served.

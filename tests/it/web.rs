@@ -1,10 +1,12 @@
 //! What a browser and a load balancer ask for: origins, the client bundle, health.
 
-use std::io::Read as _;
+use std::{io::Read as _, time::Duration};
+
+use tokio::time::sleep;
 
 use crate::harness::{
     client::{Client, Options, Refusal, Transport},
-    http::{self, Response},
+    http::{self, Http, Response},
     node::Node,
 };
 
@@ -121,4 +123,15 @@ async fn a_node_says_that_it_lives_and_is_ready() {
     let node = Node::memory().await;
     assert_eq!(node.get("/healthz").await.status, 200);
     node.wait_ready(crate::harness::PATIENCE).await;
+}
+
+/// A load balancer that sends a request over a connection that is being closed loses it.
+#[tokio::test]
+async fn an_idle_connection_is_kept() {
+    let node = Node::memory().await;
+    let mut idle = Http::open(node.address).await.expect("loopback works");
+    idle.request("GET", "/healthz", &[], b"").await.expect("it is open");
+    sleep(Duration::from_secs(12)).await;
+    let answer = idle.request("GET", "/healthz", &[], b"").await.expect("it is still open");
+    assert_eq!(answer.status, 200);
 }
