@@ -174,7 +174,7 @@ impl Session {
                 Ok(Effect::ReadHistory { room, page, limit })
             }
             Command::Search(search) => {
-                self.check_joined(&search.room)?;
+                self.check_inside(&search.room)?;
                 self.begin_read()?;
                 Ok(Effect::Search(search))
             }
@@ -286,6 +286,7 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::search::Query;
 
     const NOW: Timestamp = Timestamp(1);
 
@@ -348,6 +349,12 @@ mod tests {
                 Command::ReadHistory { room: room(name), page: Page::Newest, limit: 1 },
                 Command::Type { room: room(name), typing: true },
                 Command::MarkRead { room: room(name), seq: 1 },
+                Command::Search(Search {
+                    room: room(name),
+                    query: Query::parse("hello").unwrap(),
+                    before: None,
+                    limit: 1,
+                }),
                 Command::Join { room: room(name), after: None },
                 Command::Leave { room: room(name) },
             ]
