@@ -141,7 +141,7 @@ where
         .body(END.to_owned())
         .expect("a path and a session id make a request");
     let answer = service.call(request);
-    // Whatever is answered, no session is left: it is ended, or it was not there.
+    // Whatever is answered, nobody polls by this id any more.
     Box::pin(async move { drop(answer.await) })
 }
 

@@ -275,10 +275,17 @@ impl Lanes {
     }
 
     pub(super) fn end_polling(&self, sid: Sid) -> BoxFuture<'static, ()> {
-        match self.0.end_polling.get() {
-            Some(end_polling) => end_polling(sid),
-            None => Box::pin(std::future::ready(())),
-        }
+        let Some(end_polling) = self.0.end_polling.get() else {
+            return Box::pin(std::future::ready(()));
+        };
+        let (ended, lanes) = (end_polling(sid), self.clone());
+        Box::pin(async move {
+            ended.await;
+            // It may have upgraded just then, and does not poll any more.
+            if let Some(lane) = lanes.lane(sid) {
+                lane.close(1001, "the session was ended");
+            }
+        })
     }
 
     pub(super) fn tasks(&self) -> &Tasks {

@@ -316,6 +316,24 @@ async fn a_marker_that_overtakes_the_connect_reply_is_asked_for_again() {
 }
 
 #[tokio::test]
+async fn a_session_that_upgrades_while_it_is_ended_is_ended_all_the_same() {
+    let mut bench = Bench::live(settings());
+    bench.memory.take(usize::MAX);
+    let (lanes, lane) = (bench.lanes.clone(), Arc::clone(&bench.lane));
+    bench.lanes.set_end_polling(Box::new(move |sid| {
+        lanes.opened(sid, &lane);
+        Box::pin(std::future::ready(()))
+    }));
+    bench.lanes.close(Sid::new(), 1008, "it polls");
+    let ended = async {
+        while bench.own(&text(1, b'x')).is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), ended).await.expect("the lane is closed");
+}
+
+#[tokio::test]
 async fn a_refused_marker_is_asked_for_again() {
     let bench = Bench::new(settings());
     assert!(bench.lane.marker().is_some());
