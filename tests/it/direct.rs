@@ -89,8 +89,8 @@ async fn what_came_while_one_was_away_waits_for_him() {
         };
         assert_eq!(unread().await, (second["seq"].clone(), json!(0), json!(2)));
         let page = bob.request("history", &[json!({ "room": room })]).await;
-        let texts: Vec<_> = page["messages"].as_array().expect("a list").iter().collect();
-        assert_eq!((&texts[0]["text"], &texts[1]["text"]), (&json!("one"), &json!("two")));
+        let stored: Vec<_> = page["messages"].as_array().expect("a list").iter().collect();
+        assert_eq!((&stored[0]["text"], &stored[1]["text"]), (&json!("one"), &json!("two")));
         let read = json!({ "room": room, "seq": second["seq"] });
         assert_eq!(bob.request("read", &[read]).await["seq"], second["seq"]);
         assert_eq!(unread().await, (second["seq"].clone(), second["seq"].clone(), json!(0)));
@@ -100,6 +100,8 @@ async fn what_came_while_one_was_away_waits_for_him() {
         assert_eq!(anns["unread"], json!(0), "her own");
         let eve = world.comes(0, "eve").await;
         assert_eq!(listed(&eve, room).await, None);
+        // Her node, which is his, has delivered both.
+        assert_eq!(texts(&ann.collect("message", 2).await), ["one", "two"]);
         // What came before a join that says what the client has is in its answer.
         let after = json!({ "epoch": first["epoch"], "seq": first["seq"] });
         let joined = join(&bob, room.as_str().expect("a name"), Some(after)).await;
