@@ -311,14 +311,11 @@ fn draft(submitter: u64, number: u64, load: &Load) -> Draft {
     let id = format!("{mixed:016x}-{:016x}", mixed.rotate_left(17));
     let text = number.to_string();
     let filler = "x".repeat(BODY_BYTES - 2 - text.len());
-    Draft {
-        repeatable: load.repeatable,
-        room: RoomName::parse(&format!("room-{}", mixed % load.rooms)).expect("a room"),
-        from: UserId::parse(&format!("user-{submitter}")).expect("a user"),
-        id: MessageId::parse(&id).expect("an id"),
-        at: clock::now(),
-        body: Body::from_json(&format!("\"{text}{filler}\"")),
-    }
+    let room = RoomName::parse(&format!("room-{}", mixed % load.rooms)).expect("a room");
+    let from = UserId::parse(&format!("user-{submitter}")).expect("a user");
+    let id = MessageId::parse(&id).expect("an id");
+    let body = Body::from_json(&format!("\"{text}{filler}\""));
+    Draft { repeatable: load.repeatable, ..Draft::new(room, from, id, clock::now(), body) }
 }
 
 fn report_disk(dir: &Path, messages: u64) {

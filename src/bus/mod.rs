@@ -284,14 +284,10 @@ mod tests {
     };
 
     fn history() -> History {
-        let message = |seq: u64| Message {
-            position: Position { epoch: Epoch::new("e"), seq },
-            room: RoomName::lobby(),
-            from: UserId::parse("u").unwrap(),
-            id: MessageId::parse("m").unwrap(),
-            at: Timestamp(1),
-            body: Body::from_json("\"12345678\""),
-        };
+        let (from, id) = (UserId::parse("u").unwrap(), MessageId::parse("m").unwrap());
+        let body = Body::from_json("\"12345678\"");
+        let draft = Draft::new(RoomName::lobby(), from, id, Timestamp(1), body);
+        let message = |seq| draft.clone().at(Position { epoch: Epoch::new("e"), seq });
         let top = Position { epoch: Epoch::new("e"), seq: 9 };
         History { top, messages: (1..=3).map(message).collect(), more: false, trimmed: false }
     }

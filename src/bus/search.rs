@@ -127,7 +127,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{
-        message::{Position, Timestamp},
+        message::{Draft, Position, Timestamp},
         name::{MessageId, RoomName, UserId},
     };
 
@@ -146,14 +146,10 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_still_to_be_looked_at() {
-        let message = |seq: u64| Message {
-            position: Position { epoch: Epoch::new("e"), seq },
-            room: RoomName::lobby(),
-            from: UserId::parse("u").unwrap(),
-            id: MessageId::parse("m").unwrap(),
-            at: Timestamp(1),
-            body: Body::from_json("\"12345678\""),
-        };
+        let (from, id) = (UserId::parse("u").unwrap(), MessageId::parse("m").unwrap());
+        let body = Body::from_json("\"12345678\"");
+        let draft = Draft::new(RoomName::lobby(), from, id, Timestamp(1), body);
+        let message = |seq| draft.clone().at(Position { epoch: Epoch::new("e"), seq });
         for (bytes_max, kept, next) in
             [(30, 3, None), (29, 2, Some(2)), (10, 1, Some(3)), (1, 1, Some(3))]
         {

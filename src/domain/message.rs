@@ -4,7 +4,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::name::{MessageId, RoomName, UserId};
+use super::{
+    changes::{About, State},
+    name::{MessageId, PublicId, RoomName, UserId, UserName},
+};
 
 /// One life of a log. Sequences of different epochs say nothing about each other.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -52,6 +55,11 @@ impl Body {
         }
     }
 
+    /// What there is to say where nothing is said.
+    pub fn null() -> Self {
+        Self(Arc::from("null"))
+    }
+
     pub fn as_json(&self) -> &str {
         &self.0
     }
@@ -62,13 +70,33 @@ impl Body {
 pub struct Draft {
     pub room: RoomName,
     pub from: UserId,
+    /// What the sender was called then; `None`: he had not said.
+    pub name: Option<UserName>,
     /// Unique per sender. The client's own id, or one that was made up for it.
     pub id: MessageId,
     /// Whether the client chose the id, and so may send the message again.
     pub repeatable: bool,
     /// When the node took it.
     pub at: Timestamp,
+    /// A connection that is not told.
+    pub except: Option<PublicId>,
+    /// What is said of an earlier message, if it is no message itself.
+    pub about: Option<About>,
     pub body: Body,
+}
+
+impl Draft {
+    /// A message to everybody in the room, from somebody who has not said his name.
+    pub fn new(room: RoomName, from: UserId, id: MessageId, at: Timestamp, body: Body) -> Self {
+        let (name, except, about) = (None, None, None);
+        Self { room, from, name, id, repeatable: false, at, except, about, body }
+    }
+
+    /// What it is once it is in the log.
+    pub fn at(self, position: Position) -> Message {
+        let Self { room, from, name, id, repeatable: _, at, except, about, body } = self;
+        Message { position, room, from, name, id, at, except, about, body, state: None }
+    }
 }
 
 /// What the log answers for a draft: its place, or the place it already had.
@@ -79,15 +107,20 @@ pub struct Stored {
     pub at: Timestamp,
 }
 
-/// A message that is in the log.
+/// A message that is in the log, or what the log says of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     pub position: Position,
     pub room: RoomName,
     pub from: UserId,
+    pub name: Option<UserName>,
     pub id: MessageId,
     pub at: Timestamp,
+    pub except: Option<PublicId>,
+    pub about: Option<About>,
     pub body: Body,
+    /// What has become of it, where that was asked for: only history tells.
+    pub state: Option<Box<State>>,
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use std::{fmt, sync::Arc};
 
 use unicode_normalization::UnicodeNormalization;
 
+use super::message::Body;
+
 /// Longest room name, in characters.
 pub const ROOM_CHARS_MAX: usize = 64;
 /// Longest user id, in characters.
@@ -16,6 +18,8 @@ pub const USER_CHARS_MAX: usize = 64;
 pub const MESSAGE_ID_CHARS_MAX: usize = 64;
 /// Longest public id of a session, in characters.
 pub const PUBLIC_ID_CHARS_MAX: usize = 64;
+/// Longest emoji, in characters: the longest of Unicode has ten, and `:names:` have room.
+pub const EMOJI_CHARS_MAX: usize = 32;
 /// Longest name of a user, in characters.
 pub const USER_NAME_CHARS_MAX: usize = 40;
 
@@ -94,6 +98,22 @@ name!(
     /// What others know a session by. It is random, and unlike the session's key no secret.
     PublicId, "public id", PUBLIC_ID_CHARS_MAX
 );
+name!(
+    /// What somebody reacts with: a short text, whether there is a picture for it or not.
+    Emoji, "emoji", EMOJI_CHARS_MAX
+);
+
+impl Emoji {
+    /// As a record of the log carries it.
+    pub fn to_body(&self) -> Body {
+        Body::from_json(&serde_json::to_string(self.as_str()).expect("a text is JSON"))
+    }
+
+    pub fn from_body(body: &Body) -> Option<Self> {
+        let text: String = serde_json::from_str(body.as_json()).ok()?;
+        Self::parse(&text).ok()
+    }
+}
 
 impl RoomName {
     /// The room that every `plain` client is in.

@@ -159,14 +159,16 @@ impl Session {
                 self.check_inside(&room)?;
                 self.begin_append(&body)?;
                 let from = self.user.clone();
-                Ok(Effect::Append(Draft { room, from, id, repeatable, at: now, body }))
+                let draft = Draft::new(room, from, id, now, body);
+                Ok(Effect::Append(Draft { repeatable, ..draft }))
             }
             Command::SendTo { user, id, repeatable, body } => {
                 let room = RoomName::direct(&self.user, &user)
                     .ok_or_else(|| Reject::new(Code::NotFound, "there is no such user"))?;
                 self.begin_append(&body)?;
                 let from = self.user.clone();
-                Ok(Effect::Append(Draft { room, from, id, repeatable, at: now, body }))
+                let draft = Draft::new(room, from, id, now, body);
+                Ok(Effect::Append(Draft { repeatable, ..draft }))
             }
             Command::ReadHistory { room, page, limit } => {
                 self.check_inside(&room)?;

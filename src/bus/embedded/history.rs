@@ -7,17 +7,18 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::{
     bus::{History, ReadError},
     domain::{
+        changes::{About, Change},
         message::{Body, Epoch, Message, Position, Timestamp},
-        name::{MessageId, NameError, RoomName, UserId},
+        name::{MessageId, NameError, PublicId, RoomName, UserId, UserName},
         page::Page,
     },
 };
 
 const NEWEST_FIRST: &str = "
-    SELECT seq, sender, id, at, body FROM messages INDEXED BY messages_by_room
+    SELECT seq, body, sender, name, id, at, except_socket, change, of_seq FROM messages INDEXED BY messages_by_room
     WHERE room = ?1 AND seq > ?2 AND seq < ?3 ORDER BY seq DESC LIMIT ?4";
 const OLDEST_FIRST: &str = "
-    SELECT seq, sender, id, at, body FROM messages INDEXED BY messages_by_room
+    SELECT seq, body, sender, name, id, at, except_socket, change, of_seq FROM messages INDEXED BY messages_by_room
     WHERE room = ?1 AND seq > ?2 AND seq < ?3 ORDER BY seq LIMIT ?4";
 
 pub fn page(
@@ -71,18 +72,26 @@ pub fn page(
     Ok(History { top: Position { epoch: epoch.clone(), seq: top }, messages, more, trimmed })
 }
 
-/// From a row of `seq, sender, id, at, body`.
+/// From a row of `seq, body, sender, name, id, at, except_socket, change, of_seq`.
 pub fn message(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Message, ReadError> {
     let seq = row.get(0).map_err(read_error)?;
     let bad_name = |cause: NameError| ReadError::Corrupt(format!("message {seq}: {cause}"));
     let text = |column| row.get_ref(column)?.as_str().map_err(rusqlite::Error::from);
+    let maybe = |column| row.get_ref(column)?.as_str_or_null().map_err(rusqlite::Error::from);
+    let name = maybe(3).map_err(read_error)?.map(UserName::parse).transpose();
+    let except = maybe(6).map_err(read_error)?.map(PublicId::parse).transpose();
+    let change = maybe(7).map_err(read_error)?.and_then(Change::parse);
     Ok(Message {
         position: Position { epoch: epoch.clone(), seq },
         room: room.clone(),
-        from: UserId::parse(text(1).map_err(read_error)?).map_err(bad_name)?,
-        id: MessageId::parse(text(2).map_err(read_error)?).map_err(bad_name)?,
-        at: Timestamp(row.get(3).map_err(read_error)?),
-        body: Body::from_json(text(4).map_err(read_error)?),
+        from: UserId::parse(text(2).map_err(read_error)?).map_err(bad_name)?,
+        name: name.map_err(bad_name)?,
+        id: MessageId::parse(text(4).map_err(read_error)?).map_err(bad_name)?,
+        at: Timestamp(row.get(5).map_err(read_error)?),
+        except: except.map_err(bad_name)?,
+        about: About::new(change, row.get(8).map_err(read_error)?),
+        body: Body::from_json(text(1).map_err(read_error)?),
+        state: None,
     })
 }
 

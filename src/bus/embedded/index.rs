@@ -144,7 +144,7 @@ pub fn look_up(
     let before = search.before.unwrap_or(u64::MAX).min(indexed_to.saturating_add(1));
     let mut statement = snapshot
         .prepare_cached(
-            "SELECT seq, sender, id, at, body
+            "SELECT seq, body, sender, name, id, at, except_socket, change, of_seq
              FROM words CROSS JOIN messages ON messages.seq = words.rowid
              WHERE words MATCH ?1 AND words.rowid > ?2 AND words.rowid < ?3
              ORDER BY words.rowid DESC LIMIT ?4",
@@ -197,7 +197,7 @@ mod tests {
             for room in [1, 2] {
                 connection
                     .execute(
-                        "INSERT INTO messages VALUES (?1, ?2, 'ann', 'm', 1, ?3)",
+                        "INSERT INTO messages (seq, room, sender, id, at, body) VALUES (?1, ?2, 'ann', 'm', 1, ?3)",
                         params![number * 2 + room, room, body],
                     )
                     .expect("a row");

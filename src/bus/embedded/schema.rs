@@ -28,7 +28,7 @@ const STATEMENTS_MAX: usize = 64;
 /// `words` has the rows up to `log.indexed_to`; of each nothing but which words it has, as `words_of`
 /// makes them, and its room (`index.rs`). Where the rule changes, a migration must empty it.
 /// `sessions.ends` is null while the session's connection lives.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     "
     CREATE TABLE log (
         one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -90,6 +90,12 @@ const MIGRATIONS: [&str; 4] = [
         text, content = '', contentless_delete = 1, detail = none, tokenize = 'ascii'
     );
     INSERT INTO words (words, rank) VALUES ('automerge', 0), ('crisismerge', 1000);
+",
+    "
+    ALTER TABLE messages ADD COLUMN name TEXT;
+    ALTER TABLE messages ADD COLUMN except_socket TEXT;
+    ALTER TABLE messages ADD COLUMN change TEXT;
+    ALTER TABLE messages ADD COLUMN of_seq INTEGER;
 ",
 ];
 

@@ -1,22 +1,22 @@
 //! The log after a position, for clients that come back: all rooms, a bounded piece at a time.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, params};
 
-use super::history::read_error;
+use super::history::{message, read_error};
 use crate::{
     bus::{
         ReadError,
         session::{TAIL_BYTES_MAX, Tail},
     },
     domain::{
-        message::{Body, Epoch, Message, Position, Timestamp},
-        name::{MessageId, NameError, RoomName, UserId},
+        message::{Epoch, Position},
+        name::RoomName,
     },
 };
 
 /// By the primary key, and each message's room looked up: never the other way round.
 const AFTER: &str = "
-    SELECT m.seq, r.name, m.sender, m.id, m.at, m.body
+    SELECT m.seq, m.body, m.sender, m.name, m.id, m.at, m.except_socket, m.change, m.of_seq, r.name
     FROM messages m CROSS JOIN rooms r ON r.id = m.room
     WHERE m.seq > ?1 ORDER BY m.seq LIMIT ?2";
 
@@ -44,7 +44,9 @@ pub fn read(
     let from = after.seq.min(i64::MAX as u64);
     let mut rows = statement.query(params![from, limit.max(1)]).map_err(read_error)?;
     while let Some(row) = rows.next().map_err(read_error)? {
-        let message = message(row, epoch)?;
+        let room = row.get_ref(9).and_then(|name| Ok(name.as_str()?)).map_err(read_error)?;
+        let room = RoomName::parse(room).map_err(|why| ReadError::Corrupt(why.to_string()))?;
+        let message = message(row, epoch, &room)?;
         bytes += message.body.as_json().len();
         if bytes > TAIL_BYTES_MAX && !messages.is_empty() {
             break;
@@ -52,18 +54,4 @@ pub fn read(
         messages.push(message);
     }
     Ok(Tail::Messages { messages, top: Position { epoch: epoch.clone(), seq: top } })
-}
-
-fn message(row: &Row<'_>, epoch: &Epoch) -> Result<Message, ReadError> {
-    let seq = row.get(0).map_err(read_error)?;
-    let bad_name = |cause: NameError| ReadError::Corrupt(format!("message {seq}: {cause}"));
-    let text = |column| row.get_ref(column)?.as_str().map_err(rusqlite::Error::from);
-    Ok(Message {
-        position: Position { epoch: epoch.clone(), seq },
-        room: RoomName::parse(text(1).map_err(read_error)?).map_err(bad_name)?,
-        from: UserId::parse(text(2).map_err(read_error)?).map_err(bad_name)?,
-        id: MessageId::parse(text(3).map_err(read_error)?).map_err(bad_name)?,
-        at: Timestamp(row.get(4).map_err(read_error)?),
-        body: Body::from_json(text(5).map_err(read_error)?),
-    })
 }

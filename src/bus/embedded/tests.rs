@@ -53,14 +53,10 @@ impl Breakable {
     }
 
     async fn store(&mut self, id: &str, bytes: usize) -> Result<Stored, SubmitError> {
-        let draft = Draft {
-            repeatable: true,
-            room: RoomName::lobby(),
-            from: UserId::parse("ann").expect("a user"),
-            id: MessageId::parse(id).expect("an id"),
-            at: clock::now(),
-            body: Body::from_json(&format!("\"{}\"", "x".repeat(bytes))),
-        };
+        let from = UserId::parse("ann").expect("a user");
+        let id = MessageId::parse(id).expect("an id");
+        let body = Body::from_json(&format!("\"{}\"", "x".repeat(bytes)));
+        let draft = Draft::new(RoomName::lobby(), from, id, clock::now(), body);
         let (settled, outcome) = oneshot::channel();
         self.bus.submit(draft, Box::new(move |result| settled.send(result).expect("awaited")));
         let outcome = outcome.await.expect("it settles");

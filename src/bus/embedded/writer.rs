@@ -34,7 +34,7 @@ use crate::{
     clock,
     domain::{
         message::{Draft, Epoch, Message, Position, Stored, Timestamp},
-        name::{MessageId, UserId},
+        name::{MessageId, PublicId, UserId, UserName},
     },
 };
 
@@ -217,14 +217,7 @@ impl Writer {
             ids.insert(key, seq);
             let position = Position { epoch: self.epoch.clone(), seq };
             outcomes.push(Ok(Stored { position: position.clone(), at: draft.at }));
-            messages.push(Message {
-                position,
-                room: draft.room.clone(),
-                from: draft.from.clone(),
-                id: draft.id.clone(),
-                at: draft.at,
-                body: draft.body.clone(),
-            });
+            messages.push(draft.clone().at(position));
         }
         let mut kept = Vec::with_capacity(rooms.len());
         for room in rooms.into_values() {
@@ -439,8 +432,8 @@ fn insert(
 ) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(
-            "INSERT INTO messages (seq, room, sender, id, at, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO messages (seq, room, sender, id, at, body, name, except_socket, change, of_seq)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?
         .execute(params![
             seq,
@@ -448,7 +441,11 @@ fn insert(
             draft.from.as_str(),
             draft.id.as_str(),
             draft.at.0,
-            draft.body.as_json()
+            draft.body.as_json(),
+            draft.name.as_ref().map(UserName::as_str),
+            draft.except.as_ref().map(PublicId::as_str),
+            draft.about.map(|about| about.change.as_str()),
+            draft.about.map(|about| about.seq),
         ])?;
     Ok(())
 }

@@ -109,14 +109,10 @@ mod tests {
     fn push(queue: &Queue, number: usize, settled: &mpsc::SyncSender<usize>) {
         let settled = settled.clone();
         let settle: Settle = Box::new(move |_| settled.send(number).unwrap());
-        let draft = Draft {
-            repeatable: true,
-            room: RoomName::lobby(),
-            from: UserId::parse("ann").unwrap(),
-            id: MessageId::parse(&number.to_string()).unwrap(),
-            at: Timestamp(7),
-            body: Body::from_json("1"),
-        };
+        let from = UserId::parse("ann").unwrap();
+        let id = MessageId::parse(&number.to_string()).unwrap();
+        let body = Body::from_json("1");
+        let draft = Draft::new(RoomName::lobby(), from, id, Timestamp(7), body);
         queue.push(draft, settle);
     }
 

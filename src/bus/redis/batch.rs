@@ -203,14 +203,10 @@ mod tests {
     };
 
     fn draft(room: &str, id: &str, repeatable: bool) -> Draft {
-        Draft {
-            repeatable,
-            room: RoomName::parse(room).unwrap(),
-            from: UserId::parse("ann").unwrap(),
-            id: MessageId::parse(id).unwrap(),
-            at: Timestamp(7),
-            body: Body::from_json("1"),
-        }
+        let (room, from) = (RoomName::parse(room).unwrap(), UserId::parse("ann").unwrap());
+        let id = MessageId::parse(id).unwrap();
+        let draft = Draft::new(room, from, id, Timestamp(7), Body::from_json("1"));
+        Draft { repeatable, ..draft }
     }
 
     fn batch(drafts: &[Draft]) -> Batch {

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::domain::{
+    changes::{About, Change},
     message::{Body, Draft, Epoch, Message, Position, Timestamp},
-    name::{MessageId, RoomName, UserId},
+    name::{MessageId, NameError, PublicId, RoomName, UserId, UserName},
 };
 
 /// How much of a frame tells it from any other: its header and its first message's id.
@@ -22,7 +23,13 @@ struct Line<'a> {
     room: std::borrow::Cow<'a, str>,
     #[serde(borrow)]
     from: std::borrow::Cow<'a, str>,
+    #[serde(borrow)]
+    name: Option<std::borrow::Cow<'a, str>>,
     at: u64,
+    #[serde(borrow)]
+    except: Option<std::borrow::Cow<'a, str>>,
+    change: Option<Change>,
+    of: Option<u64>,
     #[serde(borrow)]
     body: &'a RawValue,
 }
@@ -67,7 +74,15 @@ struct Envelope<'a> {
     id: &'a str,
     room: &'a str,
     from: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
     at: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    except: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    change: Option<Change>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    of: Option<u64>,
 }
 
 /// Writes a draft's line.
@@ -76,7 +91,11 @@ pub fn push_line(lines: &mut Vec<u8>, draft: &Draft) {
         id: draft.id.as_str(),
         room: draft.room.as_str(),
         from: draft.from.as_str(),
+        name: draft.name.as_ref().map(UserName::as_str),
         at: draft.at.0,
+        except: draft.except.as_ref().map(PublicId::as_str),
+        change: draft.about.map(|about| about.change),
+        of: draft.about.map(|about| about.seq),
     };
     serde_json::to_writer(&mut *lines, &envelope).expect("text and numbers are JSON");
     // The body is JSON on one line already: it takes the place of the closing brace.
@@ -89,13 +108,18 @@ pub fn push_line(lines: &mut Vec<u8>, draft: &Draft) {
 /// Reads a line back; the error says what is wrong with it.
 pub fn message(line: &str, position: Position) -> Result<Message, String> {
     let line: Line<'_> = serde_json::from_str(line).map_err(|why| why.to_string())?;
+    let bad_name = |why: NameError| why.to_string();
     Ok(Message {
         position,
-        room: RoomName::parse(&line.room).map_err(|why| why.to_string())?,
-        from: UserId::parse(&line.from).map_err(|why| why.to_string())?,
-        id: MessageId::parse(&line.id).map_err(|why| why.to_string())?,
+        room: RoomName::parse(&line.room).map_err(bad_name)?,
+        from: UserId::parse(&line.from).map_err(bad_name)?,
+        name: line.name.map(|name| UserName::parse(&name)).transpose().map_err(bad_name)?,
+        id: MessageId::parse(&line.id).map_err(bad_name)?,
         at: Timestamp(line.at),
+        except: line.except.map(|id| PublicId::parse(&id)).transpose().map_err(bad_name)?,
+        about: About::new(line.change, line.of),
         body: Body::from_json(line.body.get()),
+        state: None,
     })
 }
 
@@ -128,14 +152,9 @@ mod tests {
     use super::*;
 
     fn draft(body: &str) -> Draft {
-        Draft {
-            repeatable: true,
-            room: RoomName::lobby(),
-            from: UserId::parse("ada \"l\"").unwrap(),
-            id: MessageId::parse("m1").unwrap(),
-            at: Timestamp(7),
-            body: Body::from_json(body),
-        }
+        let from = UserId::parse("ada \"l\"").unwrap();
+        let id = MessageId::parse("m1").unwrap();
+        Draft::new(RoomName::lobby(), from, id, Timestamp(7), Body::from_json(body))
     }
 
     fn line(draft: &Draft) -> String {
@@ -154,7 +173,22 @@ mod tests {
         );
         let position = Position { epoch: Epoch::new("e"), seq: 3 };
         let read = message(&line, position.clone()).unwrap();
-        assert_eq!((read.from, read.body, read.position), (draft.from, draft.body, position));
+        assert_eq!(read, draft.at(position));
+    }
+
+    #[test]
+    fn what_is_rare_stands_in_a_line_only_where_it_is_so() {
+        let mut draft = draft("\"new\"");
+        draft.name = Some(UserName::parse("Ada").unwrap());
+        draft.except = Some(PublicId::parse("p1").unwrap());
+        draft.about = Some(About { change: Change::Edit, seq: 2 });
+        let line = line(&draft);
+        assert_eq!(
+            line,
+            r#"{"id":"m1","room":"lobby","from":"ada \"l\"","name":"Ada","at":7,"except":"p1","change":"edit","of":2,"body":"new"}"#
+        );
+        let position = Position { epoch: Epoch::new("e"), seq: 3 };
+        assert_eq!(message(&line, position.clone()).unwrap(), draft.at(position));
     }
 
     #[test]

@@ -47,14 +47,10 @@ pub fn room(name: &str) -> RoomName {
 }
 
 pub fn draft(room_name: &str, from: &str, id: &str, body: &str) -> Draft {
-    Draft {
-        repeatable: true,
-        room: room(room_name),
-        from: UserId::parse(from).expect("a user id"),
-        id: MessageId::parse(id).expect("a message id"),
-        at: clock::now(),
-        body: Body::from_json(body),
-    }
+    let from = UserId::parse(from).expect("a user id");
+    let id = MessageId::parse(id).expect("a message id");
+    let body = Body::from_json(body);
+    Draft { repeatable: true, ..Draft::new(room(room_name), from, id, clock::now(), body) }
 }
 
 pub fn later(mut draft: Draft, by: Duration) -> Draft {
@@ -84,8 +80,7 @@ pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
 
 /// The message a draft has become.
 pub fn message(draft: Draft, stored: &Stored) -> Message {
-    let Draft { room, from, id, repeatable: _, at: _, body } = draft;
-    Message { position: stored.position.clone(), room, from, id, at: stored.at, body }
+    Draft { at: stored.at, ..draft }.at(stored.position.clone())
 }
 
 /// What a settle says, with the draft's number.
