@@ -1,15 +1,17 @@
 //! Ten thousand clients of a killed node come back to another one at once: what its own clients
 //! feel meanwhile, how long it takes, and whether anybody loses a message.
 //!
-//! `cargo bench --bench storm [-- --clients N] [-- roomcast's flags]`. Starts a redis-server and
+//! `cargo bench --bench storm [-- --clients N --rooms N] [-- roomcast's flags]`. Starts a redis-server and
 //! two nodes on loopback; needs N + 1 000 open files each. The clients that come back are another
 //! process, of the lowest priority: in the world they have machines of their own.
 #![expect(clippy::print_stdout, reason = "a bench tells its result")]
 
+mod crowd;
+
 use std::{
     io::{BufRead, BufReader, Write},
-    net::{SocketAddr, TcpListener},
-    process::{Child, ChildStdout, Command, Stdio},
+    net::SocketAddr,
+    process::ChildStdout,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -17,60 +19,48 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     sync::{Semaphore, watch},
     task::JoinSet,
     time::{interval, sleep},
 };
 
-const ROOMS: usize = 100;
+use crate::crowd::{Client, PATIENCE, Process, node, raise_open_files};
+
 const SURVIVORS: usize = 500;
 const MESSAGES_PER_SECOND: u64 = 200;
 const QUIET: Duration = Duration::from_secs(8);
-const PATIENCE: Duration = Duration::from_secs(120);
 
 fn main() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    setrlimit(Resource::Nofile, raised).expect("the soft limit may be raised");
+    raise_open_files();
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     match arguments.as_slice() {
-        [first, from, to, clients] if first == "returning" => {
+        [first, from, to, clients, rooms] if first == "returning" => {
             let address = |text: &String| text.parse().expect("an address");
-            let clients = clients.parse().expect("a number");
-            runtime.block_on(returning(address(from), address(to), clients));
+            runtime.block_on(returning(address(from), address(to), number(clients), number(rooms)));
         }
-        [first, clients, flags @ ..] if first == "--clients" => {
-            runtime.block_on(storm(clients.parse().expect("a number"), flags));
+        [first, clients, second, rooms, flags @ ..]
+            if first == "--clients" && second == "--rooms" =>
+        {
+            runtime.block_on(storm(number(clients), number(rooms), flags));
         }
-        flags => runtime.block_on(storm(10_000, flags)),
+        flags => runtime.block_on(storm(10_000, 100, flags)),
     }
 }
 
-/// A child that ends with its owner.
-struct Process(Child);
+fn number(text: &String) -> usize {
+    text.parse().expect("a number")
+}
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended, which is as good.
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
+/// The text of a message, and its offset.
+fn message(event: &str) -> Option<(String, String)> {
+    let event: Value = serde_json::from_str(event.strip_prefix("42")?).ok()?;
+    Some((event[1]["text"].as_str()?.to_owned(), event[2].as_str()?.to_owned()))
 }
 
 impl Process {
-    fn start(program: &str, arguments: &[String], priority: &str) -> Self {
-        let mut command = Command::new("nice");
-        command.args(["-n", priority, "setpriv", "--pdeathsig", "KILL", "--", program]);
-        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        Self(command.spawn().expect("nice and setpriv are there"))
-    }
-
     fn lines(&mut self) -> std::io::Lines<BufReader<ChildStdout>> {
         BufReader::new(self.0.stdout.take().expect("it is piped")).lines()
     }
@@ -86,131 +76,6 @@ impl Process {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         line.and_then(|line| line.split_whitespace().next()?.parse().ok()).expect("a size")
     }
-}
-
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound port")
-}
-
-async fn node(redis: SocketAddr, flags: &[String]) -> (Process, SocketAddr) {
-    let address = free_address();
-    let mut arguments =
-        vec!["--listen".into(), address.to_string(), "--redis".into(), format!("redis://{redis}")];
-    // Who only speaks does not read, and so answers no ping.
-    arguments.extend(["--ping-interval", "10m", "--ping-timeout", "10m"].map(String::from));
-    arguments.extend_from_slice(flags);
-    let process = Process::start(env!("CARGO_BIN_EXE_roomcast"), &arguments, "0");
-    let deadline = Instant::now() + PATIENCE;
-    while !is_ready(address).await {
-        assert!(Instant::now() < deadline, "the node is not ready");
-        sleep(Duration::from_millis(20)).await;
-    }
-    (process, address)
-}
-
-async fn is_ready(address: SocketAddr) -> bool {
-    let Ok(mut stream) = TcpStream::connect(address).await else { return false };
-    let request = b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-    let mut answer = String::new();
-    let asked = stream.write_all(request).await.is_ok();
-    asked && stream.read_to_string(&mut answer).await.is_ok() && answer.contains(" 200 ")
-}
-
-/// A websocket client as small as it can be.
-struct Client {
-    stream: TcpStream,
-    bytes: Vec<u8>,
-    pid: String,
-}
-
-impl Client {
-    /// With everything that came before the CONNECT reply.
-    async fn connect(to: SocketAddr, auth: &str) -> std::io::Result<(Self, Vec<String>)> {
-        let lost = || std::io::Error::from(std::io::ErrorKind::ConnectionAborted);
-        let stream = TcpStream::connect(to).await?;
-        stream.set_nodelay(true)?;
-        let mut client = Self { stream, bytes: Vec::new(), pid: String::new() };
-        let request = "GET /socket.io/?EIO=4&transport=websocket&dialect=native HTTP/1.1\r\n\
-            Host: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-        client.stream.write_all(request.as_bytes()).await?;
-        while client.bytes.windows(4).all(|bytes| bytes != b"\r\n\r\n") {
-            if client.stream.read_buf(&mut client.bytes).await? == 0 {
-                return Err(lost());
-            }
-        }
-        let head = client.bytes.windows(4).position(|bytes| bytes == b"\r\n\r\n");
-        client.bytes.drain(..head.ok_or_else(lost)? + 4);
-        client.send(&format!("40{auth}")).await?;
-        let mut before = Vec::new();
-        loop {
-            let text = client.next().await?;
-            if let Some(reply) = text.strip_prefix("40") {
-                let reply: Value = serde_json::from_str(reply)?;
-                reply["pid"].as_str().ok_or_else(lost)?.clone_into(&mut client.pid);
-                return Ok((client, before));
-            }
-            before.push(text);
-        }
-    }
-
-    async fn send(&mut self, text: &str) -> std::io::Result<()> {
-        let length = u16::try_from(text.len()).expect("short texts only");
-        let mut frame = vec![0x81, 0x80 | 126];
-        frame.extend(length.to_be_bytes());
-        frame.extend([0; 4]);
-        frame.extend(text.as_bytes());
-        self.stream.write_all(&frame).await
-    }
-
-    /// The next text that is no matter of the transport.
-    async fn next(&mut self) -> std::io::Result<String> {
-        loop {
-            while let Some((opcode, text)) = self.frame() {
-                match (opcode, text.as_str()) {
-                    (1, "2") => self.send("3").await?,
-                    (1, text) if !text.starts_with('0') => return Ok(text.to_owned()),
-                    (8, _) => return Err(std::io::ErrorKind::ConnectionAborted.into()),
-                    _ => {}
-                }
-            }
-            if self.stream.read_buf(&mut self.bytes).await? == 0 {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-    }
-
-    fn frame(&mut self) -> Option<(u8, String)> {
-        let (&opcode, &short) = (self.bytes.first()?, self.bytes.get(1)?);
-        let (head, length) = match short {
-            126 => (4, usize::from(u16::from_be_bytes([*self.bytes.get(2)?, *self.bytes.get(3)?]))),
-            short => (2, usize::from(short)),
-        };
-        let text = String::from_utf8_lossy(self.bytes.get(head..head + length)?).into_owned();
-        self.bytes.drain(..head + length);
-        Some((opcode & 0x0f, text))
-    }
-
-    /// One request, and what came before its answer.
-    async fn ask(&mut self, name: &str, request: &Value) -> std::io::Result<Vec<String>> {
-        self.send(&format!("420{}", json!([name, request]))).await?;
-        let mut before = Vec::new();
-        loop {
-            let text = self.next().await?;
-            if text.starts_with("430") {
-                assert!(text.contains("\"ok\":true"), "{name}: {text}");
-                return Ok(before);
-            }
-            before.push(text);
-        }
-    }
-}
-
-/// The text of a message, and its offset.
-fn message(event: &str) -> Option<(String, String)> {
-    let event: Value = serde_json::from_str(event.strip_prefix("42")?).ok()?;
-    Some((event[1]["text"].as_str()?.to_owned(), event[2].as_str()?.to_owned()))
 }
 
 fn micros() -> u64 {
@@ -236,12 +101,12 @@ fn count(counter: &AtomicUsize) {
 }
 
 /// The other process: connects to one node, and, when that dies, at once to the other.
-async fn returning(from: SocketAddr, to: SocketAddr, clients: usize) {
+async fn returning(from: SocketAddr, to: SocketAddr, clients: usize, rooms: usize) {
     let connecting = Arc::new(Semaphore::new(100));
     let progress = Arc::new(Progress::default());
     let mut all = JoinSet::new();
     for number in 0..clients {
-        let room = format!("r{}", number % ROOMS);
+        let room = format!("r{}", number % rooms);
         all.spawn(one(from, to, room, Arc::clone(&connecting), Arc::clone(&progress)));
     }
     let started = Instant::now();
@@ -317,15 +182,44 @@ async fn come_back(to: SocketAddr, auth: &str, progress: &Progress) -> (Client, 
 /// Latencies of the survivors, in microseconds, since they were last taken.
 type Latencies = Arc<Mutex<Vec<u64>>>;
 
-async fn survive(node: SocketAddr, latencies: Latencies, stop: watch::Receiver<bool>) -> usize {
+/// What survivors hear of who comes and goes in one of the rooms: events and bytes.
+#[derive(Default)]
+struct Presence {
+    events: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Presence {
+    fn tell(&self, phase: &str) {
+        let each = |counter: &AtomicUsize| counter.swap(0, Ordering::Relaxed) / SURVIVORS;
+        let (events, bytes) = (each(&self.events), each(&self.bytes));
+        println!("{phase}  presence for each survivor: {events} events, {bytes} bytes");
+    }
+}
+
+async fn survive(
+    node: SocketAddr,
+    latencies: Latencies,
+    presence: Arc<Presence>,
+    stop: watch::Receiver<bool>,
+) -> usize {
     let (mut client, _) = Client::connect(node, "").await.expect("the node takes it");
-    client.ask("join", &json!({ "room": "steady" })).await.expect("an answer");
+    for room in ["steady", "r0"] {
+        client.ask("join", &json!({ "room": room })).await.expect("an answer");
+    }
     let (mut last, mut wrong) = (0, 0);
     while !*stop.borrow() {
         let Ok(Ok(event)) = tokio::time::timeout(Duration::from_millis(500), client.next()).await
         else {
             continue;
         };
+        if event.starts_with("42[\"presence\"") {
+            presence.events.fetch_add(1, Ordering::Relaxed);
+            presence.bytes.fetch_add(event.len(), Ordering::Relaxed);
+        }
+        if !event.contains("\"room\":\"steady\"") {
+            continue;
+        }
         let Some(at) = event.find("\"text\":\"") else { continue };
         let text = event.get(at + 8..).unwrap_or_default();
         let mut parts = text.split('"').next().unwrap_or_default().split(' ');
@@ -360,9 +254,9 @@ async fn talk(node: SocketAddr, stop: watch::Receiver<bool>) {
 struct Speakers(Vec<(Client, String)>);
 
 impl Speakers {
-    async fn connect(node: SocketAddr) -> Self {
+    async fn connect(node: SocketAddr, rooms: usize) -> Self {
         let mut all = Vec::new();
-        for room in 0..ROOMS {
+        for room in 0..rooms {
             let (mut speaker, _) = Client::connect(node, "").await.expect("the node takes it");
             let room = format!("r{room}");
             speaker.ask("join", &json!({ "room": room })).await.expect("an answer");
@@ -393,23 +287,22 @@ fn percentiles(latencies: &Latencies) -> (f64, f64, f64) {
     (at(500), at(990), at(999))
 }
 
-async fn storm(clients: usize, flags: &[String]) {
-    let redis = free_address();
-    let port = redis.port().to_string();
-    let arguments = ["--port", &port, "--bind", "127.0.0.1", "--save", ""].map(String::from);
-    let _redis = Process::start("redis-server", &arguments, "0");
+async fn storm(clients: usize, rooms: usize, flags: &[String]) {
+    let (_redis, redis) = crowd::redis();
     let (dying, from) = node(redis, flags).await;
     let (living, to) = node(redis, flags).await;
     let (stop, stopped) = watch::channel(false);
-    let latencies = Latencies::default();
+    let (latencies, presence) = (Latencies::default(), Arc::new(Presence::default()));
     let mut survivors = JoinSet::new();
     for _ in 0..SURVIVORS {
-        survivors.spawn(survive(to, Arc::clone(&latencies), stopped.clone()));
+        let (latencies, presence) = (Arc::clone(&latencies), Arc::clone(&presence));
+        survivors.spawn(survive(to, latencies, presence, stopped.clone()));
     }
     let talking = tokio::task::JoinSet::from_iter([talk(to, stopped)]);
 
     let program = std::env::current_exe().expect("this program");
-    let arguments = ["returning".into(), from.to_string(), to.to_string(), clients.to_string()];
+    let arguments = [from.to_string(), to.to_string(), clients.to_string(), rooms.to_string()];
+    let arguments: Vec<String> = ["returning".into()].into_iter().chain(arguments).collect();
     let mut others = Process::start(program.to_str().expect("a path of text"), &arguments, "19");
     let (mut lines, (told, mut hear)) = (others.lines(), tokio::sync::mpsc::channel(4));
     let reading = std::thread::spawn(move || {
@@ -425,12 +318,14 @@ async fn storm(clients: usize, flags: &[String]) {
         assert!(line.starts_with(what), "{line}");
         line
     };
-    let mut speakers = Speakers::connect(to).await;
+    let mut speakers = Speakers::connect(to, rooms).await;
     heard("ready").await;
     speakers.say("1").await;
     sleep(Duration::from_secs(2)).await;
     percentiles(&latencies);
+    presence.tell("begin");
     sleep(QUIET).await;
+    presence.tell("quiet");
     let before = living.kib();
     let quiet = tell("quiet", &latencies);
 
@@ -441,11 +336,13 @@ async fn storm(clients: usize, flags: &[String]) {
     let took = killed.elapsed();
     let ratio = tell("storm", &latencies) / quiet;
     println!("all {clients} {line}, {:.1} s; p99 {ratio:.1} times quiet", took.as_secs_f64());
+    presence.tell("storm");
     speakers.say("3").await;
     println!("{}", heard("done").await);
     let full = living.kib();
     sleep(QUIET).await;
     tell("after", &latencies);
+    presence.tell("after");
     let each = full.saturating_sub(before) as f64 / clients as f64;
     println!("the node: {before} KiB before, {full} KiB with all, {each:.1} KiB each");
     others.say("over");
