@@ -112,14 +112,13 @@ impl History {
     /// Leaves out the messages farthest from where the page was asked for, until their bodies have
     /// at most `bytes_max`. At least one stays.
     pub fn fit(&mut self, page: Page, bytes_max: usize) {
-        let size = |message: &Message| message.body.as_json().len();
-        let mut bytes: usize = self.messages.iter().map(size).sum();
+        let mut bytes: usize = self.messages.iter().map(Message::size).sum();
         while bytes > bytes_max && self.messages.len() > 1 {
             let left_out = match page {
                 Page::Newest | Page::Before(_) => self.messages.remove(0),
                 Page::After(_) => self.messages.remove(self.messages.len() - 1),
             };
-            bytes -= size(&left_out);
+            bytes -= left_out.size();
             self.more = true;
         }
     }

@@ -27,7 +27,7 @@ pub struct Found {
 impl Found {
     /// Leaves out the oldest messages until the bodies have at most `bytes_max`. At least one stays.
     pub fn fit(&mut self, bytes_max: usize) {
-        let sizes = self.messages.iter().rev().map(|message| message.body.as_json().len());
+        let sizes = self.messages.iter().rev().map(Message::size);
         let mut bytes = 0;
         let fitting = sizes.take_while(|size| {
             bytes += size;
@@ -55,7 +55,7 @@ pub async fn scan(bus: &dyn Bus, search: &Search, floor: u64) -> Result<Found, R
             return Err(ReadError::Unavailable("the log was lost just now".to_owned()));
         }
         looked_at += messages.len();
-        bytes += messages.iter().map(|message| message.body.as_json().len()).sum::<usize>();
+        bytes += messages.iter().map(Message::size).sum::<usize>();
         let oldest = messages.first().map(|oldest| oldest.position.seq);
         found.extend(sift(messages, search.clone(), floor).await?);
         if found.len() > limit {

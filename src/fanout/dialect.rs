@@ -4,10 +4,13 @@
 //! asks for what it missed. So every stored event ends in its offset, and every other event in
 //! something that is no string.
 
+mod change;
+
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use socketioxide_core::adapter::Room;
 
+pub use self::change::NativeChange;
 use crate::domain::{
     message::{Epoch, Message, Position},
     name::{RoomName, UserId},
@@ -60,6 +63,7 @@ pub enum Arguments<'a> {
     Plain(Box<RawValue>, String),
     Foreign(Box<RawValue>, ()),
     Native(NativeMessage<'a>, String),
+    Change(NativeChange<'a>, String),
     Gap(GapEvent<'a>),
     NewEpoch(NoticeEvent<'a>),
     Presence(PresenceEvent<'a>),
@@ -138,7 +142,7 @@ impl<'a> NativeMessage<'a> {
             seq: message.position.seq,
             id: message.id.as_str(),
             from: Sender { id: message.from.as_str() },
-            text: Text(message.body.as_json()),
+            text: Text(if message.is_deleted() { "\"\"" } else { message.body.as_json() }),
             at: message.at.0,
         }
     }
@@ -175,14 +179,23 @@ pub struct NoticeEvent<'a> {
 }
 
 impl<'a> Event<'a> {
-    pub fn message(message: &'a Message, dialect: Dialect) -> Self {
+    /// What is in the log. `None`: a client of this dialect is not told of it.
+    pub fn stored(message: &'a Message, dialect: Dialect) -> Option<Self> {
         let offset = offset(&message.position);
-        let body = message.body.as_json();
-        let arguments = match dialect {
-            Dialect::Plain => Arguments::Plain(raw(body), offset),
-            Dialect::Native => Arguments::Native(NativeMessage::new(message), offset),
+        let (name, arguments) = match (message.about, dialect) {
+            (None, Dialect::Plain) => {
+                ("message", Arguments::Plain(raw(message.body.as_json()), offset))
+            }
+            (None, Dialect::Native) => {
+                ("message", Arguments::Native(NativeMessage::new(message), offset))
+            }
+            (Some(_), Dialect::Plain) => return None,
+            (Some(about), Dialect::Native) => {
+                let record = NativeChange::new(message, about);
+                (change::name(about.change), Arguments::Change(record, offset))
+            }
         };
-        Self { name: "message", arguments }
+        Some(Self { name, arguments })
     }
 
     /// What somebody published by hand; it is not stored. For those who speak plainly.
