@@ -75,13 +75,28 @@ pub enum Command {
 pub enum Effect {
     /// If it is about an earlier message, `Draft::check_target` has the last word.
     Append(Draft),
-    ReadHistory { room: RoomName, page: Page, limit: u32 },
+    ReadHistory {
+        room: RoomName,
+        page: Page,
+        limit: u32,
+    },
     Search(Search),
-    Join { room: RoomName, after: Option<Position> },
-    Leave { room: RoomName },
+    Join {
+        room: RoomName,
+        after: Option<Position>,
+    },
+    Leave {
+        room: RoomName,
+    },
     ListRooms,
-    Type { room: RoomName, typing: bool },
-    MarkRead { room: RoomName, seq: u64 },
+    Type {
+        room: RoomName,
+        typing: bool,
+    },
+    MarkRead {
+        room: RoomName,
+        seq: u64,
+    },
     PatchProfile(Patch),
 }
 
