@@ -190,13 +190,6 @@ impl Draft {
 }
 
 impl Message {
-    /// What it takes to tell it with all that has become of it, about, in bytes.
-    pub fn size(&self) -> usize {
-        let reactions = self.state.iter().flat_map(|state| &state.reactions);
-        let size = |(emoji, user): &(Emoji, UserId)| emoji.as_str().len() + user.as_str().len();
-        self.body.as_json().len() + reactions.map(size).sum::<usize>()
-    }
-
     /// The message as it is now.
     pub fn with_state(mut self, state: State) -> Self {
         match &state.fate {

@@ -142,13 +142,13 @@ impl<'a> NativeMessage<'a> {
             seq: message.position.seq,
             id: message.id.as_str(),
             from: Sender { id: message.from.as_str() },
-            text: Text(if message.is_deleted() { "\"\"" } else { message.body.as_json() }),
+            text: Text(message.body.as_json()),
             at: message.at.0,
         }
     }
 }
 
-/// A body that is JSON text as it is, and any other JSON as text.
+/// A body that is JSON text as it is, nothing where nothing is left, and any other JSON as text.
 #[derive(Debug)]
 struct Text<'a>(&'a str);
 
@@ -156,6 +156,8 @@ impl Serialize for Text<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if self.0.starts_with('"') {
             raw(self.0).serialize(serializer)
+        } else if self.0 == "null" {
+            serializer.serialize_str("")
         } else {
             serializer.serialize_str(self.0)
         }

@@ -95,7 +95,6 @@ impl Connection {
         let history = self.bus.history(draft.room.clone(), page, 1).await.map_err(unavailable)?;
         let target = history.messages.last().filter(|message| {
             message.position.seq == about.seq
-                && message.about.is_none()
                 && epoch.is_none_or(|epoch| epoch == history.top.epoch)
         });
         draft.check_target(target)

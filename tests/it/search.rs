@@ -182,7 +182,13 @@ async fn an_old_log_is_indexed() {
     let (_, heard) = node.pass(&drafts(1_000)).await;
     node.bus.close().await;
     let file = database(dir.path());
-    let older = "DROP TABLE words; ALTER TABLE log DROP COLUMN indexed_to; PRAGMA user_version = 3";
+    let older = "
+        DROP TABLE states; DROP INDEX messages_by_room; DROP INDEX records_by_room;
+        DROP INDEX edits_by_message; CREATE INDEX messages_by_room ON messages (room);
+        ALTER TABLE messages DROP COLUMN name; ALTER TABLE messages DROP COLUMN except_socket;
+        ALTER TABLE messages DROP COLUMN change; ALTER TABLE messages DROP COLUMN of_seq;
+        ALTER TABLE rooms DROP COLUMN records;
+        DROP TABLE words; ALTER TABLE log DROP COLUMN indexed_to; PRAGMA user_version = 3";
     file.execute_batch(older).expect("it can be taken back");
     let node = open(dir.path(), retention());
     check(&node, &heard).await;
