@@ -211,21 +211,7 @@ impl Session {
                 self.begin_read()?;
                 Ok(Effect::Search(search))
             }
-            Command::Join { room, after } => {
-                self.check_allowed(&room)?;
-                let is_new = !self.rooms.contains(&room);
-                if is_new && self.rooms.len() == self.limits.rooms_max {
-                    return Err(Reject::new(
-                        Code::TooMany,
-                        format!("this connection is in {} rooms; leave one", self.rooms.len()),
-                    ));
-                }
-                self.begin_read()?;
-                if is_new {
-                    self.rooms.push(room.clone());
-                }
-                Ok(Effect::Join { room, after })
-            }
+            Command::Join { room, after } => self.join(room, after),
             Command::Leave { room } => {
                 self.check_allowed(&room)?;
                 self.check_joined(&room)?;
@@ -250,6 +236,22 @@ impl Session {
                 Ok(Effect::PatchProfile(Patch { user: self.user.clone(), name, picture }))
             }
         }
+    }
+
+    fn join(&mut self, room: RoomName, after: Option<Position>) -> Result<Effect, Reject> {
+        self.check_allowed(&room)?;
+        let is_new = !self.rooms.contains(&room);
+        if is_new && self.rooms.len() == self.limits.rooms_max {
+            return Err(Reject::new(
+                Code::TooMany,
+                format!("this connection is in {} rooms; leave one", self.rooms.len()),
+            ));
+        }
+        self.begin_read()?;
+        if is_new {
+            self.rooms.push(room.clone());
+        }
+        Ok(Effect::Join { room, after })
     }
 
     fn begin_append(&mut self, body: &Body) -> Result<(), Reject> {
