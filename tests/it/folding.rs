@@ -7,7 +7,7 @@ use roomcast::{
     bus::{Bus, Retention, search::words_of, session::Tail},
     domain::{
         changes::{About, Change, State},
-        message::{Body, Draft, Epoch, Message, Position, Stored},
+        message::{Body, Draft, Epoch, Message, Position},
         name::{Emoji, RoomName, UserId},
         page::Page,
         search::Query,
@@ -215,11 +215,8 @@ async fn records_are_not_counted<L: Log>() {
     let (_, heard) = node.pass(&drafts).await;
 
     let as_said = |at: usize| heard[at].clone();
-    let seqs = |messages: &[Message]| -> Vec<u64> {
-        messages.iter().map(|message| message.position.seq).collect()
-    };
     assert_eq!(node.whole_history("red").await, [as_said(0), as_said(1)], "none has come to stay");
-    assert_eq!(seqs(&node.whole_history(dm).await), [3]);
+    assert_eq!(node.whole_history(dm).await, [as_said(2)]);
     assert_eq!(node.whole_history("empty").await, []);
     let rooms = node.bus.rooms(10).await.expect("they can be read");
     let rooms: Vec<_> = rooms.iter().map(|known| (known.room.as_str(), known.seq)).collect();
@@ -306,6 +303,12 @@ async fn every_node_shows_the_same() {
     for node in [&one, &two] {
         check(node, &heard).await;
         node.bus.close().await;
+    }
+    for name in ROOMS {
+        let all = folded(&heard, name);
+        let has_state = |message: &&Message| message.state.is_some();
+        let expected: Vec<u64> = all.iter().filter(has_state).map(seq_of).collect();
+        assert_eq!(stored_states(&log, name).await, expected, "and nothing else is kept");
     }
 }
 
@@ -408,10 +411,18 @@ async fn records_and_states_leave_the_file_when_messages_do() {
     node.bus.close().await;
 }
 
-async fn stored_state(log: &Shared, name: &str) -> Vec<String> {
+fn seq_of(message: &Message) -> u64 {
+    message.position.seq
+}
+
+/// Of which messages Redis has a state.
+async fn stored_states(log: &Shared, name: &str) -> Vec<u64> {
     let key = format!("test:{{0}}:state:{name}");
     let Reply::Many(seqs) = log.redis.call(&["HKEYS", &key]).await else { panic!("no list") };
-    seqs.into_iter().map(Reply::into_text).collect()
+    let seq = |reply: Reply| reply.into_text().parse().expect("a seq");
+    let mut seqs: Vec<u64> = seqs.into_iter().map(seq).collect();
+    seqs.sort_unstable();
+    seqs
 }
 
 /// An old list of the room may still be there when its log is not.
@@ -432,10 +443,7 @@ async fn after_a_lost_log_no_old_state_shows() {
         let of_old = record("red", "ann", "c", (Change::React, 1), "+1");
         let again = [of_old, said("red", "d", "three"), said("red", "e", "four")];
         let (stored, heard) = node.pass(&again).await;
-        let seqs = |stored: &[Stored]| -> Vec<u64> {
-            stored.iter().map(|stored| stored.position.seq).collect()
-        };
-        assert_eq!(seqs(&stored), [1, 2, 3], "{lost:?}");
+        assert_eq!(stored[0].position.seq, 1, "{lost:?}: the log begins anew");
         assert_eq!(node.whole_history("red").await, heard[1..], "{lost:?}");
         node.bus.close().await;
     }
@@ -463,15 +471,23 @@ async fn redis_keeps_states_as_long_as_their_messages() {
         }
     }
     for name in ROOMS {
-        let mut states = stored_state(&log, name).await;
-        states.sort_by_key(|seq| seq.parse::<u64>().expect("a seq"));
         let kept = node.whole_history(name).await;
         assert!((80..200).contains(&kept.len()), "{} of {name}", kept.len());
         assert!(kept.iter().all(|message| message.state.is_some()));
-        let kept: Vec<String> =
-            kept.iter().map(|message| message.position.seq.to_string()).collect();
-        assert_eq!(states, kept, "{name}");
+        let kept: Vec<u64> = kept.iter().map(seq_of).collect();
+        assert_eq!(stored_states(&log, name).await, kept, "{name}");
     }
+    // A list lives on with each message, and its states with it.
+    let pttl = "return redis.call('PTTL', KEYS[1]) - redis.call('PTTL', KEYS[2])";
+    let keys = ["test:{0}:room:blue", "test:{0}:state:blue"];
+    eventually("time has passed since", PATIENCE, async || {
+        let left = log.redis.call(&["PTTL", keys[0]]).await;
+        matches!(left, Reply::Number(left) if left < 3_600_000 - 20).then_some(())
+    })
+    .await;
+    node.pass(&[said("blue", "last", "x")]).await;
+    let apart = log.redis.call(&["EVAL", pttl, "2", keys[0], keys[1]]).await;
+    assert!(matches!(apart, Reply::Number(apart) if apart.abs() <= 1), "{apart:?}");
     node.bus.close().await;
 }
 
@@ -484,12 +500,12 @@ async fn a_room_that_expires_in_redis_takes_its_states_along() {
     node.pass(&[record("red", "bob", "b", (Change::React, 1), "+1")]).await;
     eventually("the room expires", PATIENCE, async || {
         let kept = node.whole_history("red").await;
-        (kept.is_empty() && stored_state(&log, "red").await.is_empty()).then_some(())
+        (kept.is_empty() && stored_states(&log, "red").await.is_empty()).then_some(())
     })
     .await;
     node.pass(&[record("red", "bob", "c", (Change::React, 1), "+1")]).await;
     let (_, heard) = node.pass(&[said("red", "d", "two")]).await;
-    assert_eq!(stored_state(&log, "red").await, [""; 0]);
+    assert_eq!(stored_states(&log, "red").await, []);
     assert!(node.whole_history("red").await.iter().all(|message| message.state.is_none()));
     assert_eq!(heard[0].position.seq, 4);
     node.bus.close().await;
