@@ -33,6 +33,14 @@ use crate::{
 const CHILD_DIR: &str = "ROOMCAST_TEST_CRASH_DIR";
 const CHILD_ROUND: &str = "ROOMCAST_TEST_CRASH_ROUND";
 
+/// Takes back what the last migration does.
+pub const BEFORE_RECORDS: &str = "
+    DROP TABLE states; DROP INDEX messages_by_room; DROP INDEX records_by_room;
+    DROP INDEX edits_by_message; CREATE INDEX messages_by_room ON messages (room);
+    ALTER TABLE messages DROP COLUMN name; ALTER TABLE messages DROP COLUMN except_socket;
+    ALTER TABLE messages DROP COLUMN change; ALTER TABLE messages DROP COLUMN of_seq;
+    ALTER TABLE rooms DROP COLUMN records;";
+
 pub struct FileLog {
     dir: TempDir,
     retention: Retention,

@@ -12,6 +12,7 @@ mod direct;
 mod people;
 mod embedded;
 mod faults;
+mod folding;
 mod harness;
 mod lanes;
 mod nodes;

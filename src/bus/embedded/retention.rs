@@ -135,9 +135,8 @@ impl Keeper {
         let Retention { idempotency_window, recovery_window, .. } = self.retention;
         let forgettable = before(now, idempotency_window.max(recovery_window));
         let range = (id, 0, trimmed_to.saturating_add(1));
-        let (deleted, last) = oldest(transaction, MESSAGES, range, budget.delete, |row| {
-            row.at < forgettable
-        })?;
+        let (deleted, last) =
+            oldest(transaction, MESSAGES, range, budget.delete, |row| row.at < forgettable)?;
         if let Some(last) = last {
             budget.delete -= deleted;
             index::forget(transaction, id, last)?;
