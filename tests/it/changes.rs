@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::{
     direct::code,
     harness::{
         PATIENCE, Random,
         client::{Client, Options, Transport},
+        eventually,
         node::Node,
         packet::Event,
         redis::{Keeps, Redis},
@@ -424,6 +426,55 @@ async fn plain_clients_are_told_nothing_and_read_what_is_left() {
         send(&ann, "lobby", "five").await;
         assert_eq!(told(&client, 1).await[0].arg(0), &json!("five"));
     }
+}
+
+#[tokio::test]
+async fn a_search_finds_what_messages_say_now() {
+    for world in World::both().await {
+        let ann = world.comes(0, "ann").await;
+        join(&ann, "attic", None).await;
+        let said = send(&ann, "attic", "hello one").await;
+        let gone = send(&ann, "attic", "hello gone").await;
+        edit(&ann, &said, "hello two").await;
+        react(&ann, &said, "+", true).await;
+        delete(&ann, &gone).await;
+        for text in ["one", "gone"] {
+            let request = json!({ "room": "attic", "text": text });
+            let found = ann.request("search", &[request]).await;
+            assert_eq!(found["messages"], json!([]), "{text}");
+        }
+        let found = ann.request("search", &[json!({ "room": "attic", "text": "hello" })]).await;
+        let page = ann.request("history", &[json!({ "room": "attic" })]).await;
+        assert_eq!(found["messages"], json!([page["messages"][0]]));
+        let shown = Shape::read(&page["messages"][0]);
+        assert!(shown.text == "hello two" && shown.edited.is_some(), "{page}");
+        assert_eq!(shown.reactions["+"], [own_id(&ann).await]);
+    }
+}
+
+#[tokio::test]
+async fn while_the_log_is_away_each_is_refused_and_later_ones_are_done() {
+    let mut redis = Redis::start(Keeps::Everything).await;
+    let [node, _] = two_nodes(&redis, &[]).await;
+    let ann = Client::connected(node.address, of("ann")).await;
+    join(&ann, "attic", None).await;
+    let said = send(&ann, "attic", "one").await;
+    redis.kill();
+    let mut answers = Vec::new();
+    for _ in 0..4 {
+        let request = about(&said, json!({ "text": "two" }));
+        answers.push(ann.emit_for_ack("edit", &[request]).await);
+    }
+    for answer in answers {
+        let answer = timeout(PATIENCE, answer).await.expect("in time").expect("an answer");
+        assert_eq!(answer[0]["error"]["code"], json!("unavailable"), "{answer:?}");
+    }
+    redis.restart().await;
+    eventually("it is edited", PATIENCE, async || {
+        (edit(&ann, &said, "three").await["ok"] == json!(true)).then_some(())
+    })
+    .await;
+    assert_eq!(lines(&told(&ann, 2).await), ["message one", "edit three"]);
 }
 
 /// What a client shows of a room: its messages as a page had them, and what it was told since.
