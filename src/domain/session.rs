@@ -70,33 +70,18 @@ pub enum Command {
     },
 }
 
-/// What is to be done about it.
+/// What is to be done about it. An `Append` that is about an earlier message is done only if
+/// `Draft::check_target` allows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// If it is about an earlier message, `Draft::check_target` has the last word.
     Append(Draft),
-    ReadHistory {
-        room: RoomName,
-        page: Page,
-        limit: u32,
-    },
+    ReadHistory { room: RoomName, page: Page, limit: u32 },
     Search(Search),
-    Join {
-        room: RoomName,
-        after: Option<Position>,
-    },
-    Leave {
-        room: RoomName,
-    },
+    Join { room: RoomName, after: Option<Position> },
+    Leave { room: RoomName },
     ListRooms,
-    Type {
-        room: RoomName,
-        typing: bool,
-    },
-    MarkRead {
-        room: RoomName,
-        seq: u64,
-    },
+    Type { room: RoomName, typing: bool },
+    MarkRead { room: RoomName, seq: u64 },
     PatchProfile(Patch),
 }
 
