@@ -380,7 +380,11 @@ async fn records_and_states_leave_the_file_when_messages_do() {
         .collect();
     let epoch = node.pass(&recent).await.1[0].position.epoch.clone();
     until("rooms are trimmed", || count(&file, "SELECT max(kept) FROM rooms") == 10).await;
-    assert_eq!(count(&file, "SELECT count(*) FROM messages"), 3_000);
+    let at = recent.iter().position(|draft| draft.about.is_none()).expect("a message");
+    let (name, seq) = (recent[at].room.as_str(), 901 + at as u64);
+    node.pass(&[record(name, "bob", "late", (Change::React, seq), "late")]).await;
+    assert_eq!(bodies(dir.path(), "late"), 1, "it comes to nothing");
+    assert_eq!(count(&file, "SELECT count(*) FROM messages"), 3_001);
     let after = Position { epoch, seq: 900 };
     assert!(matches!(node.bus.tail(0, after.clone(), 1).await, Ok(Tail::Messages { .. })));
     node.bus.close().await;
@@ -404,7 +408,7 @@ async fn records_and_states_leave_the_file_when_messages_do() {
     .await;
     let gone = count(&file, "SELECT deleted_to FROM log");
     let later = count(&file, &format!("SELECT count(*) FROM messages WHERE seq > {gone}"));
-    assert_eq!(gone + later, 3_900, "all of what comes after is there");
+    assert_eq!(gone + later, 3_901, "all of what comes after is there");
     assert!(matches!(node.bus.tail(0, after, 1).await, Ok(Tail::Trimmed { .. })));
     let left = "SELECT count(*) FROM states WHERE seq NOT IN (SELECT seq FROM messages)";
     assert_eq!(count(&file, left), 0);

@@ -222,28 +222,41 @@ local function folded(state, change, from, at, body)
   return state
 end
 
+-- False where the room has no such message. One that has a state is there.
+local function find_state(room, of)
+  if redis.call('HEXISTS', KEYS[4], 'r:' .. room) == 0 then return false end
+  local was = redis.call('HGET', base .. 'state:' .. room, of)
+  if not was and not has_message(base .. 'room:' .. room, tonumber(of)) then return false end
+  return { room = room, of = of, was = was, now = was or 'said\n' }
+end
+
+-- Many records may be about one message, whose state is long: it is read and written once.
+local states, by_name = {}, {}
 local function fold(place, room, of, change, from, at, body)
-  local list, states = base .. 'room:' .. room, base .. 'state:' .. room
-  if tonumber(of) >= before + place or redis.call('HEXISTS', KEYS[4], 'r:' .. room) == 0 then
-    return
+  if tonumber(of) >= before + place then return end
+  local name = room .. '\n' .. of
+  if by_name[name] == nil then
+    by_name[name] = find_state(room, of)
+    states[#states + 1] = by_name[name] or nil
   end
-  -- A message that has a state is there.
-  local was = redis.call('HGET', states, of)
-  if not was and not has_message(list, tonumber(of)) then return end
-  local state = folded(was or 'said\n', change, from, at, body)
-  if state == 'said\n' then
-    if was then redis.call('HDEL', states, of) end
-  elseif state ~= was then
-    redis.call('HSET', states, of, state)
-    if not was then
-      redis.call('HSET', KEYS[4], 's:' .. room, 1)
-      redis.call('PEXPIRE', states, redis.call('PTTL', list))
-    end
+  local state = by_name[name]
+  if state then state.now = folded(state.now, change, from, at, body) end
+end
+
+local function keep_state(state)
+  local key, was, now = base .. 'state:' .. state.room, state.was, state.now
+  if now == (was or 'said\n') then return end
+  if now == 'said\n' then return redis.call('HDEL', key, state.of) end
+  redis.call('HSET', key, state.of, now)
+  if not was then
+    redis.call('HSET', KEYS[4], 's:' .. state.room, 1)
+    redis.call('PEXPIRE', key, redis.call('PTTL', base .. 'room:' .. state.room))
   end
 end
 local fine, problem = pcall(function()
   for r = 1, rooms do keep_in_room(r) end
   for a = ROOMS + rooms * 4 + 1, #ARGV, 7 do fold(unpack(ARGV, a, a + 6)) end
+  for i = 1, #states do keep_state(states[i]) end
   redis.call(ARGV[2], ARGV[3], frame)
 end)
 return { epoch, before, known, fine and '' or tostring(type(problem) == 'table' and problem.err or problem) }
