@@ -11,6 +11,7 @@ mod retention;
 mod rosters;
 mod schema;
 mod sessions;
+mod states;
 mod tail;
 mod writer;
 

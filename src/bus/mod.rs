@@ -9,6 +9,9 @@
 //!   is announced twice. This holds across nodes and restarts.
 //! - Deliveries come in order of position, each once, without a hole: the bus fills holes from
 //!   its log by itself, and says `Gap` or `NewEpoch` only where the log cannot.
+//! - A draft that is about an earlier message is a record: stored and announced like any other, but
+//!   only deliveries and the tail of the log have it. What it does to its message is done in the
+//!   same step, if that is in the room's history then, and goes when the message does.
 //! - A node that starts hears what is appended from then on.
 //! - When the bus is down, drafts settle with an error at once; nothing is kept for later in
 //!   secret. `Unavailable` means certainly not stored; `Unconfirmed` means nobody knows.
@@ -30,7 +33,7 @@ use self::{
 };
 use crate::domain::{
     message::{Body, Draft, Epoch, Message, Position, Stored},
-    name::{RoomName, UserId},
+    name::{Emoji, RoomName, UserId},
     page::Page,
     search::Search,
     user::{Patch, User},
@@ -109,10 +112,9 @@ pub struct History {
 }
 
 impl History {
-    /// Leaves out the messages farthest from where the page was asked for, until their bodies have
-    /// at most `bytes_max`. At least one stays.
+    /// Leaves out the messages farthest from where the page was asked for, until the rest have at
+    /// most `bytes_max`. At least one stays.
     pub fn fit(&mut self, page: Page, bytes_max: usize) {
-        let size = |message: &Message| message.body.as_json().len();
         let mut bytes: usize = self.messages.iter().map(size).sum();
         while bytes > bytes_max && self.messages.len() > 1 {
             let left_out = match page {
@@ -123,6 +125,13 @@ impl History {
             self.more = true;
         }
     }
+}
+
+/// Bytes of a message's body and of its reactions, which are all that can be long.
+fn size(message: &Message) -> usize {
+    let reactions = message.state.iter().flat_map(|state| &state.reactions);
+    let bytes = |(emoji, user): &(Emoji, UserId)| emoji.as_str().len() + user.as_str().len();
+    message.body.as_json().len() + reactions.map(bytes).sum::<usize>()
 }
 
 /// Why something could not be read, or a session not kept.
@@ -158,7 +167,9 @@ pub trait Bus: Send + Sync + std::fmt::Debug + 'static {
     /// Queues a draft for the log. Never waits; a full queue settles with `Busy` at once.
     fn submit(&self, draft: Draft, settle: Settle);
 
-    /// One page of a room, at most `limit` messages.
+    /// One page of a room, at most `limit` messages, as they are now: with what the records about
+    /// them came to. The records themselves, and those about anything else, are no messages of the
+    /// room.
     fn history(
         &self,
         room: RoomName,
@@ -279,6 +290,7 @@ pub trait Bus: Send + Sync + std::fmt::Debug + 'static {
 mod tests {
     use super::*;
     use crate::domain::{
+        changes::State,
         message::Timestamp,
         name::{MessageId, UserId},
     };
@@ -305,5 +317,16 @@ mod tests {
         assert_eq!(kept(Page::Newest, 29), (vec![2, 3], true));
         assert_eq!(kept(Page::After(0), 29), (vec![1, 2], true));
         assert_eq!(kept(Page::Before(4), 1), (vec![3], true));
+    }
+
+    #[test]
+    fn reactions_take_their_part_of_a_page() {
+        let mut history = history();
+        let reaction = (Emoji::parse("+1").unwrap(), UserId::parse("12345678").unwrap());
+        let reactions = vec![reaction; 2];
+        let newest = history.messages.pop().unwrap();
+        history.messages.push(newest.with_state(State { reactions, ..State::default() }));
+        history.fit(Page::Newest, 49);
+        assert_eq!(history.messages.len(), 2);
     }
 }

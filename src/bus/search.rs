@@ -1,14 +1,14 @@
 //! What a search answers, and how it is done where no index is: page by page, a bounded part of the
 //! history at a time.
 
-use super::{Bus, History, ReadError};
+use super::{Bus, History, ReadError, size};
 use crate::domain::{
     message::{Body, Epoch, Message},
     page::Page,
     search::{Search, words},
 };
 
-/// Messages, and bytes of bodies, after which one search has looked at enough.
+/// Messages, and bytes of them, after which one search has looked at enough.
 const MESSAGES_MAX: usize = 2_000;
 const BYTES_MAX: usize = 1 << 20;
 /// Messages that are read at once.
@@ -25,9 +25,9 @@ pub struct Found {
 }
 
 impl Found {
-    /// Leaves out the oldest messages until the bodies have at most `bytes_max`. At least one stays.
+    /// Leaves out the oldest messages until the rest have at most `bytes_max`. At least one stays.
     pub fn fit(&mut self, bytes_max: usize) {
-        let sizes = self.messages.iter().rev().map(|message| message.body.as_json().len());
+        let sizes = self.messages.iter().rev().map(size);
         let mut bytes = 0;
         let fitting = sizes.take_while(|size| {
             bytes += size;
@@ -55,7 +55,7 @@ pub async fn scan(bus: &dyn Bus, search: &Search, floor: u64) -> Result<Found, R
             return Err(ReadError::Unavailable("the log was lost just now".to_owned()));
         }
         looked_at += messages.len();
-        bytes += messages.iter().map(|message| message.body.as_json().len()).sum::<usize>();
+        bytes += messages.iter().map(size).sum::<usize>();
         let oldest = messages.first().map(|oldest| oldest.position.seq);
         found.extend(sift(messages, search.clone(), floor).await?);
         if found.len() > limit {

@@ -3,12 +3,20 @@
 //! Each of these is a record of the log, with a position of its own, about an earlier message of
 //! its room. Folded in the order of the log they are the message's state, which history shows.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
-    message::{Body, Message, Timestamp},
+    message::{Body, Draft, Message, Timestamp},
     name::{Emoji, UserId},
+    session::{Code, Reject},
 };
+
+/// Different emoji on one message, and reactions with them. Who reacts at the same moment may pass
+/// this by a few.
+pub const EMOJI_MAX: usize = 20;
+pub const REACTIONS_MAX: usize = 1_000;
 
 /// What a record does to the message that it is about. Its body is the new one of an `Edit`, the
 /// emoji of a reaction, and null of a `Delete`.
@@ -95,6 +103,17 @@ impl State {
         }
     }
 
+    /// Whether a reaction changes nothing, or may be one more.
+    fn has_room_for(&self, emoji: &Emoji, user: &UserId) -> bool {
+        let of_emoji = || self.reactions.iter().filter(|(known, _)| known == emoji);
+        if of_emoji().any(|(_, known)| known == user) {
+            return true;
+        }
+        let different: BTreeSet<&Emoji> = self.reactions.iter().map(|(emoji, _)| emoji).collect();
+        self.reactions.len() < REACTIONS_MAX
+            && (different.len() < EMOJI_MAX || different.contains(emoji))
+    }
+
     /// As the buses store it, and as append.lua folds it: a line that says `said`,
     /// `edited <at> <body>` or `deleted <at>`, then `<emoji>\t<user>` in lines of their own.
     pub fn to_text(&self) -> String {
@@ -134,6 +153,42 @@ impl Fate {
     }
 }
 
+impl Draft {
+    /// Whether what it says of an earlier message may be stored; `target` is what history has
+    /// there. Who wrote a message never changes, and so this may be asked before the append.
+    pub fn check_target(&self, target: Option<&Message>) -> Result<(), Reject> {
+        let Some(About { change, .. }) = self.about else { return Ok(()) };
+        let unknown = || Reject::new(Code::NotFound, "there is no such message in the room");
+        let target = target.ok_or_else(unknown)?;
+        let is_own = target.from == self.from;
+        // It may have been this one that deleted it, and its answer was lost: the log knows.
+        let is_retry = change == Change::Delete && is_own && self.repeatable;
+        if target.is_deleted() && !is_retry {
+            return Err(unknown());
+        }
+        match change {
+            Change::Edit | Change::Delete if !is_own => {
+                Err(Reject::new(Code::Forbidden, "somebody else has written this message"))
+            }
+            Change::React => self.check_room_on(target),
+            Change::Edit | Change::Delete | Change::Unreact => Ok(()),
+        }
+    }
+
+    fn check_room_on(&self, target: &Message) -> Result<(), Reject> {
+        let (Some(state), Some(emoji)) = (&target.state, Emoji::from_body(&self.body)) else {
+            return Ok(());
+        };
+        if state.has_room_for(&emoji, &self.from) {
+            return Ok(());
+        }
+        Err(Reject::new(
+            Code::TooMany,
+            format!("a message has at most {EMOJI_MAX} emoji and {REACTIONS_MAX} reactions"),
+        ))
+    }
+}
+
 impl Message {
     /// The message as it is now.
     pub fn with_state(mut self, state: State) -> Self {
@@ -157,6 +212,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::{
+        message::{Epoch, Position},
+        name::{MessageId, RoomName},
+    };
 
     type Record = (Change, UserId, Timestamp, Body);
 
@@ -241,6 +300,65 @@ mod tests {
                 prop_assert_eq!(count, usize::from(last == Change::React));
             }
         }
+    }
+
+    fn message(state: State) -> Message {
+        let user = UserId::parse("ann").unwrap();
+        let id = MessageId::parse("m").unwrap();
+        let draft = Draft::new(RoomName::lobby(), user, id, Timestamp(1), Body::null());
+        draft.at(Position { epoch: Epoch::new("e"), seq: 1 }).with_state(state)
+    }
+
+    fn checked(user: &str, change: Change, body: Body, target: Option<&Message>) -> Option<Code> {
+        let user = UserId::parse(user).unwrap();
+        let id = MessageId::parse("c").unwrap();
+        let draft = Draft::new(RoomName::lobby(), user, id, Timestamp(2), body);
+        let draft = Draft { about: Some(About { change, seq: 1 }), ..draft };
+        draft.check_target(target).err().map(|reject| reject.code)
+    }
+
+    #[test]
+    fn only_ones_own_is_changed_and_only_what_is_there() {
+        let emoji = Emoji::parse("👍").unwrap().to_body();
+        let body = |change| match change {
+            Change::React | Change::Unreact => emoji.clone(),
+            Change::Edit | Change::Delete => Body::null(),
+        };
+        let said = message(State::default());
+        let fate = Fate::Deleted { at: Timestamp(2) };
+        let deleted = message(State { fate, reactions: Vec::new() });
+        for change in Change::ALL {
+            let is_anybodys = matches!(change, Change::React | Change::Unreact);
+            let others = (!is_anybodys).then_some(Code::Forbidden);
+            assert_eq!(checked("ann", change, body(change), Some(&said)), None);
+            assert_eq!(checked("bob", change, body(change), Some(&said)), others);
+            for user in ["ann", "bob"] {
+                for none in [None, Some(&deleted)] {
+                    let code = checked(user, change, body(change), none);
+                    assert_eq!(code, Some(Code::NotFound), "{change:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn reactions_are_bounded() {
+        let emoji = |n: usize| Emoji::parse(&n.to_string()).unwrap();
+        let user = |n: usize| UserId::parse(&n.to_string()).unwrap();
+        let react = |user: &str, n, to: &Message| {
+            checked(user, Change::React, emoji(n).to_body(), Some(to))
+        };
+        let reactions = (0..EMOJI_MAX).map(|n| (emoji(n), user(n))).collect();
+        let colourful = message(State { reactions, ..State::default() });
+        assert_eq!(react("0", EMOJI_MAX, &colourful), Some(Code::TooMany));
+        assert_eq!(react("new", 0, &colourful), None);
+        let reactions = (0..REACTIONS_MAX).map(|n| (emoji(0), user(n))).collect();
+        let full = message(State { reactions, ..State::default() });
+        assert_eq!(react("new", 0, &full), Some(Code::TooMany));
+        assert_eq!(react("0", 1, &full), Some(Code::TooMany));
+        assert_eq!(react("0", 0, &full), None, "it is there");
+        let back = checked("0", Change::Unreact, emoji(0).to_body(), Some(&full));
+        assert_eq!(back, None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! `settled` when that is done.
 
 use super::{
+    changes::About,
     message::{Body, Draft, Position, Timestamp},
     name::{MessageId, RoomName, UserId, UserName},
     page::Page,
@@ -26,6 +27,14 @@ pub enum Command {
     /// The same, to one person.
     SendTo {
         user: UserId,
+        id: MessageId,
+        repeatable: bool,
+        body: Body,
+    },
+    /// Something about an earlier message of the room.
+    Change {
+        room: RoomName,
+        about: About,
         id: MessageId,
         repeatable: bool,
         body: Body,
@@ -61,7 +70,8 @@ pub enum Command {
     },
 }
 
-/// What is to be done about it.
+/// What is to be done about it. An `Append` that is about an earlier message is done only if
+/// `Draft::check_target` allows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     Append(Draft),
@@ -170,6 +180,12 @@ impl Session {
                 let draft = Draft::new(room, from, id, now, body);
                 Ok(Effect::Append(Draft { repeatable, ..draft }))
             }
+            Command::Change { room, about, id, repeatable, body } => {
+                self.check_inside(&room)?;
+                self.begin_append(&body)?;
+                let draft = Draft::new(room, self.user.clone(), id, now, body);
+                Ok(Effect::Append(Draft { repeatable, about: Some(about), ..draft }))
+            }
             Command::ReadHistory { room, page, limit } => {
                 self.check_inside(&room)?;
                 self.begin_read()?;
@@ -180,21 +196,7 @@ impl Session {
                 self.begin_read()?;
                 Ok(Effect::Search(search))
             }
-            Command::Join { room, after } => {
-                self.check_allowed(&room)?;
-                let is_new = !self.rooms.contains(&room);
-                if is_new && self.rooms.len() == self.limits.rooms_max {
-                    return Err(Reject::new(
-                        Code::TooMany,
-                        format!("this connection is in {} rooms; leave one", self.rooms.len()),
-                    ));
-                }
-                self.begin_read()?;
-                if is_new {
-                    self.rooms.push(room.clone());
-                }
-                Ok(Effect::Join { room, after })
-            }
+            Command::Join { room, after } => self.join(room, after),
             Command::Leave { room } => {
                 self.check_allowed(&room)?;
                 self.check_joined(&room)?;
@@ -219,6 +221,22 @@ impl Session {
                 Ok(Effect::PatchProfile(Patch { user: self.user.clone(), name, picture }))
             }
         }
+    }
+
+    fn join(&mut self, room: RoomName, after: Option<Position>) -> Result<Effect, Reject> {
+        self.check_allowed(&room)?;
+        let is_new = !self.rooms.contains(&room);
+        if is_new && self.rooms.len() == self.limits.rooms_max {
+            return Err(Reject::new(
+                Code::TooMany,
+                format!("this connection is in {} rooms; leave one", self.rooms.len()),
+            ));
+        }
+        self.begin_read()?;
+        if is_new {
+            self.rooms.push(room.clone());
+        }
+        Ok(Effect::Join { room, after })
     }
 
     fn begin_append(&mut self, body: &Body) -> Result<(), Reject> {
@@ -288,7 +306,7 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::search::Query;
+    use crate::domain::{changes::Change, search::Query};
 
     const NOW: Timestamp = Timestamp(1);
 
@@ -302,6 +320,16 @@ mod tests {
         Command::Send {
             room: RoomName::parse(room).unwrap(),
             id: MessageId::parse("m1").unwrap(),
+            repeatable: true,
+            body: Body::from_json(json),
+        }
+    }
+
+    fn change(room: &str, json: &str) -> Command {
+        Command::Change {
+            room: RoomName::parse(room).unwrap(),
+            about: About { change: Change::Edit, seq: 1 },
+            id: MessageId::parse("m2").unwrap(),
             repeatable: true,
             body: Body::from_json(json),
         }
@@ -323,6 +351,8 @@ mod tests {
         assert_eq!(code(session().step(send("lobby", "12345678901"), NOW)), Some(Code::TooLarge));
         assert_eq!(code(session().step(send("lobby", "1234567890"), NOW)), None);
         assert_eq!(code(session().step(send("attic", "1"), NOW)), Some(Code::NotJoined));
+        assert_eq!(code(session().step(change("lobby", "12345678901"), NOW)), Some(Code::TooLarge));
+        assert_eq!(code(session().step(change("attic", "1"), NOW)), Some(Code::NotJoined));
     }
 
     #[test]
@@ -348,6 +378,7 @@ mod tests {
         let of = |name| {
             [
                 send(name, "1"),
+                change(name, "1"),
                 Command::ReadHistory { room: room(name), page: Page::Newest, limit: 1 },
                 Command::Type { room: room(name), typing: true },
                 Command::MarkRead { room: room(name), seq: 1 },
@@ -390,6 +421,7 @@ mod tests {
         assert_eq!(code(session.step(send("lobby", "1"), NOW)), None);
         assert_eq!(code(session.step(send("lobby", "2"), NOW)), None);
         assert_eq!(code(session.step(send("lobby", "3"), NOW)), Some(Code::Busy));
+        assert_eq!(code(session.step(change("lobby", "3"), NOW)), Some(Code::Busy));
         session.append_settled();
         assert_eq!(code(session.step(send("lobby", "3"), NOW)), None);
     }

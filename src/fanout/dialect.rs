@@ -4,10 +4,13 @@
 //! asks for what it missed. So every stored event ends in its offset, and every other event in
 //! something that is no string.
 
+mod change;
+
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use socketioxide_core::adapter::Room;
 
+pub use self::change::NativeChange;
 use crate::domain::{
     message::{Epoch, Message, Position},
     name::{RoomName, UserId},
@@ -60,6 +63,7 @@ pub enum Arguments<'a> {
     Plain(Box<RawValue>, String),
     Foreign(Box<RawValue>, ()),
     Native(NativeMessage<'a>, String),
+    Change(NativeChange<'a>, String),
     Gap(GapEvent<'a>),
     NewEpoch(NoticeEvent<'a>),
     Presence(PresenceEvent<'a>),
@@ -144,7 +148,7 @@ impl<'a> NativeMessage<'a> {
     }
 }
 
-/// A body that is JSON text as it is, and any other JSON as text.
+/// A body that is JSON text as it is, nothing where nothing is left, and any other JSON as text.
 #[derive(Debug)]
 struct Text<'a>(&'a str);
 
@@ -152,6 +156,8 @@ impl Serialize for Text<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if self.0.starts_with('"') {
             raw(self.0).serialize(serializer)
+        } else if self.0 == "null" {
+            serializer.serialize_str("")
         } else {
             serializer.serialize_str(self.0)
         }
@@ -175,14 +181,23 @@ pub struct NoticeEvent<'a> {
 }
 
 impl<'a> Event<'a> {
-    pub fn message(message: &'a Message, dialect: Dialect) -> Self {
+    /// What is in the log. `None`: a client of this dialect is not told of it.
+    pub fn stored(message: &'a Message, dialect: Dialect) -> Option<Self> {
         let offset = offset(&message.position);
-        let body = message.body.as_json();
-        let arguments = match dialect {
-            Dialect::Plain => Arguments::Plain(raw(body), offset),
-            Dialect::Native => Arguments::Native(NativeMessage::new(message), offset),
+        let (name, arguments) = match (message.about, dialect) {
+            (None, Dialect::Plain) => {
+                ("message", Arguments::Plain(raw(message.body.as_json()), offset))
+            }
+            (None, Dialect::Native) => {
+                ("message", Arguments::Native(NativeMessage::new(message), offset))
+            }
+            (Some(_), Dialect::Plain) => return None,
+            (Some(about), Dialect::Native) => {
+                let record = NativeChange::new(message, about);
+                (change::name(about.change), Arguments::Change(record, offset))
+            }
         };
-        Self { name: "message", arguments }
+        Some(Self { name, arguments })
     }
 
     /// What somebody published by hand; it is not stored. For those who speak plainly.

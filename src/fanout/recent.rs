@@ -63,10 +63,11 @@ impl Entry {
         &self.message
     }
 
-    /// The event as a websocket frame, made once for all who missed it.
+    /// The event as a websocket frame, made once for all who missed it; nothing where the dialect
+    /// has none.
     pub fn frame(&self, dialect: Dialect, lanes: &Lanes) -> &Bytes {
-        self.frames[dialect as usize]
-            .get_or_init(|| lanes.frame(&Event::message(&self.message, dialect)))
+        let made = || Event::stored(&self.message, dialect).map(|event| lanes.frame(&event));
+        self.frames[dialect as usize].get_or_init(|| made().unwrap_or_default())
     }
 
     /// The body is there twice once somebody has missed it.

@@ -29,8 +29,9 @@ impl Teller {
     pub async fn message(&self, message: &Message) {
         for room in message.room.audience() {
             for dialect in self.rooms.dialects(&room) {
-                let event = Event::message(message, dialect);
-                self.emit(self.io.to(dialect.room(&room)), &event).await;
+                if let Some(event) = Event::stored(message, dialect) {
+                    self.emit(self.io.to(dialect.room(&room)), &event).await;
+                }
             }
         }
     }

@@ -284,7 +284,9 @@ impl Seat {
         let places = self.places();
         let joined = || places.all.iter().filter(|place| which(place)).map(|place| &place.joined);
         for entry in seam.entries.iter().filter(|entry| wants(joined(), entry.message())) {
-            lanes.emit(self.sid, &Event::message(entry.message(), self.dialect));
+            if let Some(event) = Event::stored(entry.message(), self.dialect) {
+                lanes.emit(self.sid, &event);
+            }
         }
     }
 

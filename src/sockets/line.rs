@@ -1,8 +1,9 @@
-//! Messages of one connection that cannot be stored yet.
+//! What one connection wants stored and the log must be asked about first.
 //!
 //! Before something is said in a room of two people, the log is asked whether the other one is
-//! known. What the client sends meanwhile, wherever to, waits behind it, so its order stays. The
-//! session bounds how much that is.
+//! known; before something is said of an earlier message, whether that is there, and whose it is.
+//! What the client sends meanwhile, wherever to, waits behind it, so its order stays. The session
+//! bounds how much that is.
 
 use std::{
     collections::VecDeque,
@@ -10,26 +11,41 @@ use std::{
 };
 
 use super::{Connection, Reply};
-use crate::domain::{
-    message::Draft,
-    session::{Code, Reject},
+use crate::{
+    bus::ReadError,
+    domain::{
+        changes::About,
+        message::{Draft, Epoch},
+        name::RoomName,
+        page::Page,
+        session::{Code, Reject},
+    },
 };
 
 #[derive(Debug, Default)]
 pub struct Line {
-    waiting: VecDeque<(Draft, Reply)>,
+    waiting: VecDeque<Waiting>,
     /// Whether a task takes from its front.
     moves: bool,
 }
 
+#[derive(Debug)]
+struct Waiting {
+    draft: Draft,
+    /// Of the message that it is about.
+    epoch: Option<Epoch>,
+    reply: Reply,
+}
+
 impl Connection {
-    pub(super) fn append(self: &Arc<Self>, draft: Draft, reply: Reply) {
+    pub(super) fn append(self: &Arc<Self>, draft: Draft, epoch: Option<Epoch>, reply: Reply) {
+        let must_ask = draft.about.is_some() || draft.room.people().is_some();
         let mut line = self.line();
-        if draft.room.people().is_none() && !line.moves {
+        if !must_ask && !line.moves {
             drop(line);
             return self.submit(draft, reply);
         }
-        line.waiting.push_back((draft, reply));
+        line.waiting.push_back(Waiting { draft, epoch, reply });
         if !std::mem::replace(&mut line.moves, true) {
             let connection = Arc::clone(self);
             self.tasks.spawn("line", async move { connection.advance().await });
@@ -38,29 +54,54 @@ impl Connection {
 
     async fn advance(self: &Arc<Self>) {
         let mut opened = None;
-        while let Some((draft, reply)) = self.next() {
-            if draft.room.people().is_some() && opened.as_ref() != Some(&draft.room) {
-                let refused = match self.hub.open_direct(&draft.room, &draft.from).await {
-                    Ok(true) => None,
-                    Ok(false) => Some(Reject::new(Code::NotFound, "there is no such user")),
-                    Err(error) => {
-                        tracing::debug!(%error, "nobody knows whether a user is known");
-                        Some(Reject::new(Code::Unavailable, "the log cannot be reached"))
-                    }
-                };
-                if let Some(reject) = refused {
+        while let Some(Waiting { draft, epoch, reply }) = self.next() {
+            let allowed = match draft.about {
+                Some(about) => self.check_target(&draft, about, epoch).await,
+                None => self.open_direct(&draft, &mut opened).await,
+            };
+            match allowed {
+                Ok(()) => self.submit(draft, reply),
+                Err(reject) => {
                     self.session().append_settled();
                     reply.reject(&reject);
-                    continue;
                 }
-                opened = Some(draft.room.clone());
             }
-            self.submit(draft, reply);
         }
     }
 
+    /// `opened` is the room that was asked about last.
+    async fn open_direct(
+        &self,
+        draft: &Draft,
+        opened: &mut Option<RoomName>,
+    ) -> Result<(), Reject> {
+        if draft.room.people().is_none() || opened.as_ref() == Some(&draft.room) {
+            return Ok(());
+        }
+        if !self.hub.open_direct(&draft.room, &draft.from).await.map_err(unavailable)? {
+            return Err(Reject::new(Code::NotFound, "there is no such user"));
+        }
+        *opened = Some(draft.room.clone());
+        Ok(())
+    }
+
+    async fn check_target(
+        &self,
+        draft: &Draft,
+        about: About,
+        epoch: Option<Epoch>,
+    ) -> Result<(), Reject> {
+        let page = Page::Before(about.seq.saturating_add(1));
+        let history = self.bus.history(draft.room.clone(), page, 1).await.map_err(unavailable)?;
+        let target = history.messages.last().filter(|message| {
+            message.position.seq == about.seq
+                && epoch.is_none_or(|epoch| epoch == history.top.epoch)
+        });
+        draft.check_target(target)
+    }
+
     /// The line stands still once this answers nothing: all that was in it is submitted.
-    fn next(&self) -> Option<(Draft, Reply)> {
+    fn next(&self) -> Option<Waiting> {
         let mut line = self.line();
         let next = line.waiting.pop_front();
         line.moves = next.is_some();
@@ -70,4 +111,9 @@ impl Connection {
     fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn unavailable(error: ReadError) -> Reject {
+    tracing::debug!(%error, "a request waited for an answer of the log that did not come");
+    Reject::new(Code::Unavailable, "the log cannot be reached")
 }

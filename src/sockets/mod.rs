@@ -311,7 +311,7 @@ impl Connection {
         }
         let decided = self.session().step(request.command, clock::now());
         match decided {
-            Ok(Effect::Append(draft)) => self.append(draft, reply),
+            Ok(Effect::Append(draft)) => self.append(draft, request.epoch, reply),
             Ok(Effect::ReadHistory { room, page, limit }) => {
                 self.read_history(room, page, limit, request.epoch, reply);
             }
@@ -432,9 +432,9 @@ impl Reply {
 fn joined(room: &RoomName, heard: &Heard, reply: Reply) {
     let fits = fits(&heard.missed);
     let missed = if fits { heard.missed.as_slice() } else { &[] };
-    let messages = missed.iter().map(|entry| entry.message());
+    let missed = missed.iter().map(|entry| entry.message());
     let recovered = heard.recovered && fits;
-    reply.send(&JoinAck::new(room, &heard.begin, recovered, messages, heard.people.as_ref()));
+    reply.send(&JoinAck::new(room, &heard.begin, recovered, missed, heard.people.as_ref()));
 }
 
 fn fits(entries: &[Arc<Entry>]) -> bool {

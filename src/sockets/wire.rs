@@ -4,6 +4,7 @@
 //! nor the domain changes when a client's format does.
 
 mod acks;
+mod changes;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -55,7 +56,7 @@ impl Auth {
     }
 }
 
-/// A request and, if the client names one, the page's epoch.
+/// A request and, if the client names one, the epoch of the position in it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request {
     pub command: Command,
@@ -146,6 +147,9 @@ pub fn decode(
     match (dialect, name.as_str()) {
         (Dialect::Plain, "user-message") => user_message(args, fresh_id),
         (Dialect::Native, "send") => send(args, fresh_id),
+        (Dialect::Native, "edit") => changes::edit(args, fresh_id),
+        (Dialect::Native, "delete") => changes::delete(args, fresh_id),
+        (Dialect::Native, "react") => changes::react(args, fresh_id),
         (Dialect::Native, "join") => join(args),
         (Dialect::Native, "leave") => leave(args),
         (Dialect::Native, "rooms") => Ok(Command::ListRooms.into()),
@@ -156,7 +160,8 @@ pub fn decode(
         (_, "history") => history(args),
         (
             Dialect::Plain,
-            "send" | "join" | "leave" | "rooms" | "typing" | "read" | "profile" | "search",
+            "send" | "edit" | "delete" | "react" | "join" | "leave" | "rooms" | "typing" | "read"
+            | "profile" | "search",
         ) => Err(bad(format!("'{name}' is for clients that connect with ?dialect=native"))),
         _ => Err(bad(format!("there is no event '{name}'; docs/protocol.md lists them"))),
     }
@@ -297,6 +302,7 @@ impl From<SubmitError> for Reject {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::changes::{About, Change};
 
     fn decoded(text: &str) -> Result<Request, Reject> {
         decoded_in(Dialect::Plain, text)
@@ -357,6 +363,36 @@ mod tests {
         assert!(native(r#"["leave","attic"]"#).unwrap_err().message.contains("takes {room}"));
         assert!(message(r#"["join",{"room":"attic"}]"#).contains("?dialect=native"));
         assert!(native(r#"["user-message",1]"#).unwrap_err().message.contains("no event"));
+    }
+
+    #[test]
+    fn what_is_said_of_a_message_names_its_position() {
+        let native = |text: &str| decoded_in(Dialect::Native, text);
+        let at = r#""room":"attic","epoch":"e","of":7"#;
+        for (name, rest, expected, body) in [
+            ("edit", r#","text":"a","id":"c""#, Change::Edit, r#""a""#),
+            ("delete", r#","id":"c""#, Change::Delete, "null"),
+            ("react", r#","emoji":" + ","on":true,"id":"c""#, Change::React, r#""+""#),
+            ("react", r#","emoji":"+","on":false,"id":"c""#, Change::Unreact, r#""+""#),
+        ] {
+            let request = native(&format!(r#"["{name}",{{{at}{rest}}}]"#)).unwrap();
+            let command = Command::Change {
+                room: RoomName::parse("attic").unwrap(),
+                about: About { change: expected, seq: 7 },
+                id: MessageId::parse("c").unwrap(),
+                repeatable: true,
+                body: Body::from_json(body),
+            };
+            assert_eq!(request, Request { command, epoch: Some(Epoch::new("e")) });
+            let plain = message(&format!(r#"["{name}",{{{at}{rest}}}]"#));
+            assert!(plain.contains("?dialect=native"));
+        }
+        for wrong in ["edit", "react"] {
+            let message = native(&format!(r#"["{wrong}",{{{at}}}]"#)).unwrap_err().message;
+            assert!(message.contains(&format!("{wrong} takes {{room, epoch, of")), "{message}");
+        }
+        let long = format!(r#"["react",{{{at},"emoji":"{}","on":true}}]"#, "x".repeat(33));
+        assert!(native(&long).unwrap_err().message.contains("longer than 32"));
     }
 
     #[test]

@@ -29,7 +29,7 @@ async fn listed(client: &Client, room: &Value) -> Option<Value> {
     rooms.iter().find(|listed| listed["room"] == *room).cloned()
 }
 
-async fn code(client: &Client, name: &str, request: Value) -> String {
+pub async fn code(client: &Client, name: &str, request: Value) -> String {
     let answer = client.request(name, &[request]).await;
     answer["error"]["code"].as_str().unwrap_or_else(|| panic!("{name}: {answer}")).to_owned()
 }

@@ -1,5 +1,6 @@
 //! The program from outside: one binary, real processes, loopback only.
 
+mod changes;
 mod chaos;
 #[macro_use]
 mod contract;
@@ -11,6 +12,7 @@ mod direct;
 mod people;
 mod embedded;
 mod faults;
+mod folding;
 mod harness;
 mod lanes;
 mod nodes;

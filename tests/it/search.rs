@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::{
-    embedded::{FileLog, MemoryLog, aged, database, open},
+    embedded::{BEFORE_RECORDS, FileLog, MemoryLog, aged, database, open},
     harness::{
         bus::{DEADLINE, Log, Node, draft, retention, room, store, until},
         client::{Client, Transport},
@@ -35,7 +35,12 @@ async fn search(bus: &dyn Bus, name: &str, text: &str, before: Option<u64>, limi
 }
 
 /// All that can be found, newest search first, and in how many.
-async fn search_all(bus: &dyn Bus, name: &str, text: &str, limit: u32) -> (Vec<Message>, usize) {
+pub async fn search_all(
+    bus: &dyn Bus,
+    name: &str,
+    text: &str,
+    limit: u32,
+) -> (Vec<Message>, usize) {
     let (mut all, mut next, mut searches) = (Vec::new(), None, 0);
     loop {
         let found = search(bus, name, text, next, limit).await;
@@ -156,7 +161,7 @@ fn indexed(file: &rusqlite::Connection) -> u64 {
     file.query_row(count, [], |row| row.get(0)).expect("a count")
 }
 
-async fn until_indexed(dir: &Path, seq: u64) {
+pub async fn until_indexed(dir: &Path, seq: u64) {
     let file = database(dir);
     until("it is indexed", || indexed_to(&file) >= seq).await;
 }
@@ -182,6 +187,7 @@ async fn an_old_log_is_indexed() {
     let (_, heard) = node.pass(&drafts(1_000)).await;
     node.bus.close().await;
     let file = database(dir.path());
+    file.execute_batch(BEFORE_RECORDS).expect("it can be taken back");
     let older = "DROP TABLE words; ALTER TABLE log DROP COLUMN indexed_to; PRAGMA user_version = 3";
     file.execute_batch(older).expect("it can be taken back");
     let node = open(dir.path(), retention());

@@ -265,7 +265,9 @@ async fn the_log_of_an_older_program_is_brought_forward() {
     let older = "DROP TABLE words; DROP TABLE profiles; DROP TABLE read_marks; DROP TABLE sessions;
          ALTER TABLE log DROP COLUMN indexed_to; ALTER TABLE log DROP COLUMN deleted_to;
          PRAGMA user_version = 1";
-    embedded::database(dir.path()).execute_batch(older).expect("it can be set back");
+    let file = embedded::database(dir.path());
+    file.execute_batch(embedded::BEFORE_RECORDS).expect("it can be set back");
+    file.execute_batch(older).expect("it can be set back");
 
     let node = embedded::open(dir.path(), retention());
     assert_eq!(node.whole_history("lobby").await, heard);

@@ -1,9 +1,10 @@
 //! Pages of a room's history, read from the file beside the writer.
 //!
-//! A page is one snapshot: its messages, `top` and `trimmed` belong together.
+//! A page is one snapshot: its messages, what has become of them, `top` and `trimmed` belong together.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::states;
 use crate::{
     bus::{History, ReadError},
     domain::{
@@ -15,11 +16,13 @@ use crate::{
 };
 
 const NEWEST_FIRST: &str = "
-    SELECT seq, body, sender, name, id, at, except_socket, change, of_seq FROM messages INDEXED BY messages_by_room
-    WHERE room = ?1 AND seq > ?2 AND seq < ?3 ORDER BY seq DESC LIMIT ?4";
+    SELECT m.seq, body, sender, name, id, at, except_socket, change, of_seq, state
+    FROM messages m INDEXED BY messages_by_room LEFT JOIN states s ON s.seq = m.seq
+    WHERE room = ?1 AND of_seq IS NULL AND m.seq > ?2 AND m.seq < ?3 ORDER BY m.seq DESC LIMIT ?4";
 const OLDEST_FIRST: &str = "
-    SELECT seq, body, sender, name, id, at, except_socket, change, of_seq FROM messages INDEXED BY messages_by_room
-    WHERE room = ?1 AND seq > ?2 AND seq < ?3 ORDER BY seq LIMIT ?4";
+    SELECT m.seq, body, sender, name, id, at, except_socket, change, of_seq, state
+    FROM messages m INDEXED BY messages_by_room LEFT JOIN states s ON s.seq = m.seq
+    WHERE room = ?1 AND of_seq IS NULL AND m.seq > ?2 AND m.seq < ?3 ORDER BY m.seq LIMIT ?4";
 
 pub fn page(
     connection: &mut Connection,
@@ -63,7 +66,7 @@ pub fn page(
                 more = true;
                 break;
             }
-            messages.push(message(row, epoch, room)?);
+            messages.push(states::applied(message(row, epoch, room)?, row)?);
         }
     }
     if sql == NEWEST_FIRST {

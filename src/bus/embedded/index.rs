@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::history::{message, read_error};
+use super::{
+    history::{message, read_error},
+    states,
+};
 use crate::{
     bus::{ReadError, search::words_of},
     domain::{
@@ -77,18 +80,16 @@ fn index(connection: &mut Connection, from: u64, last_seq: u64) -> rusqlite::Res
         .execute([STEP_PAGES])?;
     {
         let mut messages = transaction.prepare_cached(
-            "SELECT seq, room, body FROM messages WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+            "SELECT seq, room, body, of_seq IS NULL FROM messages WHERE seq > ?1 ORDER BY seq LIMIT ?2",
         )?;
-        let mut insert =
-            transaction.prepare_cached("INSERT INTO words (rowid, text) VALUES (?1, ?2)")?;
         let mut rows = messages.query(params![from, STEP_MESSAGES])?;
         let (mut count, mut bytes) = (0, 0);
         while let Some(row) = rows.next()? {
             let (seq, room): (u64, i64) = (row.get(0)?, row.get(1)?);
             let body = Body::from_json(row.get_ref(2)?.as_str()?);
-            let mut words = words_of(&body);
-            words.push(room_word(room));
-            insert.execute(params![seq, words.join(" ")])?;
+            if row.get(3)? {
+                insert(&transaction, room, seq, &body)?;
+            }
             count += 1;
             bytes += body.as_json().len();
             if count == STEP_MESSAGES || bytes >= STEP_BYTES {
@@ -102,13 +103,36 @@ fn index(connection: &mut Connection, from: u64, last_seq: u64) -> rusqlite::Res
     Ok(indexed_to)
 }
 
-/// Before a room's rows are deleted, up to a sequence.
+fn insert(transaction: &Transaction<'_>, room: i64, seq: u64, body: &Body) -> rusqlite::Result<()> {
+    let mut words = words_of(body);
+    words.push(room_word(room));
+    transaction
+        .prepare_cached("INSERT INTO words (rowid, text) VALUES (?1, ?2)")?
+        .execute(params![seq, words.join(" ")])?;
+    Ok(())
+}
+
+/// A message that has another body now. One that is not indexed yet will be with this one.
+pub fn replace(
+    transaction: &Transaction<'_>,
+    room: i64,
+    seq: u64,
+    body: &Body,
+) -> rusqlite::Result<()> {
+    if seq > stored(transaction)? {
+        return Ok(());
+    }
+    transaction.prepare_cached("DELETE FROM words WHERE rowid = ?1")?.execute([seq])?;
+    insert(transaction, room, seq, body)
+}
+
+/// Before a room's messages are deleted, up to a sequence.
 pub fn forget(transaction: &Transaction<'_>, room: i64, last: u64) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(
             "DELETE FROM words WHERE rowid IN
                  (SELECT seq FROM messages INDEXED BY messages_by_room
-                  WHERE room = ?1 AND seq <= ?2)",
+                  WHERE room = ?1 AND of_seq IS NULL AND seq <= ?2)",
         )?
         .execute(params![room, last])?;
     Ok(())
@@ -144,8 +168,9 @@ pub fn look_up(
     let before = search.before.unwrap_or(u64::MAX).min(indexed_to.saturating_add(1));
     let mut statement = snapshot
         .prepare_cached(
-            "SELECT seq, body, sender, name, id, at, except_socket, change, of_seq
-             FROM words CROSS JOIN messages ON messages.seq = words.rowid
+            "SELECT m.seq, body, sender, name, id, at, except_socket, change, of_seq, state
+             FROM words CROSS JOIN messages m ON m.seq = words.rowid
+             LEFT JOIN states s ON s.seq = m.seq
              WHERE words MATCH ?1 AND words.rowid > ?2 AND words.rowid < ?3
              ORDER BY words.rowid DESC LIMIT ?4",
         )
@@ -160,7 +185,7 @@ pub fn look_up(
             messages.reverse();
             return Ok((messages, true));
         }
-        messages.push(message(row, epoch, &search.room)?);
+        messages.push(states::applied(message(row, epoch, &search.room)?, row)?);
     }
     messages.reverse();
     Ok((messages, false))
@@ -190,7 +215,7 @@ mod tests {
     fn log(texts: &[String]) -> Connection {
         let connection = schema::writer(None).expect("it opens");
         schema::log(&connection, None).expect("a log");
-        let rooms = "INSERT INTO rooms VALUES (1, 'red', 0, 0), (2, 'blue', 0, 0)";
+        let rooms = "INSERT INTO rooms VALUES (1, 'red', 0, 0, 0), (2, 'blue', 0, 0, 0)";
         connection.execute(rooms, []).expect("two rooms");
         for (number, text) in texts.iter().enumerate() {
             let body = serde_json::json!({ "number": [text] }).to_string();

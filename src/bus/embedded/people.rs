@@ -204,7 +204,7 @@ pub fn direct_rooms(
     let found = connection
         .prepare_cached(
             "SELECT r.name, (SELECT m.seq FROM messages m INDEXED BY messages_by_room
-                             WHERE m.room = r.id ORDER BY m.seq DESC LIMIT 1)
+                             WHERE m.room = r.id AND m.of_seq IS NULL ORDER BY m.seq DESC LIMIT 1)
              FROM read_marks k JOIN rooms r ON r.name = k.room AND r.kept > 0
              WHERE k.user = ?1 AND k.room GLOB 'dm:*'",
         )
@@ -231,7 +231,7 @@ pub fn unread(
             .prepare_cached(
                 "SELECT seq, (SELECT count(*) FROM
                      (SELECT 1 FROM rooms r CROSS JOIN messages m INDEXED BY messages_by_room
-                      ON m.room = r.id AND m.seq > max(k.seq, r.trimmed_to)
+                      ON m.room = r.id AND m.of_seq IS NULL AND m.seq > max(k.seq, r.trimmed_to)
                       WHERE r.name = k.room AND m.sender <> k.user LIMIT ?3))
                  FROM read_marks k WHERE user = ?1 AND room = ?2",
             )
@@ -259,7 +259,7 @@ pub fn rooms(
         let seq = snapshot
             .prepare_cached(
                 "SELECT m.seq FROM rooms r CROSS JOIN messages m INDEXED BY messages_by_room
-                 ON m.room = r.id WHERE r.name = ?1 ORDER BY m.seq DESC LIMIT 1",
+                 ON m.room = r.id AND m.of_seq IS NULL WHERE r.name = ?1 ORDER BY m.seq DESC LIMIT 1",
             )
             .and_then(|mut sql| sql.query_row([room.as_str()], |row| row.get(0)).optional())
             .map_err(read_error)?;
@@ -268,7 +268,7 @@ pub fn rooms(
     let mut statement = snapshot
         .prepare_cached(
             "SELECT r.name, (SELECT m.seq FROM messages m INDEXED BY messages_by_room
-                             WHERE m.room = r.id ORDER BY m.seq DESC LIMIT 1)
+                             WHERE m.room = r.id AND m.of_seq IS NULL ORDER BY m.seq DESC LIMIT 1)
              FROM rooms r WHERE r.kept > 0 AND r.name NOT GLOB 'dm:*' ORDER BY r.id DESC LIMIT ?1",
         )
         .map_err(read_error)?;

@@ -5,13 +5,15 @@
 //! how a retry is recognised, after a restart as well. A room without rows is forgotten; what it
 //! lost is then answered for by `log.forgotten_to`. Behind `log.deleted_to` every row is there, of
 //! whatever room, for those who read the log as a whole: rows stay for the recovery window as well.
-//! Sessions, profiles and read marks leave at their end.
+//! What has become of a message leaves with its row. Records about messages leave when the room's
+//! messages of their age do, or when there are more of them than of messages, but stay for the same
+//! windows. Sessions, profiles and read marks leave at their end.
 
 use std::collections::BTreeSet;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
-use super::index;
+use super::{index, states};
 use crate::{bus::Retention, domain::message::Timestamp};
 
 /// Rows that one step trims, and rows that one step deletes. More than arrive between two steps,
@@ -39,6 +41,14 @@ struct Room {
     id: i64,
     kept: u64,
     trimmed_to: u64,
+    records: u64,
+}
+
+/// One of a room's oldest rows, counted from 0.
+struct Old {
+    rank: u64,
+    seq: u64,
+    at: u64,
 }
 
 /// What a step may still do.
@@ -52,9 +62,9 @@ impl Keeper {
         Self { retention, long_rooms: BTreeSet::new(), visited_to: 0 }
     }
 
-    /// The writer tells how long a room has become.
-    pub fn notice(&mut self, room: i64, kept: u64) {
-        if kept > u64::from(self.retention.history_max) && self.long_rooms.len() < LONG_ROOMS_MAX {
+    /// The writer tells how many messages a room has now, or records if these are more.
+    pub fn notice(&mut self, room: i64, count: u64) {
+        if count > u64::from(self.retention.history_max) && self.long_rooms.len() < LONG_ROOMS_MAX {
             self.long_rooms.insert(room);
         }
     }
@@ -108,13 +118,14 @@ impl Keeper {
         now: Timestamp,
         budget: &mut Budget,
     ) -> rusqlite::Result<()> {
-        let Room { id, kept, trimmed_to: was } = room;
-        let excess = kept.saturating_sub(u64::from(self.retention.history_max));
+        let Room { id, kept, trimmed_to: was, records } = room;
+        let history_max = u64::from(self.retention.history_max);
+        let excess = kept.saturating_sub(history_max);
         let old = before(now, self.retention.history_ttl);
         let (mut kept, mut trimmed_to) = (kept, was);
         let (trimmed, last) =
-            oldest(transaction, (id, was, i64::MAX as u64), budget.trim, |rank, at| {
-                rank < excess || at < old
+            oldest(transaction, MESSAGES, (id, was, i64::MAX as u64), budget.trim, |row| {
+                row.rank < excess || row.at < old
             })?;
         if let Some(last) = last {
             budget.trim -= trimmed;
@@ -124,29 +135,45 @@ impl Keeper {
         let Retention { idempotency_window, recovery_window, .. } = self.retention;
         let forgettable = before(now, idempotency_window.max(recovery_window));
         let range = (id, 0, trimmed_to.saturating_add(1));
-        let (deleted, last) = oldest(transaction, range, budget.delete, |_, at| at < forgettable)?;
+        let (deleted, last) =
+            oldest(transaction, MESSAGES, range, budget.delete, |row| row.at < forgettable)?;
         if let Some(last) = last {
             budget.delete -= deleted;
             index::forget(transaction, id, last)?;
-            transaction
-                .prepare_cached(
-                    "DELETE FROM messages INDEXED BY messages_by_room
-                     WHERE room = ?1 AND seq <= ?2",
-                )?
-                .execute(params![id, last])?;
-            transaction
-                .prepare_cached("UPDATE log SET deleted_to = max(deleted_to, ?1)")?
-                .execute([last])?;
+            states::forget(transaction, id, last)?;
+            delete(
+                transaction,
+                "DELETE FROM messages INDEXED BY messages_by_room
+                 WHERE room = ?1 AND of_seq IS NULL AND seq <= ?2",
+                (id, last),
+            )?;
         }
+        let excess = records.saturating_sub(history_max);
+        let range = (id, 0, i64::MAX as u64);
+        let (deleted, last) = oldest(transaction, RECORDS, range, budget.delete, |row| {
+            row.at < forgettable && (row.seq <= trimmed_to || row.rank < excess || row.at < old)
+        })?;
+        if let Some(last) = last {
+            budget.delete -= deleted;
+            delete(
+                transaction,
+                "DELETE FROM messages INDEXED BY records_by_room
+                 WHERE room = ?1 AND of_seq IS NOT NULL AND seq <= ?2",
+                (id, last),
+            )?;
+        }
+        let records = records.saturating_sub(deleted);
         if kept == 0 && is_empty(transaction, id)? {
             transaction
                 .prepare_cached("UPDATE log SET forgotten_to = max(forgotten_to, ?1)")?
                 .execute([trimmed_to])?;
             transaction.prepare_cached("DELETE FROM rooms WHERE id = ?1")?.execute([id])?;
-        } else if trimmed_to != was {
+        } else if trimmed_to != was || deleted > 0 {
             transaction
-                .prepare_cached("UPDATE rooms SET kept = ?2, trimmed_to = ?3 WHERE id = ?1")?
-                .execute(params![id, kept, trimmed_to])?;
+                .prepare_cached(
+                    "UPDATE rooms SET kept = ?2, trimmed_to = ?3, records = ?4 WHERE id = ?1",
+                )?
+                .execute(params![id, kept, trimmed_to, records])?;
         }
         Ok(())
     }
@@ -189,42 +216,66 @@ fn delete_ended(transaction: &Transaction<'_>, now: Timestamp) -> rusqlite::Resu
 fn rooms(transaction: &Transaction<'_>, after: i64, limit: u32) -> rusqlite::Result<Vec<Room>> {
     transaction
         .prepare_cached(
-            "SELECT id, kept, trimmed_to FROM rooms WHERE id > ?1 ORDER BY id LIMIT ?2",
+            "SELECT id, kept, trimmed_to, records FROM rooms WHERE id > ?1 ORDER BY id LIMIT ?2",
         )?
         .query_map(params![after, limit], |row| {
-            Ok(Room { id: row.get(0)?, kept: row.get(1)?, trimmed_to: row.get(2)? })
+            let (id, kept) = (row.get(0)?, row.get(1)?);
+            Ok(Room { id, kept, trimmed_to: row.get(2)?, records: row.get(3)? })
         })?
         .collect()
 }
 
-/// How many of a room's oldest messages between two sequences go, and the last of them. It stops
+/// The rows of a room between two sequences, of one kind each.
+const MESSAGES: &str = "
+    SELECT seq, at FROM messages INDEXED BY messages_by_room
+    WHERE room = ?1 AND of_seq IS NULL AND seq > ?2 AND seq < ?3 ORDER BY seq LIMIT ?4";
+const RECORDS: &str = "
+    SELECT seq, at FROM messages INDEXED BY records_by_room
+    WHERE room = ?1 AND of_seq IS NOT NULL AND seq > ?2 AND seq < ?3 ORDER BY seq LIMIT ?4";
+
+/// How many of a room's oldest rows between two sequences go, and the last of them. It stops
 /// at the first that stays: a row whose clock was ahead holds up those behind it for that long.
 fn oldest(
     transaction: &Transaction<'_>,
+    sql: &str,
     (room, after, until): (i64, u64, u64),
     limit: u64,
-    goes: impl Fn(u64, u64) -> bool,
+    goes: impl Fn(&Old) -> bool,
 ) -> rusqlite::Result<(u64, Option<u64>)> {
-    let mut statement = transaction.prepare_cached(
-        "SELECT seq, at FROM messages INDEXED BY messages_by_room
-         WHERE room = ?1 AND seq > ?2 AND seq < ?3 ORDER BY seq LIMIT ?4",
-    )?;
+    let mut statement = transaction.prepare_cached(sql)?;
     let mut rows = statement.query(params![room, after, until, limit])?;
     let (mut count, mut last) = (0, None);
     while let Some(row) = rows.next()? {
-        if !goes(count, row.get(1)?) {
+        let row = Old { rank: count, seq: row.get(0)?, at: row.get(1)? };
+        if !goes(&row) {
             break;
         }
         count += 1;
-        last = Some(row.get(0)?);
+        last = Some(row.seq);
     }
     Ok((count, last))
+}
+
+/// Rows of a room up to a sequence, after which the log is no longer whole.
+fn delete(
+    transaction: &Transaction<'_>,
+    sql: &str,
+    (room, last): (i64, u64),
+) -> rusqlite::Result<()> {
+    transaction.prepare_cached(sql)?.execute(params![room, last])?;
+    transaction
+        .prepare_cached("UPDATE log SET deleted_to = max(deleted_to, ?1)")?
+        .execute([last])?;
+    Ok(())
 }
 
 fn is_empty(transaction: &Transaction<'_>, room: i64) -> rusqlite::Result<bool> {
     transaction
         .prepare_cached(
-            "SELECT NOT EXISTS (SELECT 1 FROM messages INDEXED BY messages_by_room WHERE room = ?1)",
+            "SELECT NOT EXISTS (SELECT 1 FROM messages INDEXED BY messages_by_room
+                                 WHERE room = ?1 AND of_seq IS NULL)
+                 AND NOT EXISTS (SELECT 1 FROM messages INDEXED BY records_by_room
+                                 WHERE room = ?1 AND of_seq IS NOT NULL)",
         )?
         .query_row([room], |row| row.get(0))
 }

@@ -21,12 +21,14 @@ const STATEMENTS_MAX: usize = 64;
 
 /// `rooms.kept` counts the messages after `trimmed_to`, which are the room's history. Rows up to
 /// `trimmed_to` may still be there for the ids they carry. The index ends in `seq` by itself, as
-/// every index of a rowid table does.
+/// every index of a rowid table does. A row with `of_seq` is a record about that message and none
+/// itself: it is in other indexes, and `rooms.records` counts those that are there.
 ///
 /// `log.deleted_to` is the newest row that is gone. What an older program has deleted is not known,
 /// so a log of its is taken to begin where it ends: positions within it were given to no session.
 /// `words` has the rows up to `log.indexed_to`; of each nothing but which words it has, as `words_of`
 /// makes them, and its room (`index.rs`). Where the rule changes, a migration must empty it.
+/// `states` has what has become of messages (`states.rs`).
 /// `sessions.ends` is null while the session's connection lives.
 const MIGRATIONS: [&str; 5] = [
     "
@@ -96,6 +98,12 @@ const MIGRATIONS: [&str; 5] = [
     ALTER TABLE messages ADD COLUMN except_socket TEXT;
     ALTER TABLE messages ADD COLUMN change TEXT;
     ALTER TABLE messages ADD COLUMN of_seq INTEGER;
+    ALTER TABLE rooms ADD COLUMN records INTEGER NOT NULL DEFAULT 0;
+    DROP INDEX messages_by_room;
+    CREATE INDEX messages_by_room ON messages (room) WHERE of_seq IS NULL;
+    CREATE INDEX records_by_room ON messages (room) WHERE of_seq IS NOT NULL;
+    CREATE INDEX edits_by_message ON messages (of_seq) WHERE change = 'edit';
+    CREATE TABLE states (seq INTEGER PRIMARY KEY, state TEXT NOT NULL) STRICT;
 ",
 ];
 

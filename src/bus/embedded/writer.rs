@@ -25,6 +25,7 @@ use super::{
     retention::{Keeper, STEP_EVERY},
     rosters::Rosters,
     sessions::{self, Done, Job, Jobs},
+    states::{self, Place},
 };
 use crate::{
     bus::{
@@ -78,17 +79,17 @@ struct Appended {
     ids: Vec<(u64, u64)>,
     /// What each draft is told, in order.
     outcomes: Vec<Result<Stored, SubmitError>>,
-    /// How much history each room has now.
-    kept: Vec<(i64, u64)>,
+    /// How many messages, or records, each room has now.
+    counts: Vec<(i64, u64)>,
     /// What became of each job, in order.
     done: Vec<Done>,
 }
 
-/// A room as a batch found it, and what the batch adds.
+/// A room as a batch found it, and then with what the batch adds.
 struct RoomCount {
-    id: i64,
+    place: Place,
     kept: u64,
-    added: u64,
+    records: u64,
 }
 
 impl Writer {
@@ -212,19 +213,25 @@ impl Writer {
                     new.insert(room(&transaction, draft.room.as_str())?)
                 }
             };
-            room.added += 1;
-            insert(&transaction, seq, room.id, draft)?;
+            insert(&transaction, seq, room.place.room, draft)?;
+            match draft.about {
+                None => room.kept += 1,
+                Some(about) => {
+                    room.records += 1;
+                    states::fold(&transaction, seq, room.place, about, draft)?;
+                }
+            }
             ids.insert(key, seq);
             let position = Position { epoch: self.epoch.clone(), seq };
             outcomes.push(Ok(Stored { position: position.clone(), at: draft.at }));
             messages.push(draft.clone().at(position));
         }
-        let mut kept = Vec::with_capacity(rooms.len());
-        for room in rooms.into_values() {
+        let mut counts = Vec::with_capacity(rooms.len());
+        for RoomCount { place, kept, records } in rooms.into_values() {
             transaction
-                .prepare_cached("UPDATE rooms SET kept = kept + ?2 WHERE id = ?1")?
-                .execute(params![room.id, room.added])?;
-            kept.push((room.id, room.kept + room.added));
+                .prepare_cached("UPDATE rooms SET kept = ?2, records = ?3 WHERE id = ?1")?
+                .execute(params![place.room, kept, records])?;
+            counts.push((place.room, kept.max(records)));
         }
         if !messages.is_empty() {
             transaction.prepare_cached("UPDATE log SET last_seq = ?1")?.execute([seq])?;
@@ -233,20 +240,20 @@ impl Writer {
         let done = jobs.iter().map(|job| sessions::perform(&transaction, job, at, lives));
         let done = done.collect::<Result<_, _>>()?;
         transaction.commit()?;
-        Ok(Appended { messages, ids: ids.into_iter().collect(), outcomes, kept, done })
+        Ok(Appended { messages, ids: ids.into_iter().collect(), outcomes, counts, done })
     }
 
     /// What follows a commit, up to the settling.
     fn stored(&mut self, appended: Appended) -> Vec<Result<Stored, SubmitError>> {
-        let Appended { messages, ids, outcomes, kept, done: _ } = appended;
+        let Appended { messages, ids, outcomes, counts, done: _ } = appended;
         let Some(last) = messages.last() else { return outcomes };
         self.last_seq = last.position.seq;
         let now = Instant::now();
         for (key, seq) in ids {
             self.recent.remember(key, seq, now);
         }
-        for (room, kept) in kept {
-            self.keeper.notice(room, kept);
+        for (room, count) in counts {
+            self.keeper.notice(room, count);
         }
         self.up();
         self.deliver(messages.into_iter().map(Delivery::Message).collect());
@@ -406,10 +413,12 @@ fn first(
 }
 
 fn room(transaction: &Transaction<'_>, name: &str) -> rusqlite::Result<RoomCount> {
-    let found =
-        |row: &rusqlite::Row<'_>| Ok(RoomCount { id: row.get(0)?, kept: row.get(1)?, added: 0 });
+    let found = |row: &rusqlite::Row<'_>| {
+        let place = Place { room: row.get(0)?, trimmed_to: row.get(1)? };
+        Ok(RoomCount { place, kept: row.get(2)?, records: row.get(3)? })
+    };
     let known = transaction
-        .prepare_cached("SELECT id, kept FROM rooms WHERE name = ?1")?
+        .prepare_cached("SELECT id, trimmed_to, kept, records FROM rooms WHERE name = ?1")?
         .query_row([name], found)
         .optional()?;
     if let Some(known) = known {
@@ -419,7 +428,7 @@ fn room(transaction: &Transaction<'_>, name: &str) -> rusqlite::Result<RoomCount
     transaction
         .prepare_cached(
             "INSERT INTO rooms (name, kept, trimmed_to) SELECT ?1, 0, forgotten_to FROM log
-             RETURNING id, kept",
+             RETURNING id, trimmed_to, kept, records",
         )?
         .query_row([name], found)
 }
@@ -445,7 +454,7 @@ fn insert(
             draft.name.as_ref().map(UserName::as_str),
             draft.except.as_ref().map(PublicId::as_str),
             draft.about.map(|about| about.change.as_str()),
-            draft.about.map(|about| about.seq),
+            draft.about.map(|about| about.seq.min(i64::MAX as u64)),
         ])?;
     Ok(())
 }

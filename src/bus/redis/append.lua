@@ -8,14 +8,17 @@
 -- KEYS[2] meta     hash: e = epoch, s = last seq, t = time of the newest mark (ms)
 -- KEYS[3] marks    list of "<ms> <seq>", one per 5 s of traffic: what the log may forget by age
 -- KEYS[4] rooms    hash: r:<room> its newest seq, c:<room> messages it ever had, g:<room> of these
---                  gone, t:<room> the newest seq that is gone
+--                  gone, t:<room> the newest seq that is gone, s:<room> 1 where messages of its
+--                  list have states
 -- KEYS[5] ids      hash of the current bucket: message id -> token of its frame,
 --                  #<token> -> last seq before that frame, @<token> -> that frame's marks
 -- KEYS[6] ids      the bucket before it
 -- KEYS[7] ids      the bucket after it, where a node whose clock is ahead may write already
--- KEYS[8..]        list of each room in the batch, two items per frame:
+-- KEYS[8..]        list of each room that has messages in the batch, two items per frame:
 --                  "<first> <last> <messages ever> <ms> <places>", and its lines; where all of a
 --                  frame is the room's, places are empty and the second item is the frame
+-- The lists of rooms that have only records here, and the hash of a room's states (`state:` in
+-- place of `room:`: seq -> State::to_text), are named after these keys, and lie where they do.
 -- ARGV[1] epoch to use if there is none  [2] PUBLISH|SPUBLISH  [3] channel  [4] now (ms)
 -- ARGV[5] life of an ids bucket (s)      [6] messages the log keeps at most
 -- ARGV[7] age the log keeps (ms)         [8] messages a room keeps  [9] age a room keeps (ms)
@@ -29,6 +32,8 @@
 -- ARGV[16] marks: for each message that its client may repeat ID bytes of id, which are distinct,
 --          4 digits of its place in the frame, and 13 of its time
 -- Then per room: name, count, places in the frame ("1,4", or '' for all), its lines ('' for all).
+-- Then per record, which is in no room's list: its place, room, the seq that it is about, what it
+-- does to it (changes.rs), its sender, time, and the body of an edit or emoji of a reaction.
 -- Returns { epoch, last seq before, { index of a known id, its "<seq> <at>", .. } }. Where ids are
 -- known, nothing is stored: the caller sends the rest again. A fourth value says what went wrong
 -- after the messages were stored: nodes still read them from the log.
@@ -114,6 +119,22 @@ if by_age then
   if forget then redis.call('XTRIM', KEYS[1], 'MINID', '~', tonumber(forget) + 1) end
 end
 
+local base = string.sub(KEYS[1], 1, -4)
+-- With the messages of a frame go their states.
+local function forget_states(room, first, last, places)
+  local seqs = {}
+  if places == '' then
+    for seq = first, last do seqs[#seqs + 1] = seq end
+  else
+    local start
+    for place in string.gmatch(places, '%d+') do
+      start = start or first - place
+      seqs[#seqs + 1] = start + place
+    end
+  end
+  redis.call('HDEL', base .. 'state:' .. room, unpack(seqs))
+end
+
 local function keep_in_room(r)
   local max = tonumber(ARGV[8])
   local key, a = KEYS[7 + r], ROOMS + (r - 1) * 4
@@ -125,31 +146,117 @@ local function keep_in_room(r)
     first = before + string.match(places, '^%d+')
     newest = before + string.match(places, '%d+$')
   end
-  local had = redis.call('HMGET', KEYS[4], 'r:' .. room, 'c:' .. room, 'g:' .. room)
+  local had = redis.call('HMGET', KEYS[4], 'r:' .. room, 'c:' .. room, 'g:' .. room, 's:' .. room)
+  local has_states = had[4]
   -- Left over from a lost epoch: its numbers mean nothing now.
-  if not had[1] then redis.call('DEL', key) end
+  if not had[1] then redis.call('DEL', key, base .. 'state:' .. room) end
   local ever, gone, trimmed = tonumber(had[2] or 0) + count, tonumber(had[3] or 0), nil
   local length = redis.call('RPUSH', key,
     first .. ' ' .. newest .. ' ' .. ever .. ' ' .. now .. ' ' .. places, lines)
   -- The list had expired, and with it everything that the room had.
-  if length == 2 and had[1] then gone, trimmed = ever - count, had[1] end
+  if length == 2 and had[1] then
+    gone, trimmed = ever - count, had[1]
+    if has_states then
+      redis.call('DEL', base .. 'state:' .. room)
+      redis.call('HDEL', KEYS[4], 's:' .. room)
+      has_states = nil
+    end
+  end
   -- An eighth more than is kept, so that the head is looked at only now and then.
   local by_count = ever - gone > max + math.floor(max / 8)
   while by_count or by_age do
     local head = redis.call('LINDEX', key, 0)
-    local to, upto, at = string.match(head or '', '^%d+ (%d+) (%d+) (%d+)')
+    local from, to, upto, at, of = string.match(head or '', '^(%d+) (%d+) (%d+) (%d+) ([%d,]*)')
     if not to then break end
     local old = now - tonumber(at) > tonumber(ARGV[9])
     if not old and ever - tonumber(upto) < max then break end
     gone, trimmed = tonumber(upto), to
     redis.call('LPOP', key, 2)
+    if has_states then forget_states(room, tonumber(from), tonumber(to), of) end
   end
   redis.call('PEXPIRE', key, ARGV[9])
+  if has_states then redis.call('PEXPIRE', base .. 'state:' .. room, ARGV[9]) end
   redis.call('HSET', KEYS[4], 'r:' .. room, newest, 'c:' .. room, ever, 'g:' .. room, gone)
   if trimmed then redis.call('HSET', KEYS[4], 't:' .. room, trimmed) end
 end
+
+-- Whether a room's list has the message. What is new is talked about most, so the frame is looked
+-- for from the end: in steps that double, and then between the last two.
+local function has_message(list, seq)
+  local function header(index)
+    local item = redis.call('LINDEX', list, index * 2)
+    local first, last, places = string.match(item, '^(%d+) (%d+) %d+ %d+ ([%d,]*)')
+    return tonumber(first), tonumber(last), places
+  end
+  local high = redis.call('LLEN', list) / 2
+  local low, step = high, 1
+  repeat
+    high, low, step = low, math.max(low - step, 0), step * 2
+    if low == high then return false end
+    local first = header(low)
+  until first <= seq or low == 0
+  while high - low > 1 do
+    local middle = math.floor((low + high) / 2)
+    if header(middle) <= seq then low = middle else high = middle end
+  end
+  local first, last, places = header(low)
+  if seq < first or seq > last then return false end
+  local place = seq - first + (string.match(places, '^%d+') or 0)
+  return places == '' or string.find(',' .. places .. ',', ',' .. place .. ',', 1, true) ~= nil
+end
+
+-- State::fold, on the text of a state.
+local function folded(state, change, from, at, body)
+  if string.sub(state, 1, 8) == 'deleted ' then return state end
+  if change == 'delete' then return 'deleted ' .. at .. '\n' end
+  local fate_end = string.find(state, '\n', 1, true)
+  if change == 'edit' then
+    return 'edited ' .. at .. ' ' .. body .. string.sub(state, fate_end, -1)
+  end
+  local reaction = body .. '\t' .. from .. '\n'
+  local known = string.find(state, '\n' .. reaction, fate_end, true)
+  if change == 'react' and not known then return state .. reaction end
+  if change == 'unreact' and known then
+    return string.sub(state, 1, known) .. string.sub(state, known + #reaction + 1, -1)
+  end
+  return state
+end
+
+-- False where the room has no such message. One that has a state is there.
+local function find_state(room, of)
+  if redis.call('HEXISTS', KEYS[4], 'r:' .. room) == 0 then return false end
+  local was = redis.call('HGET', base .. 'state:' .. room, of)
+  if not was and not has_message(base .. 'room:' .. room, tonumber(of)) then return false end
+  return { room = room, of = of, was = was, now = was or 'said\n' }
+end
+
+-- Many records may be about one message, whose state is long: it is read and written once.
+local states, by_name = {}, {}
+local function fold(place, room, of, change, from, at, body)
+  if tonumber(of) >= before + place then return end
+  local name = room .. '\n' .. of
+  if by_name[name] == nil then
+    by_name[name] = find_state(room, of)
+    states[#states + 1] = by_name[name] or nil
+  end
+  local state = by_name[name]
+  if state then state.now = folded(state.now, change, from, at, body) end
+end
+
+local function keep_state(state)
+  local key, was, now = base .. 'state:' .. state.room, state.was, state.now
+  if now == (was or 'said\n') then return end
+  if now == 'said\n' then return redis.call('HDEL', key, state.of) end
+  redis.call('HSET', key, state.of, now)
+  if not was then
+    redis.call('HSET', KEYS[4], 's:' .. state.room, 1)
+    redis.call('PEXPIRE', key, redis.call('PTTL', base .. 'room:' .. state.room))
+  end
+end
 local fine, problem = pcall(function()
   for r = 1, rooms do keep_in_room(r) end
+  for a = ROOMS + rooms * 4 + 1, #ARGV, 7 do fold(unpack(ARGV, a, a + 6)) end
+  for i = 1, #states do keep_state(states[i]) end
   redis.call(ARGV[2], ARGV[3], frame)
 end)
 return { epoch, before, known, fine and '' or tostring(type(problem) == 'table' and problem.err or problem) }

@@ -14,8 +14,9 @@ use crate::{
         queue::{BATCH_BYTES_MAX, Waiting},
     },
     domain::{
-        message::{Draft, Stored, Timestamp},
-        name::RoomName,
+        changes::{About, Change},
+        message::{Body, Draft, Stored, Timestamp},
+        name::{Emoji, RoomName, UserId},
     },
 };
 
@@ -57,6 +58,15 @@ struct Entry {
     /// Only of one that its client may send again.
     id: Option<Id>,
     line: Range<usize>,
+    record: Option<Record>,
+}
+
+/// What is said of an earlier message. It is in the frame, and in no room's list.
+struct Record {
+    about: About,
+    from: UserId,
+    /// The body of an edit, the emoji of a reaction; `None`: it has none, and changes nothing.
+    text: Option<String>,
 }
 
 /// What is told, and whom.
@@ -111,7 +121,9 @@ impl Messages {
         let start = self.lines.len();
         frame::push_line(&mut self.lines, &draft);
         let line = start..self.lines.len();
-        self.entries.push(Entry { room: draft.room, at: draft.at, id, line });
+        let Draft { room, from, at, about, body, .. } = draft;
+        let record = about.map(|about| Record { about, from, text: text(about.change, &body) });
+        self.entries.push(Entry { room, at, id, line, record });
         next
     }
 
@@ -140,13 +152,13 @@ impl Messages {
         frame
     }
 
-    /// Their rooms, in the order they come, each with its places among `which`, which count from
-    /// 0, and its lines. Where all is in one room, the frame has its lines.
+    /// The rooms that they are messages of, in the order they come, each with its places among
+    /// `which`, which count from 0.
     pub fn rooms(&self, which: &[usize]) -> Vec<(&RoomName, Vec<usize>)> {
         let mut order: Vec<(&RoomName, Vec<usize>)> = Vec::new();
         let mut known: HashMap<&RoomName, usize, foldhash::fast::RandomState> = HashMap::default();
         for (place, &entry) in which.iter().enumerate() {
-            let room = &self.entries[entry].room;
+            let Entry { room, record: None, .. } = &self.entries[entry] else { continue };
             let at = *known.entry(room).or_insert_with(|| {
                 order.push((room, Vec::new()));
                 order.len() - 1
@@ -154,6 +166,25 @@ impl Messages {
             order[at].1.push(place);
         }
         order
+    }
+
+    /// The arguments of each record that append.lua describes.
+    pub fn records(&self, which: &[usize]) -> impl Iterator<Item = [String; 7]> {
+        (1..).zip(which).filter_map(|(place, &entry): (usize, _)| {
+            let Entry { room, at, record: Some(record), .. } = &self.entries[entry] else {
+                return None;
+            };
+            let Record { about, from, text: Some(text) } = record else { return None };
+            Some([
+                place.to_string(),
+                room.to_string(),
+                about.seq.to_string(),
+                about.change.as_str().to_owned(),
+                from.to_string(),
+                at.0.to_string(),
+                text.clone(),
+            ])
+        })
     }
 
     pub fn lines(&self, which: &[usize]) -> Vec<u8> {
@@ -171,6 +202,14 @@ impl Messages {
             push_digits::<13>(&mut marks, at.0.min(MARKED_AT_MAX));
         }
         marks
+    }
+}
+
+fn text(change: Change, body: &Body) -> Option<String> {
+    match change {
+        Change::Edit => Some(body.as_json().to_owned()),
+        Change::Delete => Some(String::new()),
+        Change::React | Change::Unreact => Some(Emoji::from_body(body)?.to_string()),
     }
 }
 
@@ -197,10 +236,7 @@ fn id(draft: &Draft) -> Id {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{
-        message::Body,
-        name::{MessageId, UserId},
-    };
+    use crate::domain::name::MessageId;
 
     fn draft(room: &str, id: &str, repeatable: bool) -> Draft {
         let (room, from) = (RoomName::parse(room).unwrap(), UserId::parse("ann").unwrap());
@@ -229,6 +265,25 @@ mod tests {
         assert_eq!(all.marks(&which), some.marks(&every));
         assert_eq!(all.rooms(&which), some.rooms(&every));
         assert_eq!(some.rooms(&every)[1], (&drafts[2].room, vec![1, 3]));
+    }
+
+    #[test]
+    fn a_record_is_no_message_of_its_room() {
+        let about = |change| Some(About { change, seq: 3 });
+        let mut drafts = ["a", "b", "c", "d"].map(|id| draft("red", id, true));
+        drafts[1].about = about(Change::React);
+        drafts[2].about = about(Change::React);
+        drafts[2].body = Body::from_json("\"+1\"");
+        drafts[3].about = about(Change::Edit);
+        let batch = batch(&drafts).messages;
+        assert_eq!(batch.rooms(&[0, 1, 2, 3]), [(&drafts[0].room, vec![0])]);
+        assert_eq!(batch.rooms(&[1, 2]), []);
+        let records: Vec<[String; 7]> = batch.records(&[0, 1, 2, 3]).collect();
+        let expected = [
+            ["3", "red", "3", "react", "ann", "7", "+1"],
+            ["4", "red", "3", "edit", "ann", "7", "1"],
+        ];
+        assert_eq!(records, expected.map(|record| record.map(str::to_owned)));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 -- One page of a room, as the frames, or what is the room's in them, that it is cut from.
 --
--- KEYS[1] room list  KEYS[2] meta  KEYS[3] rooms (append.lua describes them)
+-- KEYS[1] room list  KEYS[2] meta  KEYS[3] rooms  KEYS[4] its states (append.lua describes them)
 -- ARGV[1] newest|before|after  [2] seq  [3] messages at most  [4] room
 -- Returns { epoch or '', last seq, more frames 0|1, trimmed 0|1, oldest first the two items of
--- each frame }: enough for one message more than was asked for, if there are so many.
+-- each frame, { seq of a message in them, its state, .. } }: enough for one message more than was
+-- asked for, if there are so many.
+local STEP = 1024
 local meta = redis.call('HMGET', KEYS[2], 'e', 's')
 local seq, wanted = tonumber(ARGV[2]), tonumber(ARGV[3]) + 1
 local length = redis.call('LLEN', KEYS[1]) / 2
@@ -24,6 +26,35 @@ local function above(bound)
   end
   return low
 end
+local has_states = redis.call('EXISTS', KEYS[4]) == 1
+-- Of all messages in these items, a piece at a time: there may be more than Lua can unpack.
+local function states_of(items)
+  local states, seqs = {}, {}
+  if not has_states then return states end
+  for i = 1, #items, 2 do
+    local first, last, places = string.match(items[i], '^(%d+) (%d+) %d+ %d+ ([%d,]*)')
+    if places == '' then
+      for seq = tonumber(first), tonumber(last) do seqs[#seqs + 1] = seq end
+    else
+      local start
+      for place in string.gmatch(places, '%d+') do
+        start = start or first - place
+        seqs[#seqs + 1] = start + place
+      end
+    end
+  end
+  for from = 1, #seqs, STEP do
+    local to = math.min(from + STEP - 1, #seqs)
+    local found = redis.call('HMGET', KEYS[4], unpack(seqs, from, to))
+    for i = 1, #found do
+      if found[i] then
+        states[#states + 1] = seqs[from + i - 1]
+        states[#states + 1] = found[i]
+      end
+    end
+  end
+  return states
+end
 local items, found, index = {}, 0, nil
 if ARGV[1] == 'after' then
   index = above(seq)
@@ -42,7 +73,7 @@ if ARGV[1] == 'after' then
     index = index + 1
   end
   local more = index < length and 1 or 0
-  return { meta[1] or '', tonumber(meta[2] or 0), more, trimmed and 1 or 0, items }
+  return { meta[1] or '', tonumber(meta[2] or 0), more, trimmed and 1 or 0, items, states_of(items) }
 end
 index = (ARGV[1] == 'before' and math.min(above(seq - 1) + 1, length) or length) - 1
 while index >= 0 and found < wanted do
@@ -52,4 +83,5 @@ while index >= 0 and found < wanted do
   if ARGV[1] == 'newest' or last < seq then found = found + count end
   index = index - 1
 end
-return { meta[1] or '', tonumber(meta[2] or 0), index >= 0 and 1 or 0, 0, items }
+local more = index >= 0 and 1 or 0
+return { meta[1] or '', tonumber(meta[2] or 0), more, 0, items, states_of(items) }

@@ -86,4 +86,9 @@ impl Keys {
     pub fn room(&self, room: &RoomName) -> String {
         format!("{}:room:{room}", self.base)
     }
+
+    /// append.lua makes this name by itself.
+    pub fn states(&self, room: &RoomName) -> String {
+        format!("{}:state:{room}", self.base)
+    }
 }

@@ -23,7 +23,7 @@ mod tail;
 mod tracker;
 mod writer;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use fred::{
     clients::Client,
@@ -53,6 +53,7 @@ use super::{
 };
 use crate::{
     domain::{
+        changes::State,
         message::{Draft, Epoch, Message, Position},
         name::{RoomName, UserId},
         page::Page,
@@ -374,7 +375,7 @@ impl Redis {
         };
         let arguments = [kind.to_owned(), seq.to_string(), limit.to_string(), room.to_string()];
         let arguments = arguments.into_iter().map(|text| Value::String(text.into())).collect();
-        let keys = vec![keys.room(&room), keys.meta(), keys.rooms()];
+        let keys = vec![keys.room(&room), keys.meta(), keys.rooms(), keys.states(&room)];
         let reply = scripts::run(&self.client, &HISTORY, keys, arguments)
             .await
             .map_err(|error| ReadError::Unavailable(error.to_string()))?;
@@ -385,7 +386,7 @@ impl Redis {
 /// Cuts the page from the items that history.lua answers.
 fn page_of(reply: &[Value], page: Page, limit: u32) -> Result<History, ReadError> {
     let corrupt = |why: &str| ReadError::Corrupt(why.to_owned());
-    let [epoch, seq, more, trimmed, items] = reply else {
+    let [epoch, seq, more, trimmed, items, states] = reply else {
         return Err(corrupt("history.lua answered in an unknown shape"));
     };
     let Some(epoch) = text(epoch).filter(|epoch| !epoch.is_empty()).map(Epoch::new) else {
@@ -414,12 +415,25 @@ fn page_of(reply: &[Value], page: Page, limit: u32) -> Result<History, ReadError
         Page::Newest | Page::Before(_) => drop(messages.drain(..surplus)),
         Page::After(_) => messages.truncate(limit as usize),
     }
+    let mut states = states_of(states).ok_or_else(|| corrupt("a state cannot be read"))?;
+    let as_now = |message: Message| match states.remove(&message.position.seq) {
+        Some(state) => message.with_state(state),
+        None => message,
+    };
     Ok(History {
-        messages,
+        messages: messages.into_iter().map(as_now).collect(),
         more: surplus > 0 || number(more) == Some(1),
         trimmed: number(trimmed) == Some(1),
         top: Position { seq: number(seq).unwrap_or_default(), epoch },
     })
+}
+
+fn states_of(reply: &Value) -> Option<HashMap<u64, State>> {
+    let Value::Array(states) = reply else { return Some(HashMap::new()) };
+    let pairs = states
+        .chunks(2)
+        .map(|pair| Some((number(pair.first()?)?, State::parse(text(pair.get(1)?)?)?)));
+    pairs.collect()
 }
 
 /// FNV-1a: the same on every node and release, which is all that is asked of it.

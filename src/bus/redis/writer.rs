@@ -224,6 +224,9 @@ impl Writer {
                 [text(numbers.join(",")), Value::Bytes(batch.lines(&own).into())]
             });
         }
+        for record in batch.records(which) {
+            arguments.extend(record.map(text));
+        }
         Call { keys, arguments }
     }
 }

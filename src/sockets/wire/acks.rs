@@ -3,6 +3,7 @@
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::changes::Became;
 use crate::{
     bus::{
         History,
@@ -16,7 +17,7 @@ use crate::{
         session::Reject,
         user::User,
     },
-    fanout::dialect::{Dialect, NativeMessage, NativeUser},
+    fanout::dialect::{Dialect, NativeChange, NativeMessage, NativeUser},
 };
 
 /// The answer to a `user-message`.
@@ -82,10 +83,19 @@ pub struct HistoryAck<'a> {
     trimmed: bool,
 }
 
+/// A message as it is now.
+#[derive(Serialize)]
+struct PageMessage<'a> {
+    #[serde(flatten)]
+    said: Said<'a>,
+    #[serde(flatten)]
+    became: Became<'a>,
+}
+
 /// As the client's dialect has it.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum PageMessage<'a> {
+enum Said<'a> {
     Plain(PlainMessage<'a>),
     Native(NativeMessage<'a>),
 }
@@ -102,12 +112,19 @@ struct PlainMessage<'a> {
     at: u64,
 }
 
+impl<'a> PageMessage<'a> {
+    fn new(message: &'a Message, dialect: Dialect) -> Self {
+        let said = match dialect {
+            Dialect::Plain => Said::Plain(PlainMessage::new(message)),
+            Dialect::Native => Said::Native(NativeMessage::new(message)),
+        };
+        Self { said, became: Became::new(message) }
+    }
+}
+
 impl<'a> HistoryAck<'a> {
     pub fn new(room: &'a RoomName, history: &'a History, dialect: Dialect) -> Self {
-        let message = |message| match dialect {
-            Dialect::Plain => PageMessage::Plain(PlainMessage::new(message)),
-            Dialect::Native => PageMessage::Native(NativeMessage::new(message)),
-        };
+        let message = |message| PageMessage::new(message, dialect);
         Self {
             ok: true,
             room: room.as_str(),
@@ -126,7 +143,7 @@ pub struct SearchAck<'a> {
     ok: bool,
     room: &'a str,
     epoch: &'a str,
-    messages: Vec<NativeMessage<'a>>,
+    messages: Vec<PageMessage<'a>>,
     more: bool,
     /// What lies before was not looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -135,11 +152,12 @@ pub struct SearchAck<'a> {
 
 impl<'a> SearchAck<'a> {
     pub fn new(room: &'a RoomName, found: &'a Found) -> Self {
+        let message = |message| PageMessage::new(message, Dialect::Native);
         Self {
             ok: true,
             room: room.as_str(),
             epoch: found.epoch.as_str(),
-            messages: found.messages.iter().map(NativeMessage::new).collect(),
+            messages: found.messages.iter().map(message).collect(),
             more: found.next.is_some(),
             next: found.next,
         }
@@ -167,9 +185,13 @@ pub struct JoinAck<'a> {
     room: &'a str,
     epoch: &'a str,
     seq: u64,
-    /// Whether `messages` is all that lies between the position that the client gave and this one.
+    /// Whether `messages` and `changes` are all that lies between the position that the client gave
+    /// and this one.
     recovered: bool,
     messages: Vec<NativeMessage<'a>>,
+    /// What was said of messages, of these and of earlier ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    changes: Vec<NativeChange<'a>>,
     /// People in the room; left out while that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<u32>,
@@ -183,9 +205,16 @@ impl<'a> JoinAck<'a> {
         room: &'a RoomName,
         end: &'a Position,
         recovered: bool,
-        messages: impl Iterator<Item = &'a Message>,
+        missed: impl Iterator<Item = &'a Message>,
         people: Option<&'a (u32, Vec<User>)>,
     ) -> Self {
+        let (mut messages, mut changes) = (Vec::new(), Vec::new());
+        for missed in missed {
+            match missed.about {
+                None => messages.push(NativeMessage::new(missed)),
+                Some(about) => changes.push(NativeChange::listed(missed, about)),
+            }
+        }
         let listed = people.filter(|(count, _)| *count <= LISTED_MAX);
         Self {
             ok: true,
@@ -193,7 +222,8 @@ impl<'a> JoinAck<'a> {
             epoch: end.epoch.as_str(),
             seq: end.seq,
             recovered,
-            messages: messages.map(NativeMessage::new).collect(),
+            messages,
+            changes,
             count: people.map(|(count, _)| *count),
             members: listed.map(|(_, users)| users.iter().map(NativeUser::new).collect()),
         }

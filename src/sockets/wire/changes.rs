@@ -1,0 +1,114 @@
+//! Requests about earlier messages, and what has become of those.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Request, bad_name, object};
+use crate::domain::{
+    changes::{About, Change, Fate},
+    message::{Body, Epoch, Message},
+    name::{Emoji, MessageId, RoomName},
+    session::{Command, Reject},
+};
+
+/// Which message it is about, in every one of these requests.
+#[derive(Deserialize)]
+struct Target {
+    room: String,
+    epoch: String,
+    of: u64,
+    id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Edit {
+    text: String,
+}
+
+#[derive(Deserialize)]
+struct React {
+    emoji: String,
+    on: bool,
+}
+
+pub fn edit(args: &[&RawValue], fresh_id: impl FnOnce() -> MessageId) -> Result<Request, Reject> {
+    let shape = "edit takes {room, epoch, of, text, id?}";
+    let target = object(args, shape)?;
+    let Edit { text } = object(args, shape)?;
+    let text = serde_json::to_string(&text).expect("a text is JSON");
+    request(target, Change::Edit, Body::from_json(&text), fresh_id)
+}
+
+pub fn delete(args: &[&RawValue], fresh_id: impl FnOnce() -> MessageId) -> Result<Request, Reject> {
+    let target = object(args, "delete takes {room, epoch, of, id?}")?;
+    request(target, Change::Delete, Body::null(), fresh_id)
+}
+
+pub fn react(args: &[&RawValue], fresh_id: impl FnOnce() -> MessageId) -> Result<Request, Reject> {
+    let shape = "react takes {room, epoch, of, emoji, on, id?}";
+    let target = object(args, shape)?;
+    let React { emoji, on } = object(args, shape)?;
+    let emoji = Emoji::parse(&emoji).map_err(bad_name)?;
+    let change = if on { Change::React } else { Change::Unreact };
+    request(target, change, emoji.to_body(), fresh_id)
+}
+
+fn request(
+    target: Target,
+    change: Change,
+    body: Body,
+    fresh_id: impl FnOnce() -> MessageId,
+) -> Result<Request, Reject> {
+    let Target { room, epoch, of, id } = target;
+    let repeatable = id.is_some();
+    let id = match id {
+        Some(id) => MessageId::parse(&id).map_err(bad_name)?,
+        None => fresh_id(),
+    };
+    let command = Command::Change {
+        room: RoomName::parse(&room).map_err(bad_name)?,
+        about: About { change, seq: of },
+        id,
+        repeatable,
+        body,
+    };
+    Ok(Request { command, epoch: Some(Epoch::new(&epoch)) })
+}
+
+/// What has become of a message, beside its text.
+#[derive(Serialize)]
+pub struct Became<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edited: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deleted: Option<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reactions: Vec<Reactions<'a>>,
+}
+
+/// Everybody who reacts with one emoji.
+#[derive(Serialize)]
+struct Reactions<'a> {
+    emoji: &'a str,
+    users: Vec<&'a str>,
+}
+
+impl<'a> Became<'a> {
+    pub fn new(message: &'a Message) -> Self {
+        let mut became = Self { edited: None, deleted: None, reactions: Vec::new() };
+        let Some(state) = &message.state else { return became };
+        match state.fate {
+            Fate::AsSaid => {}
+            Fate::Edited { at, .. } => became.edited = Some(at.0),
+            Fate::Deleted { at } => became.deleted = Some(at.0),
+        }
+        for (emoji, user) in &state.reactions {
+            let (emoji, user) = (emoji.as_str(), user.as_str());
+            match became.reactions.iter_mut().find(|known| known.emoji == emoji) {
+                Some(known) => known.users.push(user),
+                None => became.reactions.push(Reactions { emoji, users: vec![user] }),
+            }
+        }
+        became
+    }
+}
