@@ -4,6 +4,8 @@
 //! asks for what it missed. So every stored event ends in its offset, and every other event in
 //! something that is no string.
 
+use std::borrow::Cow;
+
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use socketioxide_core::adapter::Room;
@@ -82,6 +84,7 @@ pub struct NativeMessage<'a> {
 #[derive(Debug, Serialize)]
 struct Sender<'a> {
     id: &'a str,
+    name: Cow<'a, str>,
 }
 
 /// A person as the native dialect shows him.
@@ -132,12 +135,16 @@ impl<'a> NativeUser<'a> {
 
 impl<'a> NativeMessage<'a> {
     pub fn new(message: &'a Message) -> Self {
+        let name = match &message.name {
+            Some(name) => Cow::Borrowed(name.as_str()),
+            None => Cow::Owned(User::guest_name(&message.from)),
+        };
         Self {
             room: message.room.as_str(),
             epoch: message.position.epoch.as_str(),
             seq: message.position.seq,
             id: message.id.as_str(),
-            from: Sender { id: message.from.as_str() },
+            from: Sender { id: message.from.as_str(), name },
             text: Text(message.body.as_json()),
             at: message.at.0,
         }

@@ -9,7 +9,7 @@ use super::Hub;
 use crate::{
     bus::{ReadError, people::Signal},
     domain::{
-        name::{RoomName, UserId},
+        name::{RoomName, UserId, UserName},
         user::{Patch, User},
     },
 };
@@ -27,6 +27,11 @@ impl Hub {
     /// A user who is connected here in the native dialect.
     pub fn person(&self, id: &UserId) -> Option<User> {
         self.people().get(id).map(|person| person.user.clone())
+    }
+
+    /// What such a user is called, if he has said it.
+    pub fn name(&self, id: &UserId) -> Option<UserName> {
+        self.people().get(id).and_then(|person| person.user.said_name().cloned())
     }
 
     /// Changes what others see of a user, if anything. `None`: another user has this name.

@@ -10,9 +10,12 @@ use std::{
 };
 
 use super::{Connection, Reply};
-use crate::domain::{
-    message::Draft,
-    session::{Code, Reject},
+use crate::{
+    domain::{
+        message::Draft,
+        session::{Code, Reject},
+    },
+    fanout::dialect::Dialect,
 };
 
 #[derive(Debug, Default)]
@@ -23,7 +26,10 @@ pub struct Line {
 }
 
 impl Connection {
-    pub(super) fn append(self: &Arc<Self>, draft: Draft, reply: Reply) {
+    pub(super) fn append(self: &Arc<Self>, mut draft: Draft, reply: Reply) {
+        if self.dialect == Dialect::Native {
+            draft.name = self.hub.name(&draft.from);
+        }
         let mut line = self.line();
         if draft.room.people().is_none() && !line.moves {
             drop(line);

@@ -12,6 +12,7 @@ mod people;
 mod embedded;
 mod faults;
 mod harness;
+mod kinds;
 mod lanes;
 mod nodes;
 mod overtake;
