@@ -33,7 +33,7 @@ use crate::{
     },
     domain::{
         message::{Message, Position},
-        name::{PublicId, RoomName, UserId},
+        name::{RoomName, UserId},
     },
     fanout::{
         Sid,
@@ -45,7 +45,6 @@ use crate::{
         teller::Teller,
         welcome::Welcome,
     },
-    random,
     shutdown::Tasks,
 };
 
@@ -209,12 +208,13 @@ impl Hub {
         };
         let recovery = recovery.unwrap_or_else(|| self.begin(&arrival, &key));
         let Recovery { record, frames, until } = recovery;
-        let welcome = Welcome::new(record.public_id.as_str(), key.as_str(), frames);
+        let public_id = key.public_id();
+        let welcome = Welcome::new(public_id.as_str(), key.as_str(), frames);
         let greeting = self.0.lanes.greet(arrival.sid, welcome);
         if arrival.dialect == Dialect::Native {
             self.meet(&record.user).await;
         }
-        let seat = Seat::new(self.clone(), &arrival, key, holder, record, greeting);
+        let seat = Seat::new(self.clone(), &arrival, (key, public_id), holder, record, greeting);
         self.held().insert(holder, arrival.sid);
         seat.save().await;
         self.entering().insert(arrival.sid, (Arc::downgrade(&seat), until));
@@ -257,7 +257,7 @@ impl Hub {
             .iter()
             .map(|joined| (self.0.bus.partition(&joined.room), joined.since.clone()))
             .collect();
-        let record = SessionRecord { public_id: public_id(), user, rooms };
+        let record = SessionRecord { user, rooms };
         Recovery { record, frames: Bytes::new(), until }
     }
 
@@ -269,7 +269,8 @@ impl Hub {
         holder: Holder,
     ) -> Result<Option<Recovery>, ReadError> {
         let user = (arrival.user)(&returning.key);
-        let claimed = self.0.bus.claim_session(returning.key.clone(), holder, user).await;
+        let session = returning.key.public_id();
+        let claimed = self.0.bus.claim_session(session.clone(), holder, user).await;
         let Ok(Some(mut record)) = claimed else { return claimed.map(|_unknown| None) };
         self.fit(&mut record, arrival.dialect);
         let offset = returning.offset.as_ref();
@@ -278,7 +279,7 @@ impl Hub {
             Err(why) => why,
         };
         // Nobody sits there. Otherwise it would be kept alive for as long as this node lives.
-        self.0.bus.release_session(returning.key.clone(), holder);
+        self.0.bus.release_session(session, holder);
         match why {
             TooOld::Read(error) => Err(error),
             TooOld::Gone | TooOld::TooMuch => {
@@ -403,10 +404,6 @@ impl fmt::Debug for Inner {
 
 async fn turn(turns: &Semaphore) -> SemaphorePermit<'_> {
     turns.acquire().await.expect("the semaphore is never closed")
-}
-
-fn public_id() -> PublicId {
-    PublicId::parse(&random::hex::<10>()).expect("hex digits are a public id")
 }
 
 /// Frames, and the memory that they were allowed.

@@ -95,7 +95,7 @@ name!(
     MessageId, "id", MESSAGE_ID_CHARS_MAX
 );
 name!(
-    /// What others know a session by. It is random, and unlike the session's key no secret.
+    /// What others know a session by: the fingerprint of its key, and no secret.
     PublicId, "public id", PUBLIC_ID_CHARS_MAX
 );
 name!(

@@ -118,7 +118,7 @@ impl Seat {
     pub(super) fn new(
         hub: Hub,
         arrival: &Arrival<'_>,
-        key: SessionKey,
+        (key, public_id): (SessionKey, PublicId),
         holder: Holder,
         record: SessionRecord,
         greeting: Greeting,
@@ -131,7 +131,7 @@ impl Seat {
             holder,
             sid: arrival.sid,
             dialect: arrival.dialect,
-            public_id: record.public_id,
+            public_id,
             personal: RoomName::personal(&record.user),
             user: record.user,
             places: Mutex::new(Places { all, joins: 0 }),
@@ -258,11 +258,10 @@ impl Seat {
             return;
         }
         let record = SessionRecord {
-            public_id: self.public_id.clone(),
             user: self.user.clone(),
             rooms: self.places().begun().map(|place| place.joined.clone()).collect(),
         };
-        match self.hub.0.bus.save_session(self.key.clone(), self.holder, record).await {
+        match self.hub.0.bus.save_session(self.public_id.clone(), self.holder, record).await {
             Ok(true) => {}
             Ok(false) => self.hub.lost(self.holder),
             // The bus repeats what failed.
@@ -370,7 +369,7 @@ impl Drop for Seat {
             entering.remove(&self.sid);
         }
         drop(entering);
-        self.hub.0.bus.release_session(self.key.clone(), self.holder);
+        self.hub.0.bus.release_session(self.public_id.clone(), self.holder);
     }
 }
 

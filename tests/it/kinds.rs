@@ -1,13 +1,16 @@
 //! What the native dialect knows of a message beside its text, on one node and on two.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 
 use crate::{
     harness::{
-        client::{Client, Transport},
+        client::{Client, Options, Transport},
         packet::Event,
+        redis::{Keeps, Redis, Reply},
     },
-    recovery::{join, plain, say, send},
+    recovery::{Away, join, native, plain, say, send, two_nodes},
     together::{World, own_id},
 };
 
@@ -71,5 +74,44 @@ async fn a_message_keeps_the_name_that_its_sender_had() {
         assert_eq!(listed(&join(&eve, "lobby", Some(before)).await), said);
         let page = talker.request("history", &[json!({ "room": "lobby" })]).await;
         assert!(page["messages"][1]["from"].is_string(), "plain answers are as they were: {page}");
+    }
+}
+
+/// Everything that Redis has, as text.
+async fn dump(redis: &Redis) -> String {
+    let mut dump = String::new();
+    let Reply::Many(keys) = redis.call(&["KEYS", "*"]).await else { panic!("no list of keys") };
+    for key in keys.into_iter().map(Reply::into_text) {
+        let kind = redis.call(&["TYPE", &key]).await.into_text();
+        let read: &[&str] = match kind.as_str() {
+            "string" => &["GET", &key],
+            "hash" => &["HGETALL", &key],
+            "list" => &["LRANGE", &key, "0", "-1"],
+            "zset" => &["ZRANGE", &key, "0", "-1"],
+            "stream" => &["XRANGE", &key, "-", "+"],
+            other => panic!("{key} is a {other}"),
+        };
+        writeln!(dump, "{key}: {:?}", redis.call(read).await).expect("it is written");
+    }
+    dump
+}
+
+#[tokio::test]
+async fn nothing_in_redis_lets_anybody_into_a_session() {
+    let redis = Redis::start(Keeps::Nothing).await;
+    let nodes = two_nodes(&redis, &[]).await;
+    let ann = Client::connected(nodes[0].address, native(Transport::WebSocket)).await;
+    let talker = plain(&nodes[1], Transport::WebSocket).await;
+    join(&ann, "lobby", None).await;
+    is_called(&ann, "Ann").await;
+    send(&ann, "lobby", "hello").await;
+    say(&talker, "hello").await;
+    ann.collect("message", 2).await;
+    let away = Away::of(talker, None).await;
+    let talker = away.recovered(&nodes[0], Options::new(Transport::WebSocket)).await;
+    let dump = dump(&redis).await;
+    for client in [&ann, &talker] {
+        assert!(dump.contains(&format!("rc:session:{}", client.public_id())), "{dump}");
+        assert!(!dump.contains(&client.pid()), "{dump}");
     }
 }

@@ -27,7 +27,8 @@ const STATEMENTS_MAX: usize = 64;
 /// so a log of its is taken to begin where it ends: positions within it were given to no session.
 /// `words` has the rows up to `log.indexed_to`; of each nothing but which words it has, as `words_of`
 /// makes them, and its room (`index.rs`). Where the rule changes, a migration must empty it.
-/// `sessions.ends` is null while the session's connection lives.
+/// `sessions.id` is the public one, and `ends` is null while the session's connection lives. Those of
+/// older programs were found by a secret, and are forgotten.
 const MIGRATIONS: [&str; 5] = [
     "
     CREATE TABLE log (
@@ -96,6 +97,15 @@ const MIGRATIONS: [&str; 5] = [
     ALTER TABLE messages ADD COLUMN except_socket TEXT;
     ALTER TABLE messages ADD COLUMN change TEXT;
     ALTER TABLE messages ADD COLUMN of_seq INTEGER;
+    DROP TABLE sessions;
+    CREATE TABLE sessions (
+        id TEXT PRIMARY KEY,
+        holder INTEGER NOT NULL,
+        user TEXT NOT NULL,
+        rooms TEXT NOT NULL,
+        ends INTEGER
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX sessions_by_end ON sessions (ends) WHERE ends IS NOT NULL;
 ",
 ];
 
