@@ -33,7 +33,7 @@ use crate::{
     },
     domain::{
         message::{Message, Position},
-        name::{RoomName, UserId},
+        name::{PublicId, RoomName, UserId},
     },
     fanout::{
         Sid,
@@ -98,6 +98,8 @@ pub struct Counts {
     pub welcomes: usize,
     /// Rooms that somebody here is in.
     pub rooms: usize,
+    /// Sessions that are reached one by one.
+    pub seated: usize,
 }
 
 /// A clonable handle.
@@ -186,6 +188,7 @@ impl Hub {
             entering: self.entering().len(),
             welcomes: self.0.lanes.welcomes_waiting(),
             rooms: self.0.rooms.all().len(),
+            seated: self.0.rooms.count_seated(),
         }
     }
 
@@ -274,7 +277,7 @@ impl Hub {
         let Ok(Some(mut record)) = claimed else { return claimed.map(|_unknown| None) };
         self.fit(&mut record, arrival.dialect);
         let offset = returning.offset.as_ref();
-        let why = match self.missed(&record.rooms, offset, arrival.dialect).await {
+        let why = match self.missed(&session, &record.rooms, offset, arrival.dialect).await {
             Ok((frames, until)) => return Ok(Some(Recovery { record, frames, until })),
             Err(why) => why,
         };
@@ -304,9 +307,10 @@ impl Hub {
         }
     }
 
-    /// What was delivered in these rooms after `offset`, as frames, and until where.
+    /// What was delivered to this session in these rooms after `offset`, as frames, and until where.
     async fn missed(
         &self,
+        session: &PublicId,
         joined: &[Joined],
         offset: Option<&Position>,
         dialect: Dialect,
@@ -318,7 +322,7 @@ impl Hub {
             let after = self.after(joined, offset, partition)?;
             recent.begun(partition).await?;
             loop {
-                let wanted = |message: &Message| wants(joined.iter(), message);
+                let wanted = |message: &Message| wants(session, joined.iter(), message);
                 match recent.missed(partition, &after, wanted) {
                     Missed::Entries { entries: missed, end } => {
                         entries.extend(missed);
@@ -418,10 +422,18 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-fn wants<'a>(mut joined: impl Iterator<Item = &'a Joined>, message: &Message) -> bool {
-    joined.any(|joined| {
-        let from = joined.since.as_ref().filter(|since| since.epoch == message.position.epoch);
-        joined.room.hears(&message.room)
-            && from.is_none_or(|since| since.seq < message.position.seq)
-    })
+/// Whether a session that is in these rooms is told of a message. It hears what is said to itself
+/// alone for as long as it hears what is said to its user.
+fn wants<'a>(
+    session: &PublicId,
+    mut joined: impl Iterator<Item = &'a Joined>,
+    message: &Message,
+) -> bool {
+    let is_own = message.room.session().as_ref() == Some(session);
+    message.except.as_ref() != Some(session)
+        && joined.any(|joined| {
+            let from = joined.since.as_ref().filter(|since| since.epoch == message.position.epoch);
+            (joined.room.hears(&message.room) || is_own && joined.room.is_personal())
+                && from.is_none_or(|since| since.seq < message.position.seq)
+        })
 }

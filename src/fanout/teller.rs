@@ -7,6 +7,7 @@ use socketioxide::operators::BroadcastOperators;
 use super::{
     Adapter, Io,
     dialect::{Dialect, Event},
+    lanes::Lanes,
     rooms::Rooms,
 };
 use crate::domain::{
@@ -19,18 +20,31 @@ use crate::domain::{
 pub struct Teller {
     io: Io,
     rooms: Rooms,
+    lanes: Lanes,
 }
 
 impl Teller {
-    pub fn new(io: Io, rooms: Rooms) -> Self {
-        Self { io, rooms }
+    pub fn new(io: Io, rooms: Rooms, lanes: Lanes) -> Self {
+        Self { io, rooms, lanes }
     }
 
     pub async fn message(&self, message: &Message) {
+        let except = message.except.as_ref().and_then(|session| self.rooms.seated(session));
+        if let Some(session) = message.room.session() {
+            if let Some(sid) = self.rooms.seated(&session).filter(|sid| except != Some(*sid)) {
+                self.lanes.tell(sid, &Event::message(message, Dialect::Native)).await;
+            }
+            return;
+        }
+        let except = except.and_then(|sid| self.io.get_socket(sid));
         for room in message.room.audience() {
             for dialect in self.rooms.dialects(&room) {
-                let event = Event::message(message, dialect);
-                self.emit(self.io.to(dialect.room(&room)), &event).await;
+                let to = dialect.room(&room);
+                let to = match &except {
+                    Some(socket) => socket.to(to),
+                    None => self.io.to(to),
+                };
+                self.emit(to, &Event::message(message, dialect)).await;
             }
         }
     }

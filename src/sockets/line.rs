@@ -1,7 +1,7 @@
 //! Messages of one connection that cannot be stored yet.
 //!
-//! Before something is said in a room of two people, the log is asked whether the other one is
-//! known. What the client sends meanwhile, wherever to, waits behind it, so its order stays. The
+//! Before something is said in a room of two people, or to one session, the log is asked whether the
+//! other one is known. What the client sends meanwhile, wherever to, waits behind it, so its order stays. The
 //! session bounds how much that is.
 
 use std::{
@@ -31,7 +31,7 @@ impl Connection {
             draft.name = self.hub.name(&draft.from);
         }
         let mut line = self.line();
-        if draft.room.people().is_none() && !line.moves {
+        if !draft.room.is_reserved() && !line.moves {
             drop(line);
             return self.submit(draft, reply);
         }
@@ -45,12 +45,21 @@ impl Connection {
     async fn advance(self: &Arc<Self>) {
         let mut opened = None;
         while let Some((draft, reply)) = self.next() {
-            if draft.room.people().is_some() && opened.as_ref() != Some(&draft.room) {
-                let refused = match self.hub.open_direct(&draft.room, &draft.from).await {
+            if draft.room.is_reserved() && opened.as_ref() != Some(&draft.room) {
+                let (asked, nobody) = match draft.room.session() {
+                    Some(session) => {
+                        (self.hub.is_reached(session).await, "there is no such session")
+                    }
+                    None => (
+                        self.hub.open_direct(&draft.room, &draft.from).await,
+                        "there is no such user",
+                    ),
+                };
+                let refused = match asked {
                     Ok(true) => None,
-                    Ok(false) => Some(Reject::new(Code::NotFound, "there is no such user")),
+                    Ok(false) => Some(Reject::new(Code::NotFound, nobody)),
                     Err(error) => {
-                        tracing::debug!(%error, "nobody knows whether a user is known");
+                        tracing::debug!(%error, "nobody knows whether anybody hears a message");
                         Some(Reject::new(Code::Unavailable, "the log cannot be reached"))
                     }
                 };
