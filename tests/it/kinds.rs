@@ -22,6 +22,11 @@ async fn is_called(client: &Client, name: &str) {
     assert_eq!(answer["user"]["name"], json!(name), "{answer}");
 }
 
+/// The name of whoever never said one.
+fn guest(id: &str) -> String {
+    format!("guest {}", id.get(..6).expect("a long id"))
+}
+
 /// The name beside each text.
 fn lines<'a>(messages: impl IntoIterator<Item = &'a Value>) -> Vec<(String, String)> {
     let line = |message: &Value| {
@@ -46,7 +51,7 @@ async fn a_message_keeps_the_name_that_its_sender_had() {
         for client in [&ann, &bob] {
             join(client, "lobby", None).await;
         }
-        let guest = format!("guest {}", &own_id(&ann).await[..6]);
+        let unnamed = guest(&own_id(&ann).await);
         let first = send(&ann, "lobby", "word one").await;
         is_called(&ann, "Ann").await;
         send(&ann, "lobby", "word two").await;
@@ -62,8 +67,8 @@ async fn a_message_keeps_the_name_that_its_sender_had() {
         say(&talker, "word five").await;
         let events = bob.collect("message", 5).await;
         let stranger = events[4].arg(0)["from"]["id"].as_str().expect("an id");
-        let stranger = format!("guest {}", &stranger[..6]);
-        let names = [guest.as_str(), "Ann", "Ann", "Anna", &stranger];
+        let stranger = guest(stranger);
+        let names = [unnamed.as_str(), "Ann", "Ann", "Anna", &stranger];
         let texts = ["word one", "word two", "word three", "word four", "word five"];
         let said: Vec<(String, String)> =
             names.into_iter().zip(texts).map(|(n, t)| (n.to_owned(), t.to_owned())).collect();
@@ -240,7 +245,7 @@ async fn a_session_that_has_ended_is_not_found() {
         says(&ann, to_bob.clone(), "a").await;
         bob.reset().await;
         eventually("his session has ended", PATIENCE, async || {
-            let answer = ann.request("send", &[to_bob.clone()]).await;
+            let answer = ann.request("send", std::slice::from_ref(&to_bob)).await;
             (answer["error"]["code"] == json!("not_found")).then_some(())
         })
         .await;
