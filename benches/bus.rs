@@ -27,7 +27,7 @@ use roomcast::{
         Bus, Deliveries, Delivery, Health, Retention,
         embedded::{self, Options, Place},
         redis,
-        session::{Holder, Joined, SessionKey, SessionRecord},
+        session::{Holder, Joined, SessionRecord},
     },
     clock,
     domain::{
@@ -255,10 +255,9 @@ async fn measure(name: &str, bus: Arc<dyn Bus>, mut deliveries: Deliveries, load
 
 /// All at once, as after the death of a node.
 async fn resume(name: &str, bus: &dyn Bus, sessions: u64) {
-    let key = |n| SessionKey::parse(&format!("{n:032x}")).expect("a key");
+    let id = |n| PublicId::parse(&format!("{n:032x}")).expect("an id");
     let user = |n| UserId::parse(&format!("user-{n}")).expect("a user");
     let record = |n| SessionRecord {
-        public_id: PublicId::parse(&format!("{n:020x}")).expect("an id"),
         user: user(n),
         rooms: vec![Joined {
             room: RoomName::lobby(),
@@ -266,13 +265,13 @@ async fn resume(name: &str, bus: &dyn Bus, sessions: u64) {
         }],
     };
     let start = Instant::now();
-    let saves = (0..sessions).map(|n| bus.save_session(key(n), Holder::random(), record(n)));
+    let saves = (0..sessions).map(|n| bus.save_session(id(n), Holder::random(), record(n)));
     for saved in futures_util::future::join_all(saves).await {
         assert!(saved.expect("it is saved"), "nobody else has it");
     }
     let saved = start.elapsed();
     let start = Instant::now();
-    let claims = (0..sessions).map(|n| bus.claim_session(key(n), Holder::random(), user(n)));
+    let claims = (0..sessions).map(|n| bus.claim_session(id(n), Holder::random(), user(n)));
     for claimed in futures_util::future::join_all(claims).await {
         claimed.expect("it can be read").expect("it is there");
     }

@@ -50,7 +50,7 @@ fn main() {
     }
 }
 
-fn number(text: &String) -> usize {
+fn number(text: &str) -> usize {
     text.parse().expect("a number")
 }
 

@@ -45,7 +45,6 @@ use crate::{
         teller::Teller,
         welcome::Welcome,
     },
-    random,
     shutdown::Tasks,
 };
 
@@ -99,6 +98,8 @@ pub struct Counts {
     pub welcomes: usize,
     /// Rooms that somebody here is in.
     pub rooms: usize,
+    /// Sessions that are reached one by one.
+    pub seated: usize,
 }
 
 /// A clonable handle.
@@ -187,6 +188,7 @@ impl Hub {
             entering: self.entering().len(),
             welcomes: self.0.lanes.welcomes_waiting(),
             rooms: self.0.rooms.all().len(),
+            seated: self.0.rooms.count_seated(),
         }
     }
 
@@ -209,12 +211,13 @@ impl Hub {
         };
         let recovery = recovery.unwrap_or_else(|| self.begin(&arrival, &key));
         let Recovery { record, frames, until } = recovery;
-        let welcome = Welcome::new(record.public_id.as_str(), key.as_str(), frames);
+        let public_id = key.public_id();
+        let welcome = Welcome::new(public_id.as_str(), key.as_str(), frames);
         let greeting = self.0.lanes.greet(arrival.sid, welcome);
         if arrival.dialect == Dialect::Native {
             self.meet(&record.user).await;
         }
-        let seat = Seat::new(self.clone(), &arrival, key, holder, record, greeting);
+        let seat = Seat::new(self.clone(), &arrival, (key, public_id), holder, record, greeting);
         self.held().insert(holder, arrival.sid);
         seat.save().await;
         self.entering().insert(arrival.sid, (Arc::downgrade(&seat), until));
@@ -257,7 +260,7 @@ impl Hub {
             .iter()
             .map(|joined| (self.0.bus.partition(&joined.room), joined.since.clone()))
             .collect();
-        let record = SessionRecord { public_id: public_id(), user, rooms };
+        let record = SessionRecord { user, rooms };
         Recovery { record, frames: Bytes::new(), until }
     }
 
@@ -269,16 +272,17 @@ impl Hub {
         holder: Holder,
     ) -> Result<Option<Recovery>, ReadError> {
         let user = (arrival.user)(&returning.key);
-        let claimed = self.0.bus.claim_session(returning.key.clone(), holder, user).await;
+        let session = returning.key.public_id();
+        let claimed = self.0.bus.claim_session(session.clone(), holder, user).await;
         let Ok(Some(mut record)) = claimed else { return claimed.map(|_unknown| None) };
         self.fit(&mut record, arrival.dialect);
         let offset = returning.offset.as_ref();
-        let why = match self.missed(&record.rooms, offset, arrival.dialect).await {
+        let why = match self.missed(&session, &record.rooms, offset, arrival.dialect).await {
             Ok((frames, until)) => return Ok(Some(Recovery { record, frames, until })),
             Err(why) => why,
         };
         // Nobody sits there. Otherwise it would be kept alive for as long as this node lives.
-        self.0.bus.release_session(returning.key.clone(), holder);
+        self.0.bus.release_session(session, holder);
         match why {
             TooOld::Read(error) => Err(error),
             TooOld::Gone | TooOld::TooMuch => {
@@ -303,9 +307,10 @@ impl Hub {
         }
     }
 
-    /// What was delivered in these rooms after `offset`, as frames, and until where.
+    /// What was delivered to this session in these rooms after `offset`, as frames, and until where.
     async fn missed(
         &self,
+        session: &PublicId,
         joined: &[Joined],
         offset: Option<&Position>,
         dialect: Dialect,
@@ -317,7 +322,7 @@ impl Hub {
             let after = self.after(joined, offset, partition)?;
             recent.begun(partition).await?;
             loop {
-                let wanted = |message: &Message| wants(joined.iter(), message);
+                let wanted = |message: &Message| wants(session, joined.iter(), message);
                 match recent.missed(partition, &after, wanted) {
                     Missed::Entries { entries: missed, end } => {
                         entries.extend(missed);
@@ -405,10 +410,6 @@ async fn turn(turns: &Semaphore) -> SemaphorePermit<'_> {
     turns.acquire().await.expect("the semaphore is never closed")
 }
 
-fn public_id() -> PublicId {
-    PublicId::parse(&random::hex::<10>()).expect("hex digits are a public id")
-}
-
 /// Frames, and the memory that they were allowed.
 struct Held {
     frames: Vec<u8>,
@@ -421,10 +422,18 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-fn wants<'a>(mut joined: impl Iterator<Item = &'a Joined>, message: &Message) -> bool {
-    joined.any(|joined| {
-        let from = joined.since.as_ref().filter(|since| since.epoch == message.position.epoch);
-        joined.room.hears(&message.room)
-            && from.is_none_or(|since| since.seq < message.position.seq)
-    })
+/// Whether a session that is in these rooms is told of a message. It hears what is said to itself
+/// alone for as long as it hears what is said to its user.
+fn wants<'a>(
+    session: &PublicId,
+    mut joined: impl Iterator<Item = &'a Joined>,
+    message: &Message,
+) -> bool {
+    let is_own = message.room.session().as_ref() == Some(session);
+    message.except.as_ref() != Some(session)
+        && joined.any(|joined| {
+            let from = joined.since.as_ref().filter(|since| since.epoch == message.position.epoch);
+            (joined.room.hears(&message.room) || is_own && joined.room.is_personal())
+                && from.is_none_or(|since| since.seq < message.position.seq)
+        })
 }

@@ -110,7 +110,7 @@ impl Server {
             hub: hub.clone(),
         };
         let (service, io) = sockets::build(config, sockets);
-        let teller = Teller::new(io, rooms.clone());
+        let teller = Teller::new(io, rooms.clone(), lanes.clone());
         hub.open(teller.clone());
         let its_hub = hub.clone();
         let news = Box::new(move |news| its_hub.hear(news));

@@ -37,13 +37,13 @@ use super::{
     people::{Members, RoomSummary, Signal, Unread},
     queue::{self, Queue},
     search::{self, Found},
-    session::{Holder, SessionKey, SessionRecord, Tail},
+    session::{Holder, SessionRecord, Tail},
 };
 use crate::{
     clock,
     domain::{
         message::{Draft, Epoch, Position},
-        name::{RoomName, UserId},
+        name::{PublicId, RoomName, UserId},
         page::Page,
         search::Search,
         user::{Patch, User},
@@ -216,28 +216,35 @@ impl Bus for Embedded {
 
     fn save_session(
         &self,
-        key: SessionKey,
+        session: PublicId,
         holder: Holder,
         record: SessionRecord,
     ) -> BoxFuture<'_, Result<bool, ReadError>> {
         let (answer, answered) = oneshot::channel();
-        self.jobs.push(Job::Save { key, holder, record, answer });
+        self.jobs.push(Job::Save { session, holder, record, answer });
         Box::pin(async { answered.await.unwrap_or_else(|_dropped| Err(refused())) })
     }
 
     fn claim_session(
         &self,
-        key: SessionKey,
+        session: PublicId,
         holder: Holder,
         user: UserId,
     ) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>> {
         let (answer, answered) = oneshot::channel();
-        self.jobs.push(Job::Claim { key, holder, user, answer });
+        self.jobs.push(Job::Claim { session, holder, user, answer });
         Box::pin(async { answered.await.unwrap_or_else(|_dropped| Err(refused())) })
     }
 
-    fn release_session(&self, key: SessionKey, holder: Holder) {
-        self.jobs.push(Job::Release { key, holder });
+    fn release_session(&self, session: PublicId, holder: Holder) {
+        self.jobs.push(Job::Release { session, holder });
+    }
+
+    fn session(
+        &self,
+        session: PublicId,
+    ) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>> {
+        Box::pin(self.read(move |reader, _epoch| sessions::read(reader, &session, clock::now())))
     }
 
     fn signal(&self, signal: Signal) {

@@ -29,11 +29,11 @@ use tokio::sync::{mpsc, watch};
 use self::{
     people::{Members, RoomSummary, Signal, Unread},
     search::Found,
-    session::{Holder, SessionKey, SessionRecord, Tail},
+    session::{Holder, SessionRecord, Tail},
 };
 use crate::domain::{
     message::{Body, Draft, Epoch, Message, Position, Stored},
-    name::{Emoji, RoomName, UserId},
+    name::{Emoji, PublicId, RoomName, UserId},
     page::Page,
     search::Search,
     user::{Patch, User},
@@ -80,7 +80,7 @@ pub enum Delivery {
     /// Another connection has claimed this node's session; `holder` is the one that has lost it.
     /// Its place among the others means nothing.
     SessionTaken {
-        key: SessionKey,
+        session: PublicId,
         holder: Holder,
     },
     /// Something that nobody keeps. Signals of one partition come in the order they were given, and
@@ -198,7 +198,7 @@ pub trait Bus: Send + Sync + std::fmt::Debug + 'static {
     /// There must be no save by a holder after its `release_session`.
     fn save_session(
         &self,
-        key: SessionKey,
+        session: PublicId,
         holder: Holder,
         record: SessionRecord,
     ) -> BoxFuture<'_, Result<bool, ReadError>>;
@@ -209,14 +209,18 @@ pub trait Bus: Send + Sync + std::fmt::Debug + 'static {
     /// claimed; trying again with the same holder is safe.
     fn claim_session(
         &self,
-        key: SessionKey,
+        session: PublicId,
         holder: Holder,
         user: UserId,
     ) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>>;
 
     /// The holder's connection has ended: the session can be claimed for `recovery_window` from
     /// now. Never waits, and does its best; a session whose release got lost ends a while later.
-    fn release_session(&self, key: SessionKey, holder: Holder);
+    fn release_session(&self, session: PublicId, holder: Holder);
+
+    /// What was last saved of a session that lives or can be claimed, without taking it.
+    fn session(&self, session: PublicId)
+    -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>>;
 
     /// Tells every node, this one too, over the partition of its room; a profile over partition 0.
     /// Never waits, and does its best.
@@ -233,8 +237,8 @@ pub trait Bus: Send + Sync + std::fmt::Debug + 'static {
     /// Who is in a room now, on whatever node. It stands for all steps up to its version.
     fn members(&self, room: RoomName, users_max: u32) -> BoxFuture<'_, Result<Members, ReadError>>;
 
-    /// Rooms that have members or stored messages, those of two people (`dm:`) left out: at most
-    /// `limit`, those with most members first.
+    /// Rooms that have members or stored messages, those of two people (`dm:`) or of one session (`socket:`)
+    /// left out: at most `limit`, those with most members first.
     fn rooms(&self, limit: u32) -> BoxFuture<'_, Result<Vec<RoomSummary>, ReadError>>;
 
     fn profile(&self, user: UserId) -> BoxFuture<'_, Result<Option<User>, ReadError>>;

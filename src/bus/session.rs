@@ -1,9 +1,12 @@
 //! What the buses keep of a session, so that a client that lost its connection can go on.
 //!
 //! A session outlives its connection and its node. Its key is a secret: whoever knows it can take
-//! the session over, so it is never shown, and a `Debug` does not reveal it.
+//! the session over, so it is never shown, and a `Debug` does not reveal it. A bus knows a session
+//! by its public id, the key's fingerprint, so what it keeps opens none.
 
 use std::{fmt, sync::Arc};
+
+use sha2::{Digest, Sha256};
 
 use crate::{
     domain::{
@@ -45,6 +48,14 @@ impl SessionKey {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What others know the session by: the key's fingerprint, another one than a sender has who
+    /// says the same text as his token.
+    pub fn public_id(&self) -> PublicId {
+        let digest = Sha256::new().chain_update("session\n").chain_update(self.as_str()).finalize();
+        let text: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        PublicId::parse(&text).expect("32 hex digits are a public id")
+    }
 }
 
 impl fmt::Debug for SessionKey {
@@ -77,8 +88,6 @@ impl Holder {
 /// What a client gets back when it takes its session up again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRecord {
-    /// The name that others know the session by.
-    pub public_id: PublicId,
     pub user: UserId,
     pub rooms: Vec<Joined>,
 }
@@ -137,5 +146,12 @@ mod tests {
         }
         let shown = format!("{:?}", SessionKey::parse("s3cret").unwrap());
         assert!(!shown.contains("s3cret"), "{shown}");
+    }
+
+    #[test]
+    fn a_public_id_is_one_keys() {
+        let id = |key: &str| SessionKey::parse(key).unwrap().public_id();
+        assert_eq!(id("s3cret").as_str(), "100132582a7b6a8381b66eb98ba12573");
+        assert_ne!(id("s3cret"), id("s3cre"));
     }
 }

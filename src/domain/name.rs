@@ -26,9 +26,10 @@ pub const USER_NAME_CHARS_MAX: usize = 40;
 const LOBBY: &str = "lobby";
 /// How the names of rooms begin that are not made by who joins them: of two people, of one
 /// person's connections, of one connection.
-const RESERVED: [&str; 3] = [DIRECT, PERSONAL, "socket:"];
+const RESERVED: [&str; 3] = [DIRECT, PERSONAL, SOCKET];
 const DIRECT: &str = "dm:";
 const PERSONAL: &str = "user:";
+const SOCKET: &str = "socket:";
 
 /// Why a text is no name. The words go to the client as they are.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -95,7 +96,7 @@ name!(
     MessageId, "id", MESSAGE_ID_CHARS_MAX
 );
 name!(
-    /// What others know a session by. It is random, and unlike the session's key no secret.
+    /// What others know a session by: the fingerprint of its key, and no secret.
     PublicId, "public id", PUBLIC_ID_CHARS_MAX
 );
 name!(
@@ -135,6 +136,20 @@ impl RoomName {
         let (first, second) = if one <= other { (one, other) } else { (other, one) };
         let room = Self::parse(&format!("{DIRECT}{first}:{second}")).ok()?;
         (room.people() == Some([first.as_str(), second.as_str()])).then_some(room)
+    }
+
+    pub fn is_personal(&self) -> bool {
+        self.0.starts_with(PERSONAL)
+    }
+
+    /// Where one session is reached wherever it is connected. `None`: the id does not fit in it.
+    pub fn socket(session: &PublicId) -> Option<Self> {
+        Self::parse(&format!("{SOCKET}{session}")).ok()
+    }
+
+    /// Whose room it is, when it is one of one session.
+    pub fn session(&self) -> Option<PublicId> {
+        PublicId::parse(self.0.strip_prefix(SOCKET)?).ok()
     }
 
     /// Whose room it is, when it is one of two people.
@@ -270,6 +285,19 @@ mod tests {
         }
         assert_eq!(RoomName::direct(&user("a:b"), &user("c")), None);
         assert_eq!(RoomName::direct(&user(&"a".repeat(40)), &user(&"b".repeat(40))), None);
+    }
+
+    #[test]
+    fn a_room_of_one_session_says_whose_it_is() {
+        let id = |text: &str| PublicId::parse(text).unwrap();
+        let room = RoomName::socket(&id("0a1b")).unwrap();
+        assert_eq!((room.as_str(), room.session()), ("socket:0a1b", Some(id("0a1b"))));
+        assert_eq!((room.people(), room.is_reserved()), (None, true));
+        assert_eq!(room.ordered_by(), RoomName::lobby().as_str());
+        assert_eq!(RoomName::socket(&id(&"a".repeat(64))), None);
+        for none in ["socket:", "attic", "user:0a1b"] {
+            assert_eq!(RoomName::parse(none).unwrap().session(), None, "{none}");
+        }
     }
 
     #[test]

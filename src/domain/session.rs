@@ -6,7 +6,7 @@
 use super::{
     changes::About,
     message::{Body, Draft, Position, Timestamp},
-    name::{MessageId, RoomName, UserId, UserName},
+    name::{MessageId, PublicId, RoomName, UserId, UserName},
     page::Page,
     search::Search,
     user::{Patch, Picture},
@@ -27,6 +27,13 @@ pub enum Command {
     /// The same, to one person.
     SendTo {
         user: UserId,
+        id: MessageId,
+        repeatable: bool,
+        body: Body,
+    },
+    /// The same, to one connection.
+    SendToSession {
+        session: PublicId,
         id: MessageId,
         repeatable: bool,
         body: Body,
@@ -167,18 +174,17 @@ impl Session {
         match command {
             Command::Send { room, id, repeatable, body } => {
                 self.check_inside(&room)?;
-                self.begin_append(&body)?;
-                let from = self.user.clone();
-                let draft = Draft::new(room, from, id, now, body);
-                Ok(Effect::Append(Draft { repeatable, ..draft }))
+                self.append(room, id, repeatable, body, now)
             }
             Command::SendTo { user, id, repeatable, body } => {
                 let room = RoomName::direct(&self.user, &user)
                     .ok_or_else(|| Reject::new(Code::NotFound, "there is no such user"))?;
-                self.begin_append(&body)?;
-                let from = self.user.clone();
-                let draft = Draft::new(room, from, id, now, body);
-                Ok(Effect::Append(Draft { repeatable, ..draft }))
+                self.append(room, id, repeatable, body, now)
+            }
+            Command::SendToSession { session, id, repeatable, body } => {
+                let room = RoomName::socket(&session)
+                    .ok_or_else(|| Reject::new(Code::NotFound, "there is no such session"))?;
+                self.append(room, id, repeatable, body, now)
             }
             Command::Change { room, about, id, repeatable, body } => {
                 self.check_inside(&room)?;
@@ -237,6 +243,19 @@ impl Session {
             self.rooms.push(room.clone());
         }
         Ok(Effect::Join { room, after })
+    }
+
+    fn append(
+        &mut self,
+        room: RoomName,
+        id: MessageId,
+        repeatable: bool,
+        body: Body,
+        now: Timestamp,
+    ) -> Result<Effect, Reject> {
+        self.begin_append(&body)?;
+        let draft = Draft::new(room, self.user.clone(), id, now, body);
+        Ok(Effect::Append(Draft { repeatable, ..draft }))
     }
 
     fn begin_append(&mut self, body: &Body) -> Result<(), Reject> {
@@ -413,6 +432,19 @@ mod tests {
         let effect = session().step(to("aaa"), NOW).unwrap();
         assert!(matches!(effect, Effect::Append(draft) if draft.room.as_str() == "dm:aaa:ada"));
         assert_eq!(code(session().step(to("a:b"), NOW)), Some(Code::NotFound));
+    }
+
+    #[test]
+    fn a_message_to_one_session_is_one_in_its_room() {
+        let to = |id: &str| Command::SendToSession {
+            session: PublicId::parse(id).unwrap(),
+            id: MessageId::parse("m1").unwrap(),
+            repeatable: true,
+            body: Body::from_json("1"),
+        };
+        let effect = session().step(to("0a1b"), NOW).unwrap();
+        assert!(matches!(effect, Effect::Append(draft) if draft.room.as_str() == "socket:0a1b"));
+        assert_eq!(code(session().step(to(&"a".repeat(64)), NOW)), Some(Code::NotFound));
     }
 
     #[test]

@@ -26,10 +26,18 @@ pub struct Patch {
 impl User {
     /// Who has not said his name. Nobody is kept from calling himself the same.
     pub fn guest(id: UserId) -> Self {
-        let short: String = id.as_str().chars().take(6).collect();
-        let name =
-            UserName::parse(&format!("guest {short}")).expect("a short name without controls");
+        let name = UserName::parse(&Self::guest_name(&id)).expect("a short name without controls");
         Self { id, name, picture: None }
+    }
+
+    pub fn guest_name(id: &UserId) -> String {
+        let short: String = id.as_str().chars().take(6).collect();
+        format!("guest {short}")
+    }
+
+    /// The name, unless it is the one that he has for as long as he says none.
+    pub fn said_name(&self) -> Option<&UserName> {
+        (self.name.as_str() != Self::guest_name(&self.id)).then_some(&self.name)
     }
 }
 

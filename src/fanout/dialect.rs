@@ -6,6 +6,8 @@
 
 mod change;
 
+use std::borrow::Cow;
+
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use socketioxide_core::adapter::Room;
@@ -86,6 +88,17 @@ pub struct NativeMessage<'a> {
 #[derive(Debug, Serialize)]
 struct Sender<'a> {
     id: &'a str,
+    name: Cow<'a, str>,
+}
+
+impl<'a> Sender<'a> {
+    fn of(message: &'a Message) -> Self {
+        let name = match &message.name {
+            Some(name) => Cow::Borrowed(name.as_str()),
+            None => Cow::Owned(User::guest_name(&message.from)),
+        };
+        Self { id: message.from.as_str(), name }
+    }
 }
 
 /// A person as the native dialect shows him.
@@ -141,7 +154,7 @@ impl<'a> NativeMessage<'a> {
             epoch: message.position.epoch.as_str(),
             seq: message.position.seq,
             id: message.id.as_str(),
-            from: Sender { id: message.from.as_str() },
+            from: Sender::of(message),
             text: Text(message.body.as_json()),
             at: message.at.0,
         }

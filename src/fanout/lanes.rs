@@ -154,6 +154,11 @@ impl Lanes {
         self.send(sid, self.passes().packet(event), None);
     }
 
+    /// The same for what others say, and so it waits while a pass is far behind, as broadcasts do.
+    pub(super) async fn tell(&self, sid: Sid, event: &Event<'_>) {
+        self.broadcast(self.passes().packet(event), BroadcastOptions::new(sid)).await;
+    }
+
     /// An event as it goes out on a websocket.
     pub fn frame(&self, event: &Event<'_>) -> Bytes {
         let passes = self.passes();

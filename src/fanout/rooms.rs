@@ -1,20 +1,33 @@
 //! Which rooms this node holds, and in which dialects they are spoken: what nobody here wants is
-//! neither rendered nor queued.
+//! neither rendered nor queued. And where those sit who are reached one by one.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use socketioxide_core::Sid;
+
 use super::dialect::Dialect;
-use crate::domain::name::RoomName;
+use crate::{
+    bus::session::Holder,
+    domain::name::{PublicId, RoomName},
+};
 
 /// Sockets of one room, by dialect.
 type Count = [u32; Dialect::ALL.len()];
 
 /// A clonable handle.
 #[derive(Debug, Clone, Default)]
-pub struct Rooms(Arc<Mutex<HashMap<RoomName, Count>>>);
+pub struct Rooms(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    rooms: Mutex<HashMap<RoomName, Count>>,
+    /// Which socket a session of the native dialect is heard on. A Socket.IO room for each would
+    /// cost an idle connection much more.
+    seats: Mutex<HashMap<PublicId, (Holder, Sid)>>,
+}
 
 impl Rooms {
     pub fn enter(&self, room: &RoomName, dialect: Dialect) {
@@ -41,7 +54,32 @@ impl Rooms {
         self.lock().keys().cloned().collect()
     }
 
+    /// From now on what is said to this session goes to this socket.
+    pub fn seat(&self, session: &PublicId, holder: Holder, sid: Sid) {
+        self.seats().insert(session.clone(), (holder, sid));
+    }
+
+    /// Unless somebody else holds the session here by now.
+    pub fn unseat(&self, session: &PublicId, holder: Holder) {
+        let mut seats = self.seats();
+        if seats.get(session).is_some_and(|(seated, _)| *seated == holder) {
+            seats.remove(session);
+        }
+    }
+
+    pub fn seated(&self, session: &PublicId) -> Option<Sid> {
+        self.seats().get(session).map(|(_, sid)| *sid)
+    }
+
+    pub fn count_seated(&self) -> usize {
+        self.seats().len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<RoomName, Count>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seats(&self) -> MutexGuard<'_, HashMap<PublicId, (Holder, Sid)>> {
+        self.0.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

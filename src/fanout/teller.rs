@@ -7,6 +7,7 @@ use socketioxide::operators::BroadcastOperators;
 use super::{
     Adapter, Io,
     dialect::{Dialect, Event},
+    lanes::Lanes,
     rooms::Rooms,
 };
 use crate::domain::{
@@ -19,19 +20,33 @@ use crate::domain::{
 pub struct Teller {
     io: Io,
     rooms: Rooms,
+    lanes: Lanes,
 }
 
 impl Teller {
-    pub fn new(io: Io, rooms: Rooms) -> Self {
-        Self { io, rooms }
+    pub fn new(io: Io, rooms: Rooms, lanes: Lanes) -> Self {
+        Self { io, rooms, lanes }
     }
 
     pub async fn message(&self, message: &Message) {
+        let except = message.except.as_ref().and_then(|session| self.rooms.seated(session));
+        if let Some(session) = message.room.session() {
+            let told = self.rooms.seated(&session).filter(|sid| except != Some(*sid));
+            if let (Some(sid), Some(event)) = (told, Event::stored(message, Dialect::Native)) {
+                self.lanes.tell(sid, &event).await;
+            }
+            return;
+        }
+        let except = except.and_then(|sid| self.io.get_socket(sid));
         for room in message.room.audience() {
             for dialect in self.rooms.dialects(&room) {
-                if let Some(event) = Event::stored(message, dialect) {
-                    self.emit(self.io.to(dialect.room(&room)), &event).await;
-                }
+                let Some(event) = Event::stored(message, dialect) else { continue };
+                let to = dialect.room(&room);
+                let to = match &except {
+                    Some(socket) => socket.to(to),
+                    None => self.io.to(to),
+                };
+                self.emit(to, &event).await;
             }
         }
     }

@@ -7,9 +7,9 @@ use std::{
 
 use super::Hub;
 use crate::{
-    bus::{ReadError, people::Signal},
+    bus::{ReadError, people::Signal, session::SessionRecord},
     domain::{
-        name::{RoomName, UserId},
+        name::{PublicId, RoomName, UserId, UserName},
         user::{Patch, User},
     },
 };
@@ -27,6 +27,11 @@ impl Hub {
     /// A user who is connected here in the native dialect.
     pub fn person(&self, id: &UserId) -> Option<User> {
         self.people().get(id).map(|person| person.user.clone())
+    }
+
+    /// What such a user is called, if he has said it.
+    pub fn name(&self, id: &UserId) -> Option<UserName> {
+        self.people().get(id).and_then(|person| person.user.said_name().cloned())
     }
 
     /// Changes what others see of a user, if anything. `None`: another user has this name.
@@ -131,6 +136,18 @@ impl Hub {
             bus.mark_read(other, room.clone(), 0),
         )?;
         Ok(true)
+    }
+
+    /// Whether a session of the native dialect hears what is said to it alone, now or when it comes
+    /// back.
+    pub async fn is_reached(&self, session: PublicId) -> Result<bool, ReadError> {
+        if self.0.rooms.seated(&session).is_some() {
+            return Ok(true);
+        }
+        let record = self.0.bus.session(session).await?;
+        let is_native =
+            |record: SessionRecord| record.rooms.iter().any(|joined| joined.room.is_personal());
+        Ok(record.is_some_and(is_native))
     }
 
     pub(super) fn part(&self, id: &UserId) {

@@ -118,7 +118,7 @@ impl Seat {
     pub(super) fn new(
         hub: Hub,
         arrival: &Arrival<'_>,
-        key: SessionKey,
+        (key, public_id): (SessionKey, PublicId),
         holder: Holder,
         record: SessionRecord,
         greeting: Greeting,
@@ -131,7 +131,7 @@ impl Seat {
             holder,
             sid: arrival.sid,
             dialect: arrival.dialect,
-            public_id: record.public_id,
+            public_id,
             personal: RoomName::personal(&record.user),
             user: record.user,
             places: Mutex::new(Places { all, joins: 0 }),
@@ -143,6 +143,10 @@ impl Seat {
 
     pub fn key(&self) -> &SessionKey {
         &self.key
+    }
+
+    pub fn public_id(&self) -> &PublicId {
+        &self.public_id
     }
 
     pub fn user(&self) -> &UserId {
@@ -217,7 +221,7 @@ impl Seat {
                     seat.go_live(is_here);
                 }
                 let begin = if is_heard { since } else { seam.end.clone() };
-                heard = Some(seam.heard(&room, begin, asked));
+                heard = Some(seam.heard(&seat.public_id, &room, begin, asked));
             };
             hub.find_seam(Weak::clone(&client), partition, from, instead, joined).await;
             let (Some(heard), Some(seat)) = (heard, client.upgrade()) else { return };
@@ -258,11 +262,10 @@ impl Seat {
             return;
         }
         let record = SessionRecord {
-            public_id: self.public_id.clone(),
             user: self.user.clone(),
             rooms: self.places().begun().map(|place| place.joined.clone()).collect(),
         };
-        match self.hub.0.bus.save_session(self.key.clone(), self.holder, record).await {
+        match self.hub.0.bus.save_session(self.public_id.clone(), self.holder, record).await {
             Ok(true) => {}
             Ok(false) => self.hub.lost(self.holder),
             // The bus repeats what failed.
@@ -283,7 +286,8 @@ impl Seat {
         let lanes = &self.hub.0.lanes;
         let places = self.places();
         let joined = || places.all.iter().filter(|place| which(place)).map(|place| &place.joined);
-        for entry in seam.entries.iter().filter(|entry| wants(joined(), entry.message())) {
+        let heard = |entry: &&Arc<Entry>| wants(&self.public_id, joined(), entry.message());
+        for entry in seam.entries.iter().filter(heard) {
             if let Some(event) = Event::stored(entry.message(), self.dialect) {
                 lanes.emit(self.sid, &event);
             }
@@ -319,6 +323,8 @@ impl Seat {
 
     /// The client says good-bye: it counts no more, and does not come back soon.
     pub fn part(&self) {
+        // Whoever connects next on this connection is another one.
+        self.hub.0.rooms.unseat(&self.public_id, self.holder);
         for place in self.places().all.iter_mut().filter(|place| place.attends) {
             place.attends = false;
             self.hub.0.presence.leave(&place.joined.room, &self.user);
@@ -331,6 +337,9 @@ impl Seat {
             let room = &place.joined.room;
             self.hub.0.lanes.join(self.sid, self.dialect.room(room));
             self.hub.0.rooms.enter(room, self.dialect);
+            if *room == self.personal {
+                self.hub.0.rooms.seat(&self.public_id, self.holder, self.sid);
+            }
             place.stage = Stage::Live;
         }
     }
@@ -364,6 +373,7 @@ impl Drop for Seat {
         }
         if self.dialect == Dialect::Native {
             self.hub.part(&self.user);
+            self.hub.0.rooms.unseat(&self.public_id, self.holder);
         }
         self.hub.held().remove(&self.holder);
         // A client that says good-bye and connects again has the same session id.
@@ -372,7 +382,7 @@ impl Drop for Seat {
             entering.remove(&self.sid);
         }
         drop(entering);
-        self.hub.0.bus.release_session(self.key.clone(), self.holder);
+        self.hub.0.bus.release_session(self.public_id.clone(), self.holder);
     }
 }
 
@@ -415,15 +425,23 @@ fn later(one: Option<Position>, other: Option<&Position>) -> Option<Position> {
 }
 
 impl AtSeam {
-    /// What the answer to a join of `room` says whose membership begins at `since`.
-    fn heard(&self, room: &RoomName, since: Option<Position>, asked: bool) -> Heard {
+    /// What the answer to a session's join of `room` says whose membership begins at `since`.
+    fn heard(
+        &self,
+        session: &PublicId,
+        room: &RoomName,
+        since: Option<Position>,
+        asked: bool,
+    ) -> Heard {
         let in_reach = |at: &Position| self.end.as_ref().is_some_and(|end| end.epoch == at.epoch);
         let begin = if asked { later(since, self.from.as_ref()) } else { since };
         let end = || self.end.clone().expect("only a room whose log has begun is joined");
         let begin = begin.filter(in_reach).unwrap_or_else(end);
         let is_before = |entry: &&Arc<Entry>| {
             let message = entry.message();
-            message.room == *room && message.position.seq <= begin.seq
+            message.room == *room
+                && message.position.seq <= begin.seq
+                && message.except.as_ref() != Some(session)
         };
         let missed = self.entries.iter().filter(is_before).cloned().collect();
         let recovered = asked && self.lost.is_none();

@@ -15,7 +15,7 @@ use crate::{
     },
     domain::{
         message::Draft,
-        name::UserName,
+        name::{PublicId, UserName},
         page::Page,
         search::Search,
         user::{Patch, User},
@@ -98,7 +98,7 @@ impl Bus for Slow {
     }
     fn save_session(
         &self,
-        _: SessionKey,
+        _: PublicId,
         _: Holder,
         _: SessionRecord,
     ) -> BoxFuture<'_, Result<bool, ReadError>> {
@@ -106,13 +106,16 @@ impl Bus for Slow {
     }
     fn claim_session(
         &self,
-        _: SessionKey,
+        _: PublicId,
         _: Holder,
         _: UserId,
     ) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>> {
         unreachable!()
     }
-    fn release_session(&self, _: SessionKey, _: Holder) {
+    fn release_session(&self, _: PublicId, _: Holder) {
+        unreachable!()
+    }
+    fn session(&self, _: PublicId) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>> {
         unreachable!()
     }
     fn rooms(&self, _: u32) -> BoxFuture<'_, Result<Vec<RoomSummary>, ReadError>> {

@@ -1,9 +1,9 @@
 //! What one connection wants stored and the log must be asked about first.
 //!
-//! Before something is said in a room of two people, the log is asked whether the other one is
-//! known; before something is said of an earlier message, whether that is there, and whose it is.
-//! What the client sends meanwhile, wherever to, waits behind it, so its order stays. The session
-//! bounds how much that is.
+//! Before something is said in a room of two people, or to one session, the log is asked whether the
+//! other one is known; before something is said of an earlier message, whether that is there, and
+//! whose it is. What the client sends meanwhile, wherever to, waits behind it, so its order stays.
+//! The session bounds how much that is.
 
 use std::{
     collections::VecDeque,
@@ -20,6 +20,7 @@ use crate::{
         page::Page,
         session::{Code, Reject},
     },
+    fanout::dialect::Dialect,
 };
 
 #[derive(Debug, Default)]
@@ -38,8 +39,11 @@ struct Waiting {
 }
 
 impl Connection {
-    pub(super) fn append(self: &Arc<Self>, draft: Draft, epoch: Option<Epoch>, reply: Reply) {
-        let must_ask = draft.about.is_some() || draft.room.people().is_some();
+    pub(super) fn append(self: &Arc<Self>, mut draft: Draft, epoch: Option<Epoch>, reply: Reply) {
+        if self.dialect == Dialect::Native {
+            draft.name = self.hub.name(&draft.from);
+        }
+        let must_ask = draft.about.is_some() || draft.room.is_reserved();
         let mut line = self.line();
         if !must_ask && !line.moves {
             drop(line);
@@ -57,7 +61,7 @@ impl Connection {
         while let Some(Waiting { draft, epoch, reply }) = self.next() {
             let allowed = match draft.about {
                 Some(about) => self.check_target(&draft, about, epoch).await,
-                None => self.open_direct(&draft, &mut opened).await,
+                None => self.open(&draft, &mut opened).await,
             };
             match allowed {
                 Ok(()) => self.submit(draft, reply),
@@ -70,16 +74,16 @@ impl Connection {
     }
 
     /// `opened` is the room that was asked about last.
-    async fn open_direct(
-        &self,
-        draft: &Draft,
-        opened: &mut Option<RoomName>,
-    ) -> Result<(), Reject> {
-        if draft.room.people().is_none() || opened.as_ref() == Some(&draft.room) {
+    async fn open(&self, draft: &Draft, opened: &mut Option<RoomName>) -> Result<(), Reject> {
+        if !draft.room.is_reserved() || opened.as_ref() == Some(&draft.room) {
             return Ok(());
         }
-        if !self.hub.open_direct(&draft.room, &draft.from).await.map_err(unavailable)? {
-            return Err(Reject::new(Code::NotFound, "there is no such user"));
+        let (asked, nobody) = match draft.room.session() {
+            Some(session) => (self.hub.is_reached(session).await, "there is no such session"),
+            None => (self.hub.open_direct(&draft.room, &draft.from).await, "there is no such user"),
+        };
+        if !asked.map_err(unavailable)? {
+            return Err(Reject::new(Code::NotFound, nobody));
         }
         *opened = Some(draft.room.clone());
         Ok(())

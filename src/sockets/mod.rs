@@ -311,7 +311,10 @@ impl Connection {
         }
         let decided = self.session().step(request.command, clock::now());
         match decided {
-            Ok(Effect::Append(draft)) => self.append(draft, request.epoch, reply),
+            Ok(Effect::Append(draft)) => {
+                let except = request.except_me.then(|| self.seat.public_id().clone());
+                self.append(Draft { except, ..draft }, request.epoch, reply);
+            }
             Ok(Effect::ReadHistory { room, page, limit }) => {
                 self.read_history(room, page, limit, request.epoch, reply);
             }

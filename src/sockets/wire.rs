@@ -18,7 +18,7 @@ use crate::{
     bus::{SubmitError, session::SessionKey},
     domain::{
         message::{Body, Epoch, Position},
-        name::{MessageId, NameError, RoomName, UserId, UserName},
+        name::{MessageId, NameError, PublicId, RoomName, UserId, UserName},
         page::Page,
         search::{Query, Search},
         session::{Code, Command, Reject},
@@ -61,11 +61,13 @@ impl Auth {
 pub struct Request {
     pub command: Command,
     pub epoch: Option<Epoch>,
+    /// Whether this connection is not to be told the message.
+    pub except_me: bool,
 }
 
 impl From<Command> for Request {
     fn from(command: Command) -> Self {
-        Self { command, epoch: None }
+        Self { command, epoch: None, except_me: false }
     }
 }
 
@@ -89,8 +91,18 @@ struct SearchRequest {
 struct SendRequest {
     room: Option<String>,
     to: Option<String>,
+    socket: Option<String>,
     text: String,
     id: Option<String>,
+    except: Option<Except>,
+}
+
+/// Who is not told a message.
+#[derive(Deserialize)]
+enum Except {
+    /// The connection that sends it.
+    #[serde(rename = "me")]
+    Me,
 }
 
 #[derive(Deserialize)]
@@ -174,7 +186,7 @@ fn object<'a, T: Deserialize<'a>>(args: &[&'a RawValue], shape: &str) -> Result<
 }
 
 fn send(args: &[&RawValue], fresh_id: impl FnOnce() -> MessageId) -> Result<Request, Reject> {
-    let shape = "send takes {room | to, text, id?}";
+    let shape = "send takes {room | to | socket, text, id?, except?: \"me\"}";
     let asked: SendRequest = object(args, shape)?;
     let repeatable = asked.id.is_some();
     let id = match asked.id {
@@ -183,17 +195,23 @@ fn send(args: &[&RawValue], fresh_id: impl FnOnce() -> MessageId) -> Result<Requ
     };
     let text = serde_json::to_string(&asked.text).expect("a text is JSON");
     let body = Body::from_json(&text);
-    match (asked.room, asked.to) {
-        (Some(room), None) => {
+    let command = match (asked.room, asked.to, asked.socket) {
+        (Some(room), None, None) => {
             let room = RoomName::parse(&room).map_err(bad_name)?;
-            Ok(Command::Send { room, id, repeatable, body }.into())
+            Command::Send { room, id, repeatable, body }
         }
-        (None, Some(user)) => {
+        (None, Some(user), None) => {
             let user = UserId::parse(&user).map_err(bad_name)?;
-            Ok(Command::SendTo { user, id, repeatable, body }.into())
+            Command::SendTo { user, id, repeatable, body }
         }
-        _ => Err(bad(format!("{shape}: a room or a user"))),
-    }
+        (None, None, Some(session)) => {
+            let session = PublicId::parse(&session).map_err(bad_name)?;
+            Command::SendToSession { session, id, repeatable, body }
+        }
+        _ => return Err(bad(format!("{shape}: a room, a user or a socket"))),
+    };
+    let except_me = matches!(asked.except, Some(Except::Me));
+    Ok(Request { except_me, ..command.into() })
 }
 
 fn join(args: &[&RawValue]) -> Result<Request, Reject> {
@@ -201,7 +219,7 @@ fn join(args: &[&RawValue]) -> Result<Request, Reject> {
     let room = RoomName::parse(&asked.room).map_err(bad_name)?;
     let position = |at: At| Position { epoch: Epoch::new(&at.epoch), seq: at.seq };
     let after = asked.after.map(position);
-    Ok(Request { command: Command::Join { room, after }, epoch: None })
+    Ok(Command::Join { room, after }.into())
 }
 
 fn typing(args: &[&RawValue]) -> Result<Request, Reject> {
@@ -227,7 +245,7 @@ fn profile(args: &[&RawValue]) -> Result<Request, Reject> {
 fn leave(args: &[&RawValue]) -> Result<Request, Reject> {
     let asked: LeaveRequest = object(args, "leave takes {room}")?;
     let room = RoomName::parse(&asked.room).map_err(bad_name)?;
-    Ok(Request { command: Command::Leave { room }, epoch: None })
+    Ok(Command::Leave { room }.into())
 }
 
 fn user_message(
@@ -247,7 +265,7 @@ fn user_message(
     };
     let body = Body::from_json(body.get());
     let command = Command::Send { room: RoomName::lobby(), id, repeatable: args.len() > 1, body };
-    Ok(Request { command, epoch: None })
+    Ok(command.into())
 }
 
 fn history(args: &[&RawValue]) -> Result<Request, Reject> {
@@ -261,7 +279,7 @@ fn history(args: &[&RawValue]) -> Result<Request, Reject> {
         (Some(_), Some(_)) => return Err(bad("history takes before or after, not both")),
     };
     let limit = page_limit(asked.limit)?;
-    Ok(Request { command: Command::ReadHistory { room, page, limit }, epoch })
+    Ok(Request { epoch, ..Command::ReadHistory { room, page, limit }.into() })
 }
 
 fn search(args: &[&RawValue]) -> Result<Request, Reject> {
@@ -355,7 +373,19 @@ mod tests {
         assert_eq!((user.as_str(), repeatable), ("bob", true));
         for unclear in [r#"["send",{"text":"a"}]"#, r#"["send",{"to":"a","room":"b","text":"c"}]"#]
         {
-            assert!(native(unclear).unwrap_err().message.contains("a room or a user"));
+            assert!(native(unclear).unwrap_err().message.contains("a room, a user or a socket"));
+        }
+        let request = native(r#"["send",{"socket":"0a","text":"hi","except":"me"}]"#).unwrap();
+        assert!(
+            matches!(request.command, Command::SendToSession { session, .. } if session.as_str() == "0a")
+        );
+        assert!(request.except_me);
+        for strange in [r#""you""#, "true", "[]"] {
+            let send = format!(r#"["send",{{"room":"a","text":"hi","except":{strange}}}]"#);
+            assert!(
+                decoded_in(Dialect::Native, &send).unwrap_err().message.contains("except?"),
+                "{strange}"
+            );
         }
         let request = native(r#"["join",{"room":"attic","after":{"epoch":"e","seq":3}}]"#).unwrap();
         let Command::Join { after, .. } = request.command else { panic!("a join") };
@@ -383,7 +413,7 @@ mod tests {
                 repeatable: true,
                 body: Body::from_json(body),
             };
-            assert_eq!(request, Request { command, epoch: Some(Epoch::new("e")) });
+            assert_eq!(request, Request { epoch: Some(Epoch::new("e")), ..command.into() });
             let plain = message(&format!(r#"["{name}",{{{at}{rest}}}]"#));
             assert!(plain.contains("?dialect=native"));
         }

@@ -14,6 +14,7 @@ mod embedded;
 mod faults;
 mod folding;
 mod harness;
+mod kinds;
 mod lanes;
 mod nodes;
 mod overtake;

@@ -5,9 +5,12 @@ use std::time::Duration;
 use roomcast::{
     bus::{
         Bus, Health, ReadError, Retention,
-        session::{Holder, SessionKey, SessionRecord, Tail},
+        session::{Holder, SessionRecord, Tail},
     },
-    domain::message::{Draft, Position},
+    domain::{
+        message::{Draft, Position},
+        name::PublicId,
+    },
 };
 
 use crate::{
@@ -19,7 +22,7 @@ use crate::{
         redis::{Connection, Keeps, Redis, Reply},
     },
     redis::{Shared, open, ready},
-    sessions::{claim, hear_taken, key, record, save, short, tail, user, whole_tail},
+    sessions::{claim, hear_taken, record, save, session, short, tail, user, whole_tail},
 };
 
 /// A node that ends as by kill -9: it releases nothing, and says goodbye to nobody.
@@ -42,18 +45,18 @@ impl Mortal {
     }
 }
 
-fn name(key: &SessionKey) -> String {
-    format!("test:session:{}", key.as_str())
+fn name(session: &PublicId) -> String {
+    format!("test:session:{session}")
 }
 
-async fn has(redis: &Redis, key: &SessionKey) -> bool {
-    redis.call(&["EXISTS", &name(key)]).await == Reply::Number(1)
+async fn has(redis: &Redis, session: &PublicId) -> bool {
+    redis.call(&["EXISTS", &name(session)]).await == Reply::Number(1)
 }
 
 /// It comes back at the latest when Redis has it again.
-async fn comes_back(bus: &dyn Bus, key: &SessionKey) -> SessionRecord {
+async fn comes_back(bus: &dyn Bus, session: &PublicId) -> SessionRecord {
     eventually("the session comes back", PATIENCE, async || {
-        bus.claim_session(key.clone(), Holder::random(), user()).await.ok().flatten()
+        bus.claim_session(session.clone(), Holder::random(), user()).await.ok().flatten()
     })
     .await
 }
@@ -62,13 +65,13 @@ async fn comes_back(bus: &dyn Bus, key: &SessionKey) -> SessionRecord {
 async fn a_session_outlives_its_node_and_redis() {
     let mut redis = Redis::start(Keeps::Everything).await;
     let mortal = Mortal::start(&redis, retention()).await;
-    let saved = record("ann", &["lobby"]);
-    assert!(save(&*mortal.node.bus, &key("a"), Holder::random(), &saved).await);
+    let saved = record(&["lobby"]);
+    assert!(save(&*mortal.node.bus, &session("a"), Holder::random(), &saved).await);
     mortal.die();
     redis.kill();
     redis.restart().await;
     let other = open(&redis.url(), 1, retention()).await;
-    assert_eq!(claim(&*other.bus, &key("a"), Holder::random()).await, Some(saved));
+    assert_eq!(claim(&*other.bus, &session("a"), Holder::random()).await, Some(saved));
     other.bus.close().await;
 }
 
@@ -76,22 +79,23 @@ async fn a_session_outlives_its_node_and_redis() {
 async fn the_session_of_a_dead_node_ends() {
     let redis = Redis::start(Keeps::Nothing).await;
     let mortal = Mortal::start(&redis, short()).await;
-    assert!(save(&*mortal.node.bus, &key("a"), Holder::random(), &record("ann", &[])).await);
+    assert!(save(&*mortal.node.bus, &session("a"), Holder::random(), &record(&[])).await);
     mortal.die();
-    eventually("it ends", PATIENCE, async || (!has(&redis, &key("a")).await).then_some(())).await;
+    eventually("it ends", PATIENCE, async || (!has(&redis, &session("a")).await).then_some(()))
+        .await;
 }
 
 #[tokio::test]
 async fn what_redis_forgets_is_written_again() {
     let mut log = Shared::fresh(retention()).await;
     let (one, two) = (log.node().await, log.node().await);
-    let (saved, claimed) = (record("ann", &["lobby"]), record("bob", &["lobby"]));
-    assert!(save(&*one.bus, &key("a"), Holder::random(), &saved).await);
-    assert!(save(&*two.bus, &key("b"), Holder::random(), &claimed).await);
-    assert_eq!(claim(&*one.bus, &key("b"), Holder::random()).await, Some(claimed.clone()));
+    let (saved, claimed) = (record(&["lobby"]), record(&["red"]));
+    assert!(save(&*one.bus, &session("a"), Holder::random(), &saved).await);
+    assert!(save(&*two.bus, &session("b"), Holder::random(), &claimed).await);
+    assert_eq!(claim(&*one.bus, &session("b"), Holder::random()).await, Some(claimed.clone()));
     log.redis.call(&["FLUSHALL"]).await;
-    assert_eq!(comes_back(&*two.bus, &key("a")).await, saved);
-    assert_eq!(comes_back(&*two.bus, &key("b")).await, claimed);
+    assert_eq!(comes_back(&*two.bus, &session("a")).await, saved);
+    assert_eq!(comes_back(&*two.bus, &session("b")).await, claimed);
     one.bus.close().await;
     two.bus.close().await;
 }
@@ -101,23 +105,23 @@ async fn what_was_saved_while_redis_was_away_is_written_when_it_is_back() {
     let mut log = Shared::fresh(retention()).await;
     let node = log.node().await;
     let (ann, bob) = (Holder::random(), Holder::random());
-    assert!(save(&*node.bus, &key("a"), ann, &record("ann", &["lobby"])).await);
+    assert!(save(&*node.bus, &session("a"), ann, &record(&["lobby"])).await);
     log.redis.kill();
     let mut health = node.bus.health();
     health.wait_for(|health| *health != Health::Ready).await.expect("the bus runs");
-    let (changed, fresh) = (record("ann", &["lobby", "red"]), record("bob", &["lobby"]));
+    let (changed, fresh) = (record(&["lobby", "red"]), record(&["lobby"]));
     for (name, holder, record) in [("a", ann, &changed), ("b", bob, &fresh)] {
-        let saved = node.bus.save_session(key(name), holder, record.clone()).await;
+        let saved = node.bus.save_session(session(name), holder, record.clone()).await;
         assert!(matches!(saved, Err(ReadError::Unavailable(_))), "{saved:?}");
     }
-    let claimed = node.bus.claim_session(key("a"), Holder::random(), user()).await;
+    let claimed = node.bus.claim_session(session("a"), Holder::random(), user()).await;
     assert!(matches!(claimed, Err(ReadError::Unavailable(_))), "{claimed:?}");
     // Its connection ends meanwhile, too.
-    node.bus.release_session(key("b"), bob);
+    node.bus.release_session(session("b"), bob);
     log.redis.restart().await;
     let other = log.node().await;
-    assert_eq!(comes_back(&*other.bus, &key("a")).await, changed);
-    assert_eq!(comes_back(&*other.bus, &key("b")).await, fresh);
+    assert_eq!(comes_back(&*other.bus, &session("a")).await, changed);
+    assert_eq!(comes_back(&*other.bus, &session("b")).await, fresh);
     node.bus.close().await;
     other.bus.close().await;
 }
@@ -128,15 +132,15 @@ async fn a_frozen_redis_holds_up_no_session_for_long() {
     let node = log.node().await;
     log.redis.freeze();
     // More than are under way at a time.
-    let claiming =
-        (0..2_000).map(|n| node.bus.claim_session(key(&format!("k{n}")), Holder::random(), user()));
+    let claiming = (0..2_000)
+        .map(|n| node.bus.claim_session(session(&format!("k{n}")), Holder::random(), user()));
     let all = tokio::time::timeout(PATIENCE, futures_util::future::join_all(claiming)).await;
     for claimed in all.expect("all have an answer") {
         assert!(matches!(claimed, Err(ReadError::Unavailable(_))), "{claimed:?}");
     }
     log.redis.thaw();
     ready(&*node.bus, PATIENCE).await;
-    assert!(save(&*node.bus, &key("a"), Holder::random(), &record("ann", &[])).await);
+    assert!(save(&*node.bus, &session("a"), Holder::random(), &record(&[])).await);
     node.bus.close().await;
 }
 
@@ -145,9 +149,9 @@ async fn a_loss_that_nobody_announced_is_noticed() {
     let mut log = Shared::fresh(short()).await;
     let mut node = log.node().await;
     let holder = Holder::random();
-    assert!(save(&*node.bus, &key("a"), holder, &record("ann", &[])).await);
-    log.redis.call(&["SET", &name(&key("a")), "0123456789abcdef 1\n{}"]).await;
-    hear_taken(&mut node, &key("a"), holder).await;
+    assert!(save(&*node.bus, &session("a"), holder, &record(&[])).await);
+    log.redis.call(&["SET", &name(&session("a")), "0123456789abcdef 1\n{}"]).await;
+    hear_taken(&mut node, &session("a"), holder).await;
     node.bus.close().await;
 }
 
@@ -168,13 +172,13 @@ async fn a_save_that_was_delayed_undoes_no_later_one() {
 }
 
 #[tokio::test]
-async fn who_watches_the_channels_learns_no_key() {
+async fn who_watches_the_channels_learns_no_session() {
     let mut log = Shared::fresh(retention()).await;
     let node = log.node().await;
     let mut person = Connection::open(log.redis.address).await.expect("it accepts");
     person.call(&["PSUBSCRIBE", "*"]).await.expect("it answers");
-    assert!(save(&*node.bus, &key("s3cret"), Holder::random(), &record("ann", &[])).await);
-    claim(&*node.bus, &key("s3cret"), Holder::random()).await.expect("it is there");
+    assert!(save(&*node.bus, &session("s3cret"), Holder::random(), &record(&[])).await);
+    claim(&*node.bus, &session("s3cret"), Holder::random()).await.expect("it is there");
     let heard = tokio::time::timeout(PATIENCE, person.reply()).await.expect("it is announced");
     let Reply::Many(heard) = heard.expect("a message") else { panic!("no message") };
     assert_eq!(heard[2], Reply::text("test:{0}:sessions"));
@@ -232,24 +236,24 @@ async fn a_process_that_died_leaves_its_sessions_for_a_window() {
         let sql = format!("SELECT count(*) FROM sessions WHERE {what}");
         file().query_row(&sql, [], |row| row.get(0)).expect("a count")
     };
-    let saved = record("ann", &["lobby"]);
+    let saved = record(&["lobby"]);
     let node = embedded::open(dir.path(), retention());
-    assert!(save(&*node.bus, &key("a"), Holder::random(), &saved).await);
-    assert!(save(&*node.bus, &key("b"), Holder::random(), &saved).await);
+    assert!(save(&*node.bus, &session("a"), Holder::random(), &saved).await);
+    assert!(save(&*node.bus, &session("b"), Holder::random(), &saved).await);
     // A bus that is closed releases as little as one that is killed.
     node.bus.close().await;
     assert_eq!((count("ends IS NULL"), count("ends IS NOT NULL")), (2, 0));
 
     let node = embedded::open(dir.path(), retention());
     assert_eq!(count("ends IS NOT NULL"), 2, "the next start gives them an end");
-    assert_eq!(claim(&*node.bus, &key("a"), Holder::random()).await, Some(saved));
+    assert_eq!(claim(&*node.bus, &session("a"), Holder::random()).await, Some(saved));
     assert_eq!((count("ends IS NULL"), count("ends IS NOT NULL")), (1, 1));
     node.bus.close().await;
 
     let window = Duration::from_millis(1);
     let node = embedded::open(dir.path(), Retention { recovery_window: window, ..retention() });
-    until("what was left ends, and its row goes", || count("key = 'a'") == 0).await;
-    assert_eq!(count("key = 'b'"), 1, "it has its end from the first start");
+    until("what was left ends, and its row goes", || count("id = 'a'") == 0).await;
+    assert_eq!(count("id = 'b'"), 1, "it has its end from the first start");
     node.bus.close().await;
 }
 
@@ -263,6 +267,8 @@ async fn the_log_of_an_older_program_is_brought_forward() {
     let heard = node.hear(2).await;
     node.bus.close().await;
     let older = "DROP TABLE words; DROP TABLE profiles; DROP TABLE read_marks; DROP TABLE sessions;
+         ALTER TABLE messages DROP COLUMN name; ALTER TABLE messages DROP COLUMN except_socket;
+         ALTER TABLE messages DROP COLUMN change; ALTER TABLE messages DROP COLUMN of_seq;
          ALTER TABLE log DROP COLUMN indexed_to; ALTER TABLE log DROP COLUMN deleted_to;
          PRAGMA user_version = 1";
     let file = embedded::database(dir.path());
@@ -275,8 +281,8 @@ async fn the_log_of_an_older_program_is_brought_forward() {
     assert_eq!(tail(&node, &heard[0].position, 9).await, Tail::Trimmed { first: 3 });
     let nothing = Tail::Messages { messages: vec![], top: top.clone() };
     assert_eq!(tail(&node, &top, 9).await, nothing);
-    let saved = record("ann", &["lobby"]);
-    assert!(save(&*node.bus, &key("a"), Holder::random(), &saved).await);
-    assert_eq!(claim(&*node.bus, &key("a"), Holder::random()).await, Some(saved));
+    let saved = record(&["lobby"]);
+    assert!(save(&*node.bus, &session("a"), Holder::random(), &saved).await);
+    assert_eq!(claim(&*node.bus, &session("a"), Holder::random()).await, Some(saved));
     node.bus.close().await;
 }

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use roomcast::{
     bus::{
         Bus, Delivery, Retention,
-        session::{Holder, Joined, SessionKey, SessionRecord, TAIL_BYTES_MAX, Tail},
+        session::{Holder, Joined, SessionRecord, TAIL_BYTES_MAX, Tail},
     },
     domain::{
         message::{Draft, Epoch, Message, Position},
@@ -17,7 +17,10 @@ use roomcast::{
 };
 use tokio::time::{Instant, timeout};
 
-use crate::harness::bus::{DEADLINE, Log, Node, draft, retention, room};
+use crate::harness::{
+    bus::{DEADLINE, Log, Node, draft, retention, room},
+    eventually,
+};
 
 /// A window that ends while a test waits for it, and in which a loaded machine may stall.
 const SHORT: Duration = Duration::from_secs(2);
@@ -31,8 +34,8 @@ fn long() -> Retention {
     Retention { recovery_window: Duration::from_secs(3_600), ..retention() }
 }
 
-pub fn key(text: &str) -> SessionKey {
-    SessionKey::parse(text).expect("a key")
+pub fn session(text: &str) -> PublicId {
+    PublicId::parse(text).expect("a public id")
 }
 
 /// Whose all sessions are.
@@ -40,37 +43,43 @@ pub fn user() -> UserId {
     UserId::parse("ann \"é\" \u{1f600}").expect("a user")
 }
 
-/// What a session of this name holds, in these rooms.
-pub fn record(name: &str, rooms: &[&str]) -> SessionRecord {
+/// What a session holds in these rooms.
+pub fn record(rooms: &[&str]) -> SessionRecord {
     let since = |seq| Some(Position { epoch: Epoch::new("0a1b"), seq });
     let mut places = [None, since(0), since(u64::MAX >> 1)].into_iter().cycle();
     let mut joined = |name: &&str| Joined { room: room(name), since: places.next().flatten() };
-    SessionRecord {
-        public_id: PublicId::parse(&format!("public {name}")).expect("an id"),
-        user: user(),
-        rooms: rooms.iter().map(&mut joined).collect(),
-    }
+    SessionRecord { user: user(), rooms: rooms.iter().map(&mut joined).collect() }
 }
 
-pub async fn save(bus: &dyn Bus, key: &SessionKey, holder: Holder, record: &SessionRecord) -> bool {
-    let saving = bus.save_session(key.clone(), holder, record.clone());
+pub async fn save(
+    bus: &dyn Bus,
+    session: &PublicId,
+    holder: Holder,
+    record: &SessionRecord,
+) -> bool {
+    let saving = bus.save_session(session.clone(), holder, record.clone());
     timeout(DEADLINE, saving).await.expect("in time").expect("it can be written")
 }
 
-pub async fn claim(bus: &dyn Bus, key: &SessionKey, holder: Holder) -> Option<SessionRecord> {
-    let claiming = bus.claim_session(key.clone(), holder, user());
+pub async fn claim(bus: &dyn Bus, session: &PublicId, holder: Holder) -> Option<SessionRecord> {
+    let claiming = bus.claim_session(session.clone(), holder, user());
     timeout(DEADLINE, claiming).await.expect("in time").expect("it can be read")
+}
+
+pub async fn read(bus: &dyn Bus, session: &PublicId) -> Option<SessionRecord> {
+    let reading = bus.session(session.clone());
+    timeout(DEADLINE, reading).await.expect("in time").expect("it can be read")
 }
 
 /// Waits until it is told that this holder has lost the session; nothing else may come, but for word
 /// of a reconnect.
-pub async fn hear_taken(node: &mut Node, key: &SessionKey, holder: Holder) {
+pub async fn hear_taken(node: &mut Node, session: &PublicId, holder: Holder) {
     let mut told = false;
     while !told {
         let batch = timeout(DEADLINE, node.deliveries.recv()).await.expect("it is told");
         for delivery in batch.expect("the bus runs") {
             if !matches!(delivery, Delivery::SignalsLost { .. }) {
-                assert_eq!(delivery, Delivery::SessionTaken { key: key.clone(), holder });
+                assert_eq!(delivery, Delivery::SessionTaken { session: session.clone(), holder });
                 told = true;
             }
         }
@@ -81,21 +90,22 @@ pub async fn a_session_comes_back<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let mut node = log.node().await;
     let (ann, again) = (Holder::random(), Holder::random());
-    let key = key(&"k_-9".repeat(16));
-    let full = record("ann", &["lobby", "köln: {1} \"x\"", "\u{1f469}\u{200d}\u{1f467}"]);
-    assert_eq!(claim(&*node.bus, &key, again).await, None, "it begins when it is saved");
-    assert!(save(&*node.bus, &key, ann, &full).await);
-    node.bus.release_session(key.clone(), ann);
+    let session = session(&"k_-9".repeat(16));
+    let full = record(&["lobby", "köln: {1} \"x\"", "\u{1f469}\u{200d}\u{1f467}"]);
+    assert_eq!(claim(&*node.bus, &session, again).await, None, "it begins when it is saved");
+    assert!(save(&*node.bus, &session, ann, &full).await);
+    assert_eq!(read(&*node.bus, &session).await, Some(full.clone()), "looked at, not taken");
+    node.bus.release_session(session.clone(), ann);
     let other = UserId::parse("bob").expect("a user");
-    let stolen = node.bus.claim_session(key.clone(), Holder::random(), other).await;
+    let stolen = node.bus.claim_session(session.clone(), Holder::random(), other).await;
     assert_eq!(stolen.expect("it can be read"), None, "it is another user's");
-    assert_eq!(claim(&*node.bus, &key, again).await, Some(full.clone()));
-    assert_eq!(claim(&*node.bus, &key, again).await, Some(full.clone()), "asked again");
+    assert_eq!(claim(&*node.bus, &session, again).await, Some(full.clone()));
+    assert_eq!(claim(&*node.bus, &session, again).await, Some(full.clone()), "asked again");
 
     let empty = SessionRecord { rooms: vec![], ..full.clone() };
-    assert!(save(&*node.bus, &key, again, &empty).await);
-    node.bus.release_session(key.clone(), again);
-    assert_eq!(claim(&*node.bus, &key, Holder::random()).await, Some(empty));
+    assert!(save(&*node.bus, &session, again, &empty).await);
+    node.bus.release_session(session.clone(), again);
+    assert_eq!(claim(&*node.bus, &session, Holder::random()).await, Some(empty));
     // What was released was taken from nobody.
     node.hear_no_more().await;
     node.bus.close().await;
@@ -104,22 +114,22 @@ pub async fn a_session_comes_back<L: Log>() {
 pub async fn rooms_change<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;
-    let (key, ann) = (key("a"), Holder::random());
-    assert!(save(&*node.bus, &key, ann, &record("ann", &["0"])).await);
+    let (session, ann) = (session("a"), Holder::random());
+    assert!(save(&*node.bus, &session, ann, &record(&["0"])).await);
     for round in 0..20 {
         let names: Vec<String> = (0..10).map(|n| format!("{round} {n}")).collect();
         // Polled last to first: the order of the calls counts.
         let mut saving: Vec<_> = (1..=names.len())
             .map(|count| {
                 let rooms: Vec<&str> = names[..count].iter().map(String::as_str).collect();
-                node.bus.save_session(key.clone(), ann, record("ann", &rooms))
+                node.bus.save_session(session.clone(), ann, record(&rooms))
             })
             .collect();
         saving.reverse();
         for saved in timeout(DEADLINE, join_all(saving)).await.expect("in time") {
             assert!(saved.expect("it can be written"));
         }
-        let kept = claim(&*node.bus, &key, ann).await.expect("it is there");
+        let kept = claim(&*node.bus, &session, ann).await.expect("it is there");
         let kept: Vec<&str> = kept.rooms.iter().map(|joined| joined.room.as_str()).collect();
         assert_eq!(kept, names);
     }
@@ -129,18 +139,22 @@ pub async fn rooms_change<L: Log>() {
 pub async fn a_second_claim_tells_the_first_holder<L: Log>() {
     let mut log = L::fresh(long()).await;
     let mut node = log.node().await;
-    let (key, ann) = (key("a"), Holder::random());
-    let one_room = record("ann", &["lobby"]);
-    assert!(save(&*node.bus, &key, ann, &one_room).await);
+    let (session, ann) = (session("a"), Holder::random());
+    let one_room = record(&["lobby"]);
+    assert!(save(&*node.bus, &session, ann, &one_room).await);
     let mut before = ann;
     for _ in 0..5 {
         let next = Holder::random();
-        assert_eq!(claim(&*node.bus, &key, next).await, Some(one_room.clone()));
-        hear_taken(&mut node, &key, before).await;
+        assert_eq!(claim(&*node.bus, &session, next).await, Some(one_room.clone()));
+        hear_taken(&mut node, &session, before).await;
         before = next;
     }
-    assert!(!save(&*node.bus, &key, ann, &record("ann", &["late"])).await);
-    assert_eq!(claim(&*node.bus, &key, before).await, Some(one_room), "a late save wrote nothing");
+    assert!(!save(&*node.bus, &session, ann, &record(&["late"])).await);
+    assert_eq!(
+        claim(&*node.bus, &session, before).await,
+        Some(one_room),
+        "a late save wrote nothing"
+    );
     node.bus.close().await;
 }
 
@@ -148,38 +162,42 @@ pub async fn a_released_session_expires<L: Log>() {
     let mut log = L::fresh(short()).await;
     let node = log.node().await;
     // A claim makes a session live again, so each is asked for once.
-    let keys: Vec<SessionKey> = (0..1_000).map(|n| key(&format!("k{n}"))).collect();
-    let forgotten = record("ann", &["lobby"]);
-    let release = async |key: &SessionKey| {
+    let sessions: Vec<PublicId> = (0..1_000).map(|n| session(&format!("k{n}"))).collect();
+    let forgotten = record(&["lobby"]);
+    let release = async |session: &PublicId| {
         let holder = Holder::random();
-        assert!(save(&*node.bus, key, holder, &forgotten).await);
-        node.bus.release_session(key.clone(), holder);
+        assert!(save(&*node.bus, session, holder, &forgotten).await);
+        node.bus.release_session(session.clone(), holder);
     };
-    join_all(keys.iter().map(release)).await;
-    let mut keys = keys.iter();
-    for key in keys.by_ref() {
-        if claim(&*node.bus, key, Holder::random()).await.is_none() {
+    join_all(sessions.iter().map(release)).await;
+    let mut sessions = sessions.iter();
+    for session in sessions.by_ref() {
+        if claim(&*node.bus, session, Holder::random()).await.is_none() {
             break;
         }
         tokio::time::sleep(SHORT / 100).await;
     }
-    assert!(keys.next().is_some(), "none has expired");
+    let last = sessions.next_back().expect("none has expired");
+    eventually("the last one ends unseen", DEADLINE, async || {
+        read(&*node.bus, last).await.is_none().then_some(())
+    })
+    .await;
     node.bus.close().await;
 }
 
 pub async fn a_live_session_outlives_the_window<L: Log>() {
     let mut log = L::fresh(short()).await;
     let node = log.node().await;
-    let saved = record("ann", &["lobby"]);
+    let saved = record(&["lobby"]);
     for name in ["saved", "claimed"] {
-        assert!(save(&*node.bus, &key(name), Holder::random(), &saved).await);
+        assert!(save(&*node.bus, &session(name), Holder::random(), &saved).await);
     }
-    let claimed = claim(&*node.bus, &key("claimed"), Holder::random()).await;
+    let claimed = claim(&*node.bus, &session("claimed"), Holder::random()).await;
     assert_eq!(claimed.as_ref(), Some(&saved));
     // Nothing is waited for: time itself must do no harm.
     tokio::time::sleep(SHORT * 2).await;
     for name in ["saved", "claimed"] {
-        let kept = claim(&*node.bus, &key(name), Holder::random()).await;
+        let kept = claim(&*node.bus, &session(name), Holder::random()).await;
         assert_eq!(kept.as_ref(), Some(&saved), "{name}");
     }
     node.bus.close().await;
@@ -189,12 +207,14 @@ pub async fn many_sessions_come_back_at_once<L: Log>() {
     const COUNT: usize = 3_000;
     let mut log = L::fresh(long()).await;
     let mut node = log.node().await;
-    let sessions: Vec<_> = (0..COUNT).map(|n| (key(&format!("k{n}")), Holder::random())).collect();
-    let records: Vec<_> = (0..COUNT).map(|n| record(&format!("u{n}"), &["lobby"])).collect();
+    let sessions: Vec<_> =
+        (0..COUNT).map(|n| (session(&format!("k{n}")), Holder::random())).collect();
+    let records: Vec<_> = (0..COUNT).map(|n| record(&[&format!("room {n}")])).collect();
     let saving = sessions.iter().zip(&records);
-    let saved = join_all(saving.map(|((key, holder), r)| save(&*node.bus, key, *holder, r))).await;
+    let saved =
+        join_all(saving.map(|((session, holder), r)| save(&*node.bus, session, *holder, r))).await;
     assert!(saved.into_iter().all(|saved| saved));
-    let claiming = sessions.iter().map(|(key, _)| claim(&*node.bus, key, Holder::random()));
+    let claiming = sessions.iter().map(|(session, _)| claim(&*node.bus, session, Holder::random()));
     let claimed = join_all(claiming).await;
     assert!(claimed.into_iter().eq(records.into_iter().map(Some)));
     let mut lost: Vec<Holder> = Vec::new();
@@ -216,18 +236,18 @@ pub async fn many_sessions_come_back_at_once<L: Log>() {
 pub async fn after_close_no_session_is_kept<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;
-    let ann = record("ann", &["lobby"]);
+    let ann = record(&["lobby"]);
     let saving: Vec<_> = (0..200)
-        .map(|n| node.bus.save_session(key(&format!("k{n}")), Holder::random(), ann.clone()))
+        .map(|n| node.bus.save_session(session(&format!("k{n}")), Holder::random(), ann.clone()))
         .collect();
     let bus = Arc::clone(&node.bus);
     let all = async { tokio::join!(join_all(saving), bus.close()) };
     timeout(DEADLINE, all).await.expect("all are answered");
-    let late = node.bus.save_session(key("late"), Holder::random(), ann);
+    let late = node.bus.save_session(session("late"), Holder::random(), ann);
     timeout(DEADLINE, late).await.expect("in time").expect_err("it is closed");
-    let late = node.bus.claim_session(key("k0"), Holder::random(), user());
+    let late = node.bus.claim_session(session("k0"), Holder::random(), user());
     timeout(DEADLINE, late).await.expect("in time").expect_err("it is closed");
-    node.bus.release_session(key("late"), Holder::random());
+    node.bus.release_session(session("late"), Holder::random());
 }
 
 pub async fn tail(node: &Node, after: &Position, limit: u32) -> Tail {
@@ -326,15 +346,15 @@ impl Node {
 pub async fn sessions_outlive_a_restart<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;
-    let (live, released) = (record("ann", &["lobby"]), record("bob", &["lobby", "red"]));
-    assert!(save(&*node.bus, &key("live"), Holder::random(), &live).await);
+    let (live, released) = (record(&["lobby"]), record(&["lobby", "red"]));
+    assert!(save(&*node.bus, &session("live"), Holder::random(), &live).await);
     let bob = Holder::random();
-    assert!(save(&*node.bus, &key("released"), bob, &released).await);
-    node.bus.release_session(key("released"), bob);
+    assert!(save(&*node.bus, &session("released"), bob, &released).await);
+    node.bus.release_session(session("released"), bob);
     node.bus.close().await;
     let node = log.node().await;
-    assert_eq!(claim(&*node.bus, &key("live"), Holder::random()).await, Some(live));
-    assert_eq!(claim(&*node.bus, &key("released"), Holder::random()).await, Some(released));
+    assert_eq!(claim(&*node.bus, &session("live"), Holder::random()).await, Some(live));
+    assert_eq!(claim(&*node.bus, &session("released"), Holder::random()).await, Some(released));
     node.bus.close().await;
 }
 
@@ -342,17 +362,17 @@ pub async fn sessions_outlive_a_restart<L: Log>() {
 pub async fn a_claim_on_another_node_tells_the_first<L: Log>() {
     let mut log = L::fresh(long()).await;
     let mut nodes = [log.node().await, log.node().await];
-    let key = key("a");
-    let saved = record("ann", &["lobby"]);
+    let session = session("a");
+    let saved = record(&["lobby"]);
     let first = Holder::random();
-    assert!(save(&*nodes[0].bus, &key, first, &saved).await);
+    assert!(save(&*nodes[0].bus, &session, first, &saved).await);
     let mut before = first;
     for turn in 0..6_usize {
         let (here, there) = (turn % 2, (turn + 1) % 2);
         let next = Holder::random();
-        assert_eq!(claim(&*nodes[there].bus, &key, next).await, Some(saved.clone()));
-        hear_taken(&mut nodes[here], &key, before).await;
-        assert!(!save(&*nodes[here].bus, &key, before, &record("late", &[])).await);
+        assert_eq!(claim(&*nodes[there].bus, &session, next).await, Some(saved.clone()));
+        hear_taken(&mut nodes[here], &session, before).await;
+        assert!(!save(&*nodes[here].bus, &session, before, &record(&[])).await);
         before = next;
     }
     let [one, two] = &mut nodes;

@@ -269,7 +269,9 @@ pub fn rooms(
         .prepare_cached(
             "SELECT r.name, (SELECT m.seq FROM messages m INDEXED BY messages_by_room
                              WHERE m.room = r.id AND m.of_seq IS NULL ORDER BY m.seq DESC LIMIT 1)
-             FROM rooms r WHERE r.kept > 0 AND r.name NOT GLOB 'dm:*' ORDER BY r.id DESC LIMIT ?1",
+             FROM rooms r WHERE r.kept > 0 AND r.name NOT GLOB 'dm:*'
+                 AND r.name NOT GLOB 'socket:*'
+             ORDER BY r.id DESC LIMIT ?1",
         )
         .map_err(read_error)?;
     // Those with people may be among them.

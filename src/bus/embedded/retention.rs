@@ -198,8 +198,8 @@ pub fn after(now: Timestamp, time: std::time::Duration) -> u64 {
 /// The most that was deleted of one kind.
 fn delete_ended(transaction: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<usize> {
     let ended = [
-        "DELETE FROM sessions WHERE key IN
-             (SELECT key FROM sessions WHERE ends <= ?1 ORDER BY ends LIMIT ?2)",
+        "DELETE FROM sessions WHERE id IN
+             (SELECT id FROM sessions WHERE ends <= ?1 ORDER BY ends LIMIT ?2)",
         "DELETE FROM profiles WHERE user IN
              (SELECT user FROM profiles WHERE ends <= ?1 ORDER BY ends LIMIT ?2)",
         "DELETE FROM read_marks WHERE (user, room) IN

@@ -29,7 +29,8 @@ const STATEMENTS_MAX: usize = 64;
 /// `words` has the rows up to `log.indexed_to`; of each nothing but which words it has, as `words_of`
 /// makes them, and its room (`index.rs`). Where the rule changes, a migration must empty it.
 /// `states` has what has become of messages (`states.rs`).
-/// `sessions.ends` is null while the session's connection lives.
+/// `sessions.id` is the public one, and `ends` is null while the session's connection lives. Those of
+/// older programs were found by a secret, and are forgotten.
 const MIGRATIONS: [&str; 5] = [
     "
     CREATE TABLE log (
@@ -104,6 +105,15 @@ const MIGRATIONS: [&str; 5] = [
     CREATE INDEX records_by_room ON messages (room) WHERE of_seq IS NOT NULL;
     CREATE INDEX edits_by_message ON messages (of_seq) WHERE change = 'edit';
     CREATE TABLE states (seq INTEGER PRIMARY KEY, state TEXT NOT NULL) STRICT;
+    DROP TABLE sessions;
+    CREATE TABLE sessions (
+        id TEXT PRIMARY KEY,
+        holder INTEGER NOT NULL,
+        user TEXT NOT NULL,
+        rooms TEXT NOT NULL,
+        ends INTEGER
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX sessions_by_end ON sessions (ends) WHERE ends IS NOT NULL;
 ",
 ];
 

@@ -10,14 +10,14 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use tokio::sync::{Notify, oneshot};
 
-use super::{people, retention::after};
+use super::{history::read_error, people, retention::after};
 use crate::{
     bus::{
         ReadError,
-        session::{Holder, Joined, JoinedLine, SessionKey, SessionRecord},
+        session::{Holder, Joined, JoinedLine, SessionRecord},
     },
     domain::{
         message::Timestamp,
@@ -34,19 +34,19 @@ const JOBS_PER_COMMIT: usize = 1_024;
 #[derive(Debug)]
 pub enum Job {
     Save {
-        key: SessionKey,
+        session: PublicId,
         holder: Holder,
         record: SessionRecord,
         answer: oneshot::Sender<Result<bool, ReadError>>,
     },
     Claim {
-        key: SessionKey,
+        session: PublicId,
         holder: Holder,
         user: UserId,
         answer: oneshot::Sender<Result<Option<SessionRecord>, ReadError>>,
     },
     Release {
-        key: SessionKey,
+        session: PublicId,
         holder: Holder,
     },
     People(people::Job),
@@ -116,17 +116,12 @@ pub enum Done {
 /// A record as its row has it. What cannot be read fails its own claim, not the transaction.
 #[derive(Debug)]
 pub struct Columns {
-    public_id: String,
     user: String,
     rooms: String,
 }
 
 /// Gives every session an end that a process left without one.
-pub fn end_all(
-    connection: &rusqlite::Connection,
-    now: Timestamp,
-    window: Duration,
-) -> rusqlite::Result<()> {
+pub fn end_all(connection: &Connection, now: Timestamp, window: Duration) -> rusqlite::Result<()> {
     let end = after(now, window);
     connection.execute("UPDATE sessions SET ends = ?1 WHERE ends IS NULL", [end])?;
     Ok(())
@@ -140,14 +135,16 @@ pub fn perform(
     (window, life): (Duration, Duration),
 ) -> rusqlite::Result<Done> {
     match job {
-        Job::Save { key, holder, record, answer: _ } => {
-            save(transaction, key, *holder, record, now).map(Done::Saved)
+        Job::Save { session, holder, record, answer: _ } => {
+            save(transaction, session, *holder, record, now).map(Done::Saved)
         }
-        Job::Claim { key, holder, user, answer: _ } => claim(transaction, key, *holder, user, now),
-        Job::Release { key, holder } => {
+        Job::Claim { session, holder, user, answer: _ } => {
+            claim(transaction, session, *holder, user, now)
+        }
+        Job::Release { session, holder } => {
             transaction
-                .prepare_cached("UPDATE sessions SET ends = ?3 WHERE key = ?1 AND holder = ?2")?
-                .execute(params![key.as_str(), bits(*holder), after(now, window)])?;
+                .prepare_cached("UPDATE sessions SET ends = ?3 WHERE id = ?1 AND holder = ?2")?
+                .execute(params![session.as_str(), bits(*holder), after(now, window)])?;
             Ok(Done::Released)
         }
         Job::People(job) => people::perform(transaction, job, now, life).map(Done::People),
@@ -156,7 +153,7 @@ pub fn perform(
 
 fn save(
     transaction: &Transaction<'_>,
-    key: &SessionKey,
+    session: &PublicId,
     holder: Holder,
     record: &SessionRecord,
     now: Timestamp,
@@ -164,17 +161,15 @@ fn save(
     let rooms: Vec<JoinedLine> = record.rooms.iter().map(Joined::line).collect();
     let saved = transaction
         .prepare_cached(
-            "INSERT INTO sessions (key, holder, public_id, user, rooms, ends)
-             VALUES (?1, ?2, ?3, ?4, ?5, NULL)
-             ON CONFLICT (key) DO UPDATE SET
-                 holder = excluded.holder, public_id = excluded.public_id, user = excluded.user,
-                 rooms = excluded.rooms, ends = NULL
-             WHERE holder = excluded.holder OR ends <= ?6",
+            "INSERT INTO sessions (id, holder, user, rooms, ends)
+             VALUES (?1, ?2, ?3, ?4, NULL)
+             ON CONFLICT (id) DO UPDATE SET
+                 holder = excluded.holder, user = excluded.user, rooms = excluded.rooms, ends = NULL
+             WHERE holder = excluded.holder OR ends <= ?5",
         )?
         .execute(params![
-            key.as_str(),
+            session.as_str(),
             bits(holder),
-            record.public_id.as_str(),
             record.user.as_str(),
             serde_json::to_string(&rooms).expect("text and numbers are JSON"),
             now.0,
@@ -184,31 +179,49 @@ fn save(
 
 fn claim(
     transaction: &Transaction<'_>,
-    key: &SessionKey,
+    session: &PublicId,
     holder: Holder,
     user: &UserId,
     now: Timestamp,
 ) -> rusqlite::Result<Done> {
     let read = |row: &Row<'_>| {
-        let columns = Columns { public_id: row.get(2)?, user: row.get(3)?, rooms: row.get(4)? };
+        let columns = Columns { user: row.get(2)?, rooms: row.get(3)? };
         Ok((row.get::<_, i64>(0)?, row.get::<_, Option<u64>>(1)?, columns))
     };
     let found = transaction
         .prepare_cached(
-            "SELECT holder, ends, public_id, user, rooms FROM sessions
-             WHERE key = ?1 AND user = ?3 AND (ends IS NULL OR ends > ?2)",
+            "SELECT holder, ends, user, rooms FROM sessions
+             WHERE id = ?1 AND user = ?3 AND (ends IS NULL OR ends > ?2)",
         )?
-        .query_row(params![key.as_str(), now.0, user.as_str()], read)
+        .query_row(params![session.as_str(), now.0, user.as_str()], read)
         .optional()?;
     let Some((before, ends, columns)) = found else {
         return Ok(Done::Claimed { columns: None, lost_by: None });
     };
     transaction
-        .prepare_cached("UPDATE sessions SET holder = ?2, ends = NULL WHERE key = ?1")?
-        .execute(params![key.as_str(), bits(holder)])?;
+        .prepare_cached("UPDATE sessions SET holder = ?2, ends = NULL WHERE id = ?1")?
+        .execute(params![session.as_str(), bits(holder)])?;
     let lost_by = (before != bits(holder) && ends.is_none())
         .then(|| Holder::from_bits(before.cast_unsigned()));
     Ok(Done::Claimed { columns: Some(columns), lost_by })
+}
+
+/// What a session has, if it lives or can be claimed.
+pub fn read(
+    reader: &Connection,
+    session: &PublicId,
+    now: Timestamp,
+) -> Result<Option<SessionRecord>, ReadError> {
+    let columns = reader
+        .prepare_cached(
+            "SELECT user, rooms FROM sessions WHERE id = ?1 AND (ends IS NULL OR ends > ?2)",
+        )
+        .and_then(|mut select| {
+            let read = |row: &Row<'_>| Ok(Columns { user: row.get(0)?, rooms: row.get(1)? });
+            select.query_row(params![session.as_str(), now.0], read).optional()
+        })
+        .map_err(read_error)?;
+    columns.map(|columns| columns.record()).transpose()
 }
 
 /// SQLite's integers have a sign.
@@ -224,7 +237,6 @@ impl Columns {
             serde_json::from_str(&self.rooms).map_err(|why| corrupt(&why))?;
         let rooms = rooms.iter().map(Joined::from_line).collect::<Result<_, _>>();
         Ok(SessionRecord {
-            public_id: PublicId::parse(&self.public_id).map_err(bad_name)?,
             user: UserId::parse(&self.user).map_err(bad_name)?,
             rooms: rooms.map_err(bad_name)?,
         })

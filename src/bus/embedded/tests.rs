@@ -9,7 +9,7 @@ use crate::{
     bus::{Delivery, SubmitError},
     domain::{
         message::{Body, Stored},
-        name::{MessageId, PublicId, UserId},
+        name::MessageId,
     },
 };
 
@@ -116,17 +116,13 @@ async fn a_log_that_is_down_comes_back_without_a_message() {
 #[tokio::test]
 async fn a_release_is_written_when_it_can_be() {
     let log = Breakable::new();
-    let (key, holder) = (SessionKey::parse("a").expect("a key"), Holder::random());
-    let record = SessionRecord {
-        public_id: PublicId::parse("p").expect("an id"),
-        user: UserId::parse("ann").expect("a user"),
-        rooms: vec![],
-    };
-    let saved = log.bus.save_session(key.clone(), holder, record.clone()).await;
+    let (id, holder) = (PublicId::parse("a").expect("an id"), Holder::random());
+    let record = SessionRecord { user: UserId::parse("ann").expect("a user"), rooms: vec![] };
+    let saved = log.bus.save_session(id.clone(), holder, record.clone()).await;
     assert!(matches!(saved, Ok(true)), "{saved:?}");
     log.pragma("query_only", 1);
-    log.bus.release_session(key.clone(), holder);
-    let refused = log.bus.save_session(key.clone(), holder, record.clone()).await;
+    log.bus.release_session(id.clone(), holder);
+    let refused = log.bus.save_session(id.clone(), holder, record.clone()).await;
     assert!(matches!(refused, Err(ReadError::Unavailable(_))), "{refused:?}");
     log.becomes(|health| *health != Health::Ready).await;
     log.pragma("query_only", 0);

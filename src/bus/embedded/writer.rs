@@ -274,10 +274,10 @@ impl Writer {
     fn answer(&self, jobs: Vec<Job>, done: Vec<Done>) {
         let mut taken = Vec::new();
         for (job, done) in jobs.iter().zip(&done) {
-            if let (Job::Claim { key, .. }, Done::Claimed { lost_by: Some(holder), .. }) =
+            if let (Job::Claim { session, .. }, Done::Claimed { lost_by: Some(holder), .. }) =
                 (job, done)
             {
-                taken.push(Delivery::SessionTaken { key: key.clone(), holder: *holder });
+                taken.push(Delivery::SessionTaken { session: session.clone(), holder: *holder });
             }
         }
         self.deliver(taken);

@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::bus::session::{Holder, SessionKey};
+use crate::{bus::session::Holder, domain::name::PublicId};
 
 /// Releases that may wait for Redis; those beyond are left to their leases.
 const RELEASED_MAX: usize = 65_536;
@@ -15,7 +15,7 @@ const RELEASED_MAX: usize = 65_536;
 /// One session as it has to be in Redis.
 #[derive(Debug, Clone)]
 pub struct Hold {
-    pub key: SessionKey,
+    pub session: PublicId,
     pub record: Arc<str>,
     /// Counts the records of its holder: the higher one is the newer.
     pub number: u64,
@@ -31,7 +31,7 @@ pub struct Held {
     /// What was released, and when.
     released: Vec<(Holder, Hold, Instant)>,
     /// Sessions that others have claimed, and whose holders here are yet to be told.
-    taken: Vec<(SessionKey, Holder)>,
+    taken: Vec<(PublicId, Holder)>,
 }
 
 impl Held {
@@ -40,10 +40,10 @@ impl Held {
     }
 
     /// A holder's newest record. It is in nobody's way until it is written: the next turn tries.
-    pub fn put(&mut self, holder: Holder, key: SessionKey, record: Arc<str>, now: Instant) {
+    pub fn put(&mut self, holder: Holder, session: PublicId, record: Arc<str>, now: Instant) {
         let number = self.sessions.get(&holder).map_or(0, |hold| hold.number);
         let due = now + self.every;
-        self.sessions.insert(holder, Hold { key, record, number: number + 1, due });
+        self.sessions.insert(holder, Hold { session, record, number: number + 1, due });
     }
 
     /// A session that was claimed. Redis is asked soon whether it still is this holder's: who
@@ -51,13 +51,13 @@ impl Held {
     pub fn claimed(
         &mut self,
         holder: Holder,
-        key: SessionKey,
+        session: PublicId,
         record: Arc<str>,
         now: Instant,
         soon: Duration,
     ) {
         let due = now + self.every.min(soon);
-        self.sessions.entry(holder).or_insert(Hold { key, record, number: 0, due });
+        self.sessions.entry(holder).or_insert(Hold { session, record, number: 0, due });
     }
 
     pub fn get(&self, holder: Holder) -> Option<&Hold> {
@@ -71,7 +71,7 @@ impl Held {
     /// Another holder has the session, and this one is to be told.
     pub fn lose(&mut self, holder: Holder) {
         if let Some(hold) = self.sessions.remove(&holder) {
-            self.taken.push((hold.key, holder));
+            self.taken.push((hold.session, holder));
         }
     }
 
@@ -120,7 +120,7 @@ impl Held {
         std::mem::take(&mut self.released)
     }
 
-    pub fn take_taken(&mut self) -> Vec<(SessionKey, Holder)> {
+    pub fn take_taken(&mut self) -> Vec<(PublicId, Holder)> {
         std::mem::take(&mut self.taken)
     }
 }
@@ -131,16 +131,16 @@ mod tests {
 
     const ROUND: Duration = Duration::from_secs(30);
 
-    fn key(text: &str) -> SessionKey {
-        SessionKey::parse(text).unwrap()
+    fn session(text: &str) -> PublicId {
+        PublicId::parse(text).unwrap()
     }
 
     #[test]
     fn each_has_its_turn_once_a_round_and_a_failed_one_again() {
         let (mut held, now) = (Held::new(ROUND), Instant::now());
         let (ann, bob) = (Holder::from_bits(1), Holder::from_bits(2));
-        held.put(ann, key("a"), "1".into(), now);
-        held.claimed(bob, key("b"), "2".into(), now, ROUND / 30);
+        held.put(ann, session("a"), "1".into(), now);
+        held.claimed(bob, session("b"), "2".into(), now, ROUND / 30);
         assert_eq!(held.due(now), [], "what was just written waits for a round");
         assert_eq!(held.due(now + ROUND / 30), [bob], "what was just claimed is looked at soon");
         assert_eq!(held.due(now + ROUND), [ann]);
@@ -155,10 +155,10 @@ mod tests {
     fn a_later_record_has_a_higher_number() {
         let (mut held, now) = (Held::new(ROUND), Instant::now());
         let ann = Holder::from_bits(1);
-        held.claimed(ann, key("a"), "0".into(), now, ROUND);
-        held.put(ann, key("a"), "1".into(), now);
+        held.claimed(ann, session("a"), "0".into(), now, ROUND);
+        held.put(ann, session("a"), "1".into(), now);
         // The answer to a claim that was repeated.
-        held.claimed(ann, key("a"), "0".into(), now, ROUND);
+        held.claimed(ann, session("a"), "0".into(), now, ROUND);
         let hold = held.get(ann).unwrap();
         assert_eq!((hold.number, &*hold.record), (1, "1"));
     }
@@ -167,11 +167,11 @@ mod tests {
     fn what_is_lost_is_told_once_and_never_released() {
         let (mut held, now) = (Held::new(ROUND), Instant::now());
         let ann = Holder::from_bits(1);
-        held.put(ann, key("a"), "1".into(), now);
+        held.put(ann, session("a"), "1".into(), now);
         held.lose(ann);
         held.lose(ann);
         held.release(ann, now);
-        assert_eq!(held.take_taken(), [(key("a"), ann)]);
+        assert_eq!(held.take_taken(), [(session("a"), ann)]);
         assert_eq!((held.take_taken().len(), held.take_released().len()), (0, 0));
         assert_eq!(held.due(now + ROUND), []);
     }

@@ -49,13 +49,13 @@ use super::{
     people::{Members, RoomSummary, Signal, Unread},
     queue::{self, Queue},
     search::{self, Found},
-    session::{Holder, SessionKey, SessionRecord, Tail},
+    session::{Holder, SessionRecord, Tail},
 };
 use crate::{
     domain::{
         changes::State,
         message::{Draft, Epoch, Message, Position},
-        name::{RoomName, UserId},
+        name::{PublicId, RoomName, UserId},
         page::Page,
         search::Search,
         user::{Patch, User},
@@ -245,26 +245,33 @@ impl Bus for Redis {
 
     fn save_session(
         &self,
-        key: SessionKey,
+        session: PublicId,
         holder: Holder,
         record: SessionRecord,
     ) -> BoxFuture<'_, Result<bool, ReadError>> {
         // In the order of the calls, whoever is polled first.
-        self.sessions.remember(key, holder, &record);
+        self.sessions.remember(session, holder, &record);
         self.sessions.save(holder).boxed()
     }
 
     fn claim_session(
         &self,
-        key: SessionKey,
+        session: PublicId,
         holder: Holder,
         user: UserId,
     ) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>> {
-        self.sessions.claim(key, holder, user).boxed()
+        self.sessions.claim(session, holder, user).boxed()
     }
 
-    fn release_session(&self, _key: SessionKey, holder: Holder) {
+    fn release_session(&self, _session: PublicId, holder: Holder) {
         self.sessions.release(holder);
+    }
+
+    fn session(
+        &self,
+        session: PublicId,
+    ) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>> {
+        async move { self.sessions.read(&session).await }.boxed()
     }
 
     fn signal(&self, signal: Signal) {

@@ -1,4 +1,5 @@
--- One step through the rooms of a partition. Rooms of two people are left out.
+-- One step through the rooms of a partition. Rooms of two people or one
+-- session are left out.
 --
 -- KEYS[1] rooms (append.lua describes it)  KEYS[2] peopled (attend.lua describes it)
 -- ARGV[1] cursor, '0' at first  [2] fields looked at, about  [3] rooms with people at most
@@ -17,7 +18,7 @@ local scanned = redis.call('HSCAN', KEYS[1], ARGV[1], 'MATCH', 'r:*', 'COUNT', A
 local rooms, fields = {}, scanned[2]
 for i = 1, #fields, 2 do
   local room = string.sub(fields[i], 3)
-  if string.sub(room, 1, 3) ~= 'dm:' then
+  if string.sub(room, 1, 3) ~= 'dm:' and string.sub(room, 1, 7) ~= 'socket:' then
     rooms[#rooms + 1] = room
     rooms[#rooms + 1] = fields[i + 1]
   end

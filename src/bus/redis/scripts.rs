@@ -21,6 +21,8 @@ pub static HISTORY: LazyLock<Script> =
 pub static TAIL: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("tail.lua")));
 pub static SAVE: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("save.lua")));
 pub static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("claim.lua")));
+pub static SESSION: LazyLock<Script> =
+    LazyLock::new(|| Script::from_lua(include_str!("session.lua")));
 pub static ATTEND: LazyLock<Script> =
     LazyLock::new(|| Script::from_lua(include_str!("attend.lua")));
 pub static BEAT: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("beat.lua")));

@@ -21,12 +21,12 @@ use super::{
     held::{Held, Hold},
     keys::Keys,
     link::{COMMAND_TIMEOUT, Status},
-    scripts::{self, CLAIM, SAVE, number, text},
+    scripts::{self, CLAIM, SAVE, SESSION, number, text},
 };
 use crate::{
     bus::{
         Delivery, ReadError,
-        session::{Holder, Joined, JoinedLine, SessionKey, SessionRecord},
+        session::{Holder, Joined, JoinedLine, SessionRecord},
     },
     domain::name::{NameError, PublicId, UserId},
     shutdown::Tasks,
@@ -45,7 +45,6 @@ const SOON: Duration = Duration::from_secs(1);
 /// What stands in Redis.
 #[derive(Serialize, Deserialize)]
 struct Line {
-    public_id: String,
     user: String,
     rooms: Vec<JoinedLine>,
 }
@@ -95,8 +94,8 @@ impl Sessions {
         self.work.notify_one();
     }
 
-    pub fn remember(&self, key: SessionKey, holder: Holder, record: &SessionRecord) {
-        self.held().put(holder, key, line(record).into(), Instant::now());
+    pub fn remember(&self, session: PublicId, holder: Holder, record: &SessionRecord) {
+        self.held().put(holder, session, line(record).into(), Instant::now());
     }
 
     /// Writes what was remembered.
@@ -120,19 +119,24 @@ impl Sessions {
 
     pub async fn claim(
         &self,
-        key: SessionKey,
+        session: PublicId,
         holder: Holder,
         user: UserId,
     ) -> Result<Option<SessionRecord>, ReadError> {
         let _call = self.turn().await?;
         let user = user.to_string();
         let arguments = vec![hex(holder), millis(self.lease()), self.channel.clone(), user];
-        let reply = self.run(&CLAIM, &key, arguments).await?;
-        let Some(line) = reply.first() else { return Ok(None) };
-        let line = text(line).ok_or_else(|| ReadError::Corrupt("a session is no text".into()))?;
+        let reply = self.run(&CLAIM, &session, arguments).await?;
+        let Some(line) = first_line(&reply)? else { return Ok(None) };
         let record = record(line)?;
-        self.held().claimed(holder, key, line.into(), Instant::now(), SOON);
+        self.held().claimed(holder, session, line.into(), Instant::now(), SOON);
         Ok(Some(record))
+    }
+
+    pub async fn read(&self, session: &PublicId) -> Result<Option<SessionRecord>, ReadError> {
+        let _call = self.turn().await?;
+        let reply = self.run(&SESSION, session, Vec::new()).await?;
+        first_line(&reply)?.map(record).transpose()
     }
 
     pub fn release(&self, holder: Holder) {
@@ -167,9 +171,8 @@ impl Sessions {
                 self.renew().await;
             }
             let taken = self.held().take_taken();
-            let taken =
-                taken.into_iter().map(|(key, holder)| Delivery::SessionTaken { key, holder });
-            let taken: Vec<_> = taken.collect();
+            let told = |(session, holder)| Delivery::SessionTaken { session, holder };
+            let taken: Vec<_> = taken.into_iter().map(told).collect();
             // A relay that is gone has nobody left to tell.
             if !taken.is_empty() && out.send(taken).await.is_err() {
                 return;
@@ -207,20 +210,20 @@ impl Sessions {
     async fn write(&self, holder: Holder, hold: &Hold, life: Duration) -> Result<bool, ReadError> {
         let arguments =
             vec![hex(holder), hold.number.to_string(), hold.record.to_string(), millis(life)];
-        let reply = self.run(&SAVE, &hold.key, arguments).await?;
+        let reply = self.run(&SAVE, &hold.session, arguments).await?;
         Ok(reply.first().and_then(number) == Some(1))
     }
 
     async fn run(
         &self,
         script: &fred::types::scripts::Script,
-        key: &SessionKey,
+        session: &PublicId,
         arguments: Vec<String>,
     ) -> Result<Vec<Value>, ReadError> {
         if !self.is_up() {
             return Err(away());
         }
-        let keys = vec![format!("{}:session:{}", self.prefix, key.as_str())];
+        let keys = vec![format!("{}:session:{session}", self.prefix)];
         let arguments = arguments.into_iter().map(|text| Value::String(text.into())).collect();
         let call = scripts::run(&self.client, script, keys, arguments);
         let reply = timeout(COMMAND_TIMEOUT, call).await.map_err(|_elapsed| away())?;
@@ -271,11 +274,15 @@ fn millis(time: Duration) -> String {
 
 fn line(record: &SessionRecord) -> String {
     let line = Line {
-        public_id: record.public_id.to_string(),
         user: record.user.to_string(),
         rooms: record.rooms.iter().map(Joined::line).collect(),
     };
     serde_json::to_string(&line).expect("text and numbers are JSON")
+}
+
+fn first_line(reply: &[Value]) -> Result<Option<&str>, ReadError> {
+    let corrupt = || ReadError::Corrupt("a session is no text".to_owned());
+    reply.first().map(|line| text(line).ok_or_else(corrupt)).transpose()
 }
 
 fn record(line: &str) -> Result<SessionRecord, ReadError> {
@@ -284,7 +291,6 @@ fn record(line: &str) -> Result<SessionRecord, ReadError> {
     let line: Line = serde_json::from_str(line).map_err(|why| corrupt(&why))?;
     let rooms = line.rooms.iter().map(Joined::from_line).collect::<Result<_, _>>();
     Ok(SessionRecord {
-        public_id: PublicId::parse(&line.public_id).map_err(bad_name)?,
         user: UserId::parse(&line.user).map_err(bad_name)?,
         rooms: rooms.map_err(bad_name)?,
     })

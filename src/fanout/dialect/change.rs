@@ -44,7 +44,7 @@ impl<'a> NativeChange<'a> {
             seq: record.position.seq,
             id: record.id.as_str(),
             of: about.seq,
-            from: Sender { id: record.from.as_str() },
+            from: Sender::of(record),
             text,
             emoji,
             on,

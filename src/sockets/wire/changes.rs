@@ -72,7 +72,7 @@ fn request(
         repeatable,
         body,
     };
-    Ok(Request { command, epoch: Some(Epoch::new(&epoch)) })
+    Ok(Request { epoch: Some(Epoch::new(&epoch)), ..command.into() })
 }
 
 /// What has become of a message, beside its text.
