@@ -27,8 +27,8 @@ const STATEMENTS_MAX: usize = 64;
 /// so a log of its is taken to begin where it ends: positions within it were given to no session.
 /// `words` has the rows up to `log.indexed_to`; of each nothing but which words it has, as `words_of`
 /// makes them, and its room (`index.rs`). Where the rule changes, a migration must empty it.
-/// `sessions.id` is the public one, and `ends` is null while the session's connection lives. Those of
-/// older programs were found by a secret, and are forgotten.
+/// `sessions.id` is the public one, and `ends` is null while the session's connection lives. Those
+/// of older programs were found by a secret, and are forgotten.
 const MIGRATIONS: [&str; 5] = [
     "
     CREATE TABLE log (
