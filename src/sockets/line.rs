@@ -2,8 +2,7 @@
 //!
 //! Before something is said in a room of two people, or to one session, the log is asked whether
 //! the other one is known. What the client sends meanwhile, wherever to, waits behind it, so its
-//! order stays. The
-//! session bounds how much that is.
+//! order stays. The session bounds how much that is.
 
 use std::{
     collections::VecDeque,
