@@ -237,8 +237,8 @@ pub trait Bus: Send + Sync + std::fmt::Debug + 'static {
     /// Who is in a room now, on whatever node. It stands for all steps up to its version.
     fn members(&self, room: RoomName, users_max: u32) -> BoxFuture<'_, Result<Members, ReadError>>;
 
-    /// Rooms that have members or stored messages, those of two people (`dm:`) or of one session (`socket:`)
-    /// left out: at most `limit`, those with most members first.
+    /// Rooms that have members or stored messages, those of two people (`dm:`) or of one session
+    /// (`socket:`) left out: at most `limit`, those with most members first.
     fn rooms(&self, limit: u32) -> BoxFuture<'_, Result<Vec<RoomSummary>, ReadError>>;
 
     fn profile(&self, user: UserId) -> BoxFuture<'_, Result<Option<User>, ReadError>>;

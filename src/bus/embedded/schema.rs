@@ -29,8 +29,8 @@ const STATEMENTS_MAX: usize = 64;
 /// `words` has the rows up to `log.indexed_to`; of each nothing but which words it has, as `words_of`
 /// makes them, and its room (`index.rs`). Where the rule changes, a migration must empty it.
 /// `states` has what has become of messages (`states.rs`).
-/// `sessions.id` is the public one, and `ends` is null while the session's connection lives. Those of
-/// older programs were found by a secret, and are forgotten.
+/// `sessions.id` is the public one, and `ends` is null while the session's connection lives. Those
+/// of older programs were found by a secret, and are forgotten.
 const MIGRATIONS: [&str; 5] = [
     "
     CREATE TABLE log (
