@@ -267,8 +267,6 @@ async fn the_log_of_an_older_program_is_brought_forward() {
     let heard = node.hear(2).await;
     node.bus.close().await;
     let older = "DROP TABLE words; DROP TABLE profiles; DROP TABLE read_marks; DROP TABLE sessions;
-         ALTER TABLE messages DROP COLUMN name; ALTER TABLE messages DROP COLUMN except_socket;
-         ALTER TABLE messages DROP COLUMN change; ALTER TABLE messages DROP COLUMN of_seq;
          ALTER TABLE log DROP COLUMN indexed_to; ALTER TABLE log DROP COLUMN deleted_to;
          PRAGMA user_version = 1";
     let file = embedded::database(dir.path());

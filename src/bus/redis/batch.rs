@@ -159,6 +159,10 @@ impl Messages {
         let mut known: HashMap<&RoomName, usize, foldhash::fast::RandomState> = HashMap::default();
         for (place, &entry) in which.iter().enumerate() {
             let Entry { room, record: None, .. } = &self.entries[entry] else { continue };
+            // Nobody reads what was said to one connection but from the log.
+            if room.session().is_some() {
+                continue;
+            }
             let at = *known.entry(room).or_insert_with(|| {
                 order.push((room, Vec::new()));
                 order.len() - 1
@@ -265,6 +269,12 @@ mod tests {
         assert_eq!(all.marks(&which), some.marks(&every));
         assert_eq!(all.rooms(&which), some.rooms(&every));
         assert_eq!(some.rooms(&every)[1], (&drafts[2].room, vec![1, 3]));
+    }
+
+    #[test]
+    fn what_is_said_to_one_connection_is_kept_in_no_room() {
+        let drafts = [draft("socket:0a", "m1", true), draft("red", "m2", true)];
+        assert_eq!(batch(&drafts).messages.rooms(&[0, 1]), [(&drafts[1].room, vec![1])]);
     }
 
     #[test]
