@@ -23,7 +23,10 @@ use socketioxide_core::{
     packet::Packet,
     parser::Parse,
 };
-use tokio::{task::yield_now, time::Instant};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep},
+};
 
 use self::{
     plan::{NOTHING, Part, Plan},
@@ -32,7 +35,7 @@ use self::{
 use super::{
     dialect::Event,
     frame,
-    lane::UnderWay,
+    lane::{Lane, UnderWay},
     lanes::{BySession, Lanes},
 };
 
@@ -42,6 +45,12 @@ const TURN: Duration = Duration::from_micros(500);
 const OVERTAKEN_AFTER: Duration = Duration::from_millis(2);
 /// Clients that overtaking messages may reach together: far less work than `OVERTAKEN_AFTER`.
 const FEW_MAX: usize = 128;
+/// Clients whose lanes are looked up together.
+const TOGETHER: usize = 16;
+/// After a pass of several messages that took so long, the next one waits a moment: those who
+/// answer what they have just been told are then in it, and not one pass behind the others.
+const LONG_PASS: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(1);
 
 type Local = CoreLocalAdapter<Emitter>;
 
@@ -198,8 +207,13 @@ impl Pass {
                 for sid in connected {
                     self.mark(sid);
                 }
+                let begin = Instant::now();
                 self.deliver(first, &messages).await;
-                yield_now().await;
+                if messages.len() > 1 && begin.elapsed() >= LONG_PASS && !queue.has_a_pass() {
+                    sleep(PAUSE).await;
+                } else {
+                    yield_now().await;
+                }
             }
         }
     }
@@ -210,9 +224,18 @@ impl Pass {
         let recipients = std::mem::take(&mut plan.recipients);
         let mut large = plan.large();
         let (mut turn, mut overtaken) = (Instant::now(), Instant::now());
-        for (count, (sid, share)) in recipients.iter().enumerate() {
-            self.serve(&mut plan, *sid, share);
-            if count % 16 == 15 && turn.elapsed() >= TURN {
+        let mut rest = recipients.iter();
+        loop {
+            let (sids, shares): (Vec<Sid>, Vec<&AtomicU32>) =
+                rest.by_ref().take(TOGETHER).map(|(sid, share)| (*sid, share)).unzip();
+            if sids.is_empty() {
+                return;
+            }
+            let lanes = self.lanes.lanes_of(self.shard, &sids);
+            for ((sid, share), lane) in sids.into_iter().zip(shares).zip(lanes) {
+                self.serve(&mut plan, sid, lane, share);
+            }
+            if turn.elapsed() >= TURN {
                 yield_now().await;
                 turn = Instant::now();
                 if overtaken.elapsed() >= OVERTAKEN_AFTER {
@@ -224,14 +247,14 @@ impl Pass {
     }
 
     /// Sends a client its share, if it was not sent yet.
-    fn serve(&self, plan: &mut Plan<'_>, sid: Sid, share: &AtomicU32) {
+    fn serve(&self, plan: &mut Plan<'_>, sid: Sid, lane: Option<Arc<Lane>>, share: &AtomicU32) {
         // Only this task does, so there is nothing to swap.
         let due = share.load(Ordering::Relaxed);
         if due == NOTHING {
             return;
         }
         share.store(NOTHING, Ordering::Relaxed);
-        match self.lanes.lane(sid) {
+        match lane {
             Some(lane) => lane.deliver(plan.first, plan.chunks(due)),
             None => self.send_ordinary(sid, plan.messages(due)),
         }
@@ -267,10 +290,11 @@ impl Pass {
         let mut plan = Plan::new(first, &messages);
         self.address(&mut plan);
         for (sid, share) in std::mem::take(&mut plan.recipients) {
+            let lane = self.lanes.lane(sid);
             if let Some(before) = recipients.get(&sid) {
-                self.serve(pass, sid, before);
+                self.serve(pass, sid, lane.clone(), before);
             }
-            self.serve(&mut plan, sid, &share);
+            self.serve(&mut plan, sid, lane, &share);
         }
     }
 

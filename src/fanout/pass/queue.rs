@@ -86,6 +86,11 @@ impl Queue {
         waiting.messages.len() >= WAITING_MAX || waiting.bytes >= WAITING_BYTES_MAX
     }
 
+    /// Whether a pass takes no more than waits already.
+    pub fn has_a_pass(&self) -> bool {
+        self.lock().bytes >= PASS_BYTES_MAX
+    }
+
     pub fn is_idle(&self) -> bool {
         let waiting = self.lock();
         waiting.messages.is_empty() && !waiting.busy
