@@ -115,7 +115,8 @@ impl Crowd {
         let tasks = Tasks::default();
         let (taken, taken_there) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let io = runtime.block_on(async {
-            let lanes = Lanes::new(LaneSettings { passes: 1, ..LaneSettings::default() }, &tasks);
+            let lanes =
+                Lanes::new(LaneSettings { passes: 1, ..LaneSettings::default() }, &tasks, &tasks);
             let (service, io) = SocketIo::builder()
                 .ping_interval(NO_PING)
                 .with_adapter::<Adapter>(lanes.clone())

@@ -11,6 +11,7 @@ use hyper_util::{
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
+    runtime::{Handle, Runtime},
     sync::{Semaphore, mpsc, watch},
 };
 
@@ -55,6 +56,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 pub enum StartError {
     #[error("cannot listen on {address}: {error}")]
     Listen { address: SocketAddr, error: io::Error },
+    #[error("no threads to deliver with: {0}")]
+    Delivery(io::Error),
     #[error(transparent)]
     Data(#[from] embedded::OpenError),
     #[error(transparent)]
@@ -80,6 +83,35 @@ pub struct Server {
     relay: Tasks,
     /// Ends last: the lanes' own tasks, which bring out what is left and close the transports.
     fanout: Tasks,
+    _delivery: Delivery,
+}
+
+/// Threads that do nothing but deliver. When ten thousand come back at once, everything else has
+/// so much to do that a task for delivering would wait for its turn again and again; between
+/// threads the system is fair.
+#[derive(Debug)]
+struct Delivery(Option<Runtime>);
+
+impl Delivery {
+    fn start() -> io::Result<Self> {
+        let threads = LaneSettings::default().passes;
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(threads).thread_name("delivery").enable_time().build();
+        runtime.map(|runtime| Self(Some(runtime)))
+    }
+
+    fn handle(&self) -> &Handle {
+        self.0.as_ref().expect("it runs until it is dropped").handle()
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        // Where this is dropped nothing may block.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Server {
@@ -92,8 +124,10 @@ impl Server {
             listeners.push(listen(address).map_err(failed)?);
         }
         let (bus, deliveries) = open_bus(config)?;
-        let (tasks, relay, fanout) = (Tasks::default(), Tasks::default(), Tasks::default());
-        let lanes = Lanes::new(lane_settings(config), &fanout);
+        let delivery = Delivery::start().map_err(StartError::Delivery)?;
+        let (tasks, fanout) = (Tasks::default(), Tasks::default());
+        let relay = Tasks::default().on(delivery.handle());
+        let lanes = Lanes::new(lane_settings(config), &fanout, &fanout.on(delivery.handle()));
         let limits = Limits {
             message_bytes_max: config.message_bytes_max,
             under_way_max: config.under_way_max,
@@ -137,7 +171,7 @@ impl Server {
             tasks.spawn("accept", accept(listener, door, tasks.clone(), Arc::clone(&places)));
             tasks.spawn("door", let_in(queue, app.clone(), tasks.clone()));
         }
-        Ok(Self { addresses, lanes, hub, bus, tasks, relay, fanout })
+        Ok(Self { addresses, lanes, hub, bus, tasks, relay, fanout, _delivery: delivery })
     }
 
     /// What this node keeps for its connections.

@@ -6,6 +6,7 @@
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
+use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A clonable owner of tasks.
@@ -13,15 +14,26 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
+    /// Where they run; `None`: where they are spawned.
+    runtime: Option<Handle>,
 }
 
 impl Tasks {
+    /// The same owner, whose tasks run elsewhere.
+    pub fn on(&self, runtime: &Handle) -> Self {
+        Self { runtime: Some(runtime.clone()), ..self.clone() }
+    }
+
     /// `name` is for the reader of a trace.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.tracker.spawn(async move {
+        let task = async move {
             task.await;
             tracing::trace!(task = name, "task ended");
-        });
+        };
+        match &self.runtime {
+            Some(runtime) => self.tracker.spawn_on(task, runtime),
+            None => self.tracker.spawn(task),
+        };
     }
 
     /// A task that the node is worth nothing without: should it panic, the process ends, and

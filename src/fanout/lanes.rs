@@ -97,10 +97,12 @@ struct Inner {
     end_polling: OnceLock<EndPolling>,
     somebody_left: Notify,
     tasks: Tasks,
+    delivering: Tasks,
 }
 
 impl Lanes {
-    pub fn new(settings: LaneSettings, tasks: &Tasks) -> Self {
+    /// Passes are `delivering`; whatever else there is to do for lanes is among the `tasks`.
+    pub fn new(settings: LaneSettings, tasks: &Tasks, delivering: &Tasks) -> Self {
         let passes = settings.passes.max(1);
         let lanes = Self(Arc::new(Inner {
             settings: LaneSettings { passes, ..settings },
@@ -113,6 +115,7 @@ impl Lanes {
             end_polling: OnceLock::new(),
             somebody_left: Notify::new(),
             tasks: tasks.clone(),
+            delivering: delivering.clone(),
         }));
         tasks.spawn_vital("lane keeper", Keeper::run(lanes.clone(), tasks.clone()));
         lanes
@@ -302,6 +305,10 @@ impl Lanes {
                 lane.close(1001, "the session was ended");
             }
         })
+    }
+
+    pub(super) fn delivering(&self) -> &Tasks {
+        &self.0.delivering
     }
 
     pub(super) fn tasks(&self) -> &Tasks {

@@ -72,7 +72,7 @@ impl Passes {
                 local: Arc::clone(&local),
                 lanes: lanes.clone(),
             };
-            lanes.tasks().spawn_vital("flush pass", pass.run());
+            lanes.delivering().spawn_vital("flush pass", pass.run());
         }
         Self { local, queues, lanes: lanes.clone() }
     }

@@ -162,7 +162,7 @@ fn hub() -> (Arc<Slow>, Hub) {
     });
     let tasks = Tasks::default();
     let shared: Arc<dyn Bus> = Arc::<Slow>::clone(&bus);
-    let lanes = Lanes::new(LaneSettings::default(), &tasks);
+    let lanes = Lanes::new(LaneSettings::default(), &tasks, &tasks);
     let recent = Recent::new(Arc::clone(&shared));
     (bus, Hub::new(shared, lanes, recent, Rooms::default(), tasks))
 }

@@ -67,7 +67,7 @@ impl Bench {
     /// One that hangs up on who has not connected, or upgraded, by then.
     async fn start_with(settings: LaneSettings, hang_up_after: Duration) -> Self {
         let tasks = Tasks::default();
-        let lanes = Lanes::new(settings, &tasks);
+        let lanes = Lanes::new(settings, &tasks, &tasks);
         let (service, io) = SocketIo::builder()
             .connect_timeout(hang_up_after)
             .upgrade_timeout(hang_up_after)

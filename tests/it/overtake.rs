@@ -115,7 +115,8 @@ struct Crowd {
 impl Crowd {
     fn new() -> Self {
         let tasks = Tasks::default();
-        let lanes = Lanes::new(LaneSettings { passes: 1, ..LaneSettings::default() }, &tasks);
+        let lanes =
+            Lanes::new(LaneSettings { passes: 1, ..LaneSettings::default() }, &tasks, &tasks);
         let (service, io) = SocketIo::builder()
             .with_adapter::<Adapter>(lanes.clone())
             .build_with_inner_svc(MethodRouter::<(), Infallible>::new());

@@ -107,7 +107,7 @@ struct Bench {
 impl Bench {
     fn new(settings: LaneSettings) -> Self {
         let tasks = Tasks::default();
-        let lanes = Lanes::new(settings, &tasks);
+        let lanes = Lanes::new(settings, &tasks, &tasks);
         let memory = Memory::default();
         let stream = Stream::Other(Box::pin(memory.clone()));
         let lane = Lane::new(stream, Bytes::new(), None, None, lanes.clone());
