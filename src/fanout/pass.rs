@@ -45,6 +45,8 @@ const TURN: Duration = Duration::from_micros(500);
 const OVERTAKEN_AFTER: Duration = Duration::from_millis(2);
 /// Clients that overtaking messages may reach together: far less work than `OVERTAKEN_AFTER`.
 const FEW_MAX: usize = 128;
+/// No room's name: what is for one connection, or for all, reaches a session from its entry on.
+const OWN: Room = Room::Borrowed("");
 /// Clients whose lanes are looked up together.
 const TOGETHER: usize = 16;
 /// After a pass of several messages that took so long, the next one waits a moment: those who
@@ -129,12 +131,15 @@ impl Passes {
         waiting.joined.push((sid, room, stamp));
     }
 
-    /// Whatever is taken from here on can be meant for the session that now enters.
+    /// Whatever is taken from here on can be meant for the session that now enters; what waits
+    /// already for this connection alone was meant for the one before.
     pub fn entering(&self, sid: Sid) {
-        let waiting = self.queue_of(sid).lock();
+        let mut waiting = self.queue_of(sid).lock();
         if let Some(lane) = self.lanes.lane(sid) {
             lane.entering(waiting.first);
         }
+        let stamp = waiting.first + waiting.messages.len() as u64;
+        waiting.joined.push((sid, OWN, stamp));
     }
 
     pub fn connected(&self, sid: Sid) {
@@ -327,11 +332,14 @@ impl Pass {
 
     /// The stamp from which a socket that joined lately belongs to the audience.
     fn member_since(&self, sid: Sid, to: &BroadcastOptions, joined: &[(Room, u64)]) -> u64 {
-        let rooms = self.local.socket_rooms(sid);
-        let since = to.rooms.iter().filter(|room| rooms.contains(*room)).map(|room| {
+        let since = |room: &Room| {
             joined.iter().rev().find(|(name, _)| name == room).map_or(0, |(_, stamp)| *stamp)
-        });
-        since.min().unwrap_or(0)
+        };
+        if to.rooms.is_empty() {
+            return since(&OWN);
+        }
+        let rooms = self.local.socket_rooms(sid);
+        to.rooms.iter().filter(|room| rooms.contains(*room)).map(since).min().unwrap_or(0)
     }
 
     /// Through socketioxide's own queue, for a client that polls.

@@ -55,6 +55,9 @@ pub struct Seat {
 #[derive(Debug)]
 struct Places {
     all: Vec<Place>,
+    /// The client has said good-bye. Whoever connects next on this connection is another one, and
+    /// nothing is for him.
+    has_parted: bool,
     /// How many joins there were: a room may be left and joined again while a join is under way.
     joins: u64,
 }
@@ -134,7 +137,7 @@ impl Seat {
             public_id,
             personal: RoomName::personal(&record.user),
             user: record.user,
-            places: Mutex::new(Places { all, joins: 0 }),
+            places: Mutex::new(Places { all, has_parted: false, joins: 0 }),
             saving: tokio::sync::Mutex::new(()),
             is_stale: AtomicBool::new(true),
             _greeting: greeting,
@@ -285,6 +288,9 @@ impl Seat {
     fn tell(&self, seam: &AtSeam, which: impl Fn(&Place) -> bool) {
         let lanes = &self.hub.0.lanes;
         let places = self.places();
+        if places.has_parted {
+            return;
+        }
         let joined = || places.all.iter().filter(|place| which(place)).map(|place| &place.joined);
         let heard = |entry: &&Arc<Entry>| wants(&self.public_id, joined(), entry.message());
         for entry in seam.entries.iter().filter(heard) {
@@ -298,10 +304,14 @@ impl Seat {
     fn tell_lost(&self, seam: &AtSeam, which: impl Fn(&Place) -> bool) {
         let (Some(lost), Some(end)) = (&seam.lost, &seam.end) else { return };
         let lanes = &self.hub.0.lanes;
+        let places = self.places();
+        if places.has_parted {
+            return;
+        }
         if lost.epoch != end.epoch {
             return lanes.emit(self.sid, &Event::new_epoch(&end.epoch));
         }
-        for place in self.places().all.iter().filter(|place| which(place)) {
+        for place in places.all.iter().filter(|place| which(place)) {
             let gap = Event::gap(&place.joined.room, &end.epoch, lost.seq + 1, end.seq);
             lanes.emit(self.sid, &gap);
         }
@@ -323,9 +333,10 @@ impl Seat {
 
     /// The client says good-bye: it counts no more, and does not come back soon.
     pub fn part(&self) {
-        // Whoever connects next on this connection is another one.
+        let mut places = self.places();
+        places.has_parted = true;
         self.hub.0.rooms.unseat(&self.public_id, self.holder);
-        for place in self.places().all.iter_mut().filter(|place| place.attends) {
+        for place in places.all.iter_mut().filter(|place| place.attends) {
             place.attends = false;
             self.hub.0.presence.leave(&place.joined.room, &self.user);
         }
@@ -333,7 +344,11 @@ impl Seat {
 
     /// From now on what is delivered in these rooms reaches the client.
     fn go_live(&self, which: impl Fn(&Place) -> bool) {
-        for place in self.places().all.iter_mut().filter(|place| which(place)) {
+        let mut places = self.places();
+        if places.has_parted {
+            return;
+        }
+        for place in places.all.iter_mut().filter(|place| which(place)) {
             let room = &place.joined.room;
             self.hub.0.lanes.join(self.sid, self.dialect.room(room));
             self.hub.0.rooms.enter(room, self.dialect);

@@ -279,9 +279,7 @@ impl Connection {
     /// engine passes over a CONNECT that comes before it is quite done with the last, and the client
     /// would wait for ever.
     fn part(&self, sid: Sid) {
-        if self.dialect == Dialect::Native {
-            self.seat.part();
-        }
+        self.seat.part();
         let (lanes, tasks) = (self.lanes.clone(), self.tasks.clone());
         self.tasks.spawn("good-bye", async move {
             tokio::select! {
