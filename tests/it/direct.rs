@@ -100,8 +100,9 @@ async fn what_came_while_one_was_away_waits_for_him() {
         assert_eq!(anns["unread"], json!(0), "her own");
         let eve = world.comes(0, "eve").await;
         assert_eq!(listed(&eve, room).await, None);
-        // Her node, which is his, has delivered both.
-        assert_eq!(texts(&ann.collect("message", 2).await), ["one", "two"]);
+        // Where the third is heard, the node, which is hers and his, is done with the others.
+        write(&ann, &id, "three").await;
+        assert_eq!(texts(&ann.collect("message", 3).await), ["one", "two", "three"]);
         // What came before a join that says what the client has is in its answer.
         let after = json!({ "epoch": first["epoch"], "seq": first["seq"] });
         let joined = join(&bob, room.as_str().expect("a name"), Some(after)).await;

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use proptest::prelude::{Strategy, any, prop_assert_eq, prop_oneof, proptest};
@@ -78,9 +78,20 @@ people_contract!(file_people, crate::embedded::FileLog, persistent);
 people_contract!(memory_people, crate::embedded::MemoryLog);
 
 pub fn open(dir: &Path, retention: Retention) -> Node {
-    let place = Place::Dir(dir.to_owned());
-    let (bus, deliveries) = embedded::open(Options { place, retention }).expect("it opens");
-    Node { bus, deliveries }
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let options = Options { place: Place::Dir(dir.to_owned()), retention: retention.clone() };
+        match embedded::open(options) {
+            // A process that another test starts has what is open here, until it runs its program.
+            Err(OpenError::InUse { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            opened => {
+                let (bus, deliveries) = opened.expect("it opens");
+                return Node { bus, deliveries };
+            }
+        }
+    }
 }
 
 fn memory(retention: Retention) -> Node {
