@@ -20,13 +20,14 @@ use crate::{
 async fn who_is_answered_without_members_hears_who_is_there() {
     let redis = Redis::start(Keeps::Nothing).await;
     let near = Node::start(&["--redis", &redis.url()]).await;
-    let road = Proxy::start(redis.address).await;
-    let far = Node::start(&["--redis", &format!("redis://{}", road.address)]).await;
-    for node in [&near, &far] {
-        node.wait_ready(PATIENCE).await;
-    }
+    near.wait_ready(PATIENCE).await;
     let ann = Client::connected(near.address, of("ann")).await;
     let mut anns = Shown::answered(&join(&ann, "attic", None).await);
+    anns.until(&ann, 1, PATIENCE).await;
+    // It did not hear her come, and has to ask.
+    let road = Proxy::start(redis.address).await;
+    let far = Node::start(&["--redis", &format!("redis://{}", road.address)]).await;
+    far.wait_ready(PATIENCE).await;
     let bob = Client::connected(far.address, of("bob")).await;
     road.set(Network::Refusing);
     road.cut();

@@ -175,6 +175,21 @@ async fn a_refused_subscription_is_said_and_tried_again() {
     send(&sender, &json!("stored")).await;
 }
 
+/// Each of a node's connections finds its own way back; the last one makes it ready.
+#[tokio::test]
+async fn a_node_that_says_it_is_ready_takes_messages() {
+    let pair = Pair::start().await;
+    let sender = sender(&pair.far).await;
+    for _ in 0..10 {
+        pair.road.set(Network::Refusing);
+        pair.road.cut();
+        pair.far.wait_unready(PATIENCE).await;
+        pair.road.heal();
+        pair.far.wait_ready(PATIENCE).await;
+        send(&sender, &json!("stored")).await;
+    }
+}
+
 fn ok() -> Reply {
     Reply::text("OK")
 }

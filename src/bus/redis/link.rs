@@ -157,8 +157,8 @@ pub async fn watch(client: Client, status: Status, probe: String, tasks: Tasks) 
     let mut errors = client.error_rx();
     let (mut known_server, mut was_there, mut last_error) = (false, false, None);
     loop {
-        let pause = match timeout(COMMAND_TIMEOUT, client.ping::<String>(None)).await {
-            Ok(Ok(_pong)) => {
+        let pause = match timeout(COMMAND_TIMEOUT, ping(&client)).await {
+            Ok(Ok(())) => {
                 if !known_server {
                     known_server = look_at_server(&client, &status).await;
                 }
@@ -189,9 +189,17 @@ pub async fn watch(client: Client, status: Status, probe: String, tasks: Tasks) 
         };
         tokio::select! {
             () = sleep(pause) => {}
+            // What takes commands may take longer to come back than what hears.
+            Ok((error, _server)) = errors.recv() => status.down(Part::Commands, error.details()),
             () = tasks.stopping() => return,
         }
     }
+}
+
+/// The client calls itself connected a moment after its first answers.
+async fn ping(client: &Client) -> Result<(), Error> {
+    client.ping::<Value>(None).await?;
+    client.wait_for_connect().await
 }
 
 /// Why the library could not connect: it tells whoever listens, not whoever waits for an answer.

@@ -7,7 +7,7 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
     sync::{mpsc, watch},
     task::JoinSet,
-    time::Instant,
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{PATIENCE, free_port};
@@ -32,6 +32,7 @@ pub enum Network {
     Deaf,
 }
 
+const RETRY_EVERY: Duration = Duration::from_millis(1);
 /// What the kernel holds of a server that the proxy does not read: little, so that it is felt.
 const RECEIVE_BUFFER: u32 = 32 << 10;
 const UNSUBSCRIBE: &[u8] = b"*1\r\n$11\r\nUNSUBSCRIBE\r\n";
@@ -100,7 +101,16 @@ async fn accept(
             if network.wait_for(|network| *network != Network::Refusing).await.is_err() {
                 return;
             }
-            listener = TcpListener::bind(address).await.expect("the port is still ours");
+            // A process that another test just starts may have the old listener for a moment.
+            listener = loop {
+                match TcpListener::bind(address).await {
+                    Ok(listener) => break listener,
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                        sleep(RETRY_EVERY).await
+                    }
+                    Err(error) => panic!("the port is still ours: {error}"),
+                }
+            };
         }
         tokio::select! {
             accepted = listener.accept() => {
@@ -201,14 +211,14 @@ async fn carry(
                     Err(_the_proxy_ends) => return io::Result::Ok(()),
                 },
             };
-            tokio::time::sleep_until(due).await;
+            sleep_until(due).await;
             if network.wait_for(|network| *network != Network::HalfOpen).await.is_err() {
                 return io::Result::Ok(());
             }
             let state = *network.borrow();
             if let Network::Narrow { bytes_per_second } = state {
                 let size = u32::try_from(piece.len()).expect("a piece is small");
-                tokio::time::sleep(Duration::from_secs(1) * size / bytes_per_second).await;
+                sleep(Duration::from_secs(1) * size / bytes_per_second).await;
             }
             to.write_all(&piece).await?;
             // A command as short as this one comes in one piece.
