@@ -121,14 +121,13 @@ impl Passes {
         if self.local.socket_rooms(sid).contains(&room) {
             return;
         }
-        let stamp = waiting.first + waiting.messages.len() as u64;
         self.local.add_all(sid, room.clone());
         // A client that is gone already has left its rooms before this, and will not again.
         if !is_connected(&self.local, sid) {
             self.local.del_all(sid);
             return;
         }
-        waiting.joined.push((sid, room, stamp));
+        waiting.join(sid, room);
     }
 
     /// Whatever is taken from here on can be meant for the session that now enters; what waits
@@ -138,8 +137,7 @@ impl Passes {
         if let Some(lane) = self.lanes.lane(sid) {
             lane.entering(waiting.first);
         }
-        let stamp = waiting.first + waiting.messages.len() as u64;
-        waiting.joined.push((sid, OWN, stamp));
+        waiting.join(sid, OWN);
     }
 
     pub fn connected(&self, sid: Sid) {

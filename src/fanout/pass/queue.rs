@@ -61,6 +61,17 @@ pub struct Waiting {
     pub connected: Vec<Sid>,
 }
 
+impl Waiting {
+    /// From the next message on. Where none is on its way there is nothing to tell apart, and
+    /// nothing is remembered: in a silent house nobody would forget it.
+    pub fn join(&mut self, sid: Sid, room: Room) {
+        if self.busy || !self.messages.is_empty() {
+            let stamp = self.first + self.messages.len() as u64;
+            self.joined.push((sid, room, stamp));
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Queue {
     pub waiting: Mutex<Waiting>,
@@ -143,5 +154,20 @@ impl Queue {
         let late = waiting.joined.iter().filter(|(.., stamp)| *stamp > first).cloned().collect();
         waiting.joined.retain(|(.., stamp)| *stamp > end);
         late
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_joins_in_silence_is_not_remembered() {
+        let mut waiting = Waiting::default();
+        waiting.join(Sid::new(), Room::Borrowed("a"));
+        assert!(waiting.joined.is_empty());
+        waiting.busy = true;
+        waiting.join(Sid::new(), Room::Borrowed("a"));
+        assert_eq!(waiting.joined.len(), 1, "the pass that runs may still look for its audience");
     }
 }
