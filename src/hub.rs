@@ -6,6 +6,7 @@
 
 mod people;
 mod presence;
+mod seam;
 mod seat;
 #[cfg(test)]
 mod tests;
@@ -23,8 +24,8 @@ use tokio::{
     time::timeout,
 };
 
-pub use self::seat::{Heard, Seat};
 use self::{people::Person, presence::Presence};
+pub use self::{seam::Heard, seat::Seat};
 use crate::{
     bus::{
         Bus, ReadError,

@@ -11,11 +11,10 @@ use crate::{
         PATIENCE,
         client::{Client, Options, Transport},
         eventually,
-        node::Node,
         packet::Event,
         redis::{Keeps, Redis},
     },
-    recovery::{Away, join, native, offset, plain, say, send, two_nodes},
+    recovery::{Away, join, offset, plain, say, send, two_nodes},
     together::{World, of, own_id},
 };
 
@@ -316,15 +315,6 @@ async fn what_one_client_does_keeps_its_order() {
     }
 }
 
-/// Bob, on this node.
-async fn comes_back(away: &Away, node: &Node) -> Client {
-    let mut auth = away.auth();
-    auth["token"] = json!("bob");
-    let bob = Client::connected(node.address, native(Transport::WebSocket).auth(auth)).await;
-    assert_eq!(bob.pid(), away.pid, "not recovered");
-    bob
-}
-
 #[tokio::test]
 async fn who_comes_back_is_told_what_became_of_messages_in_order() {
     for world in World::both().await {
@@ -341,7 +331,7 @@ async fn who_comes_back_is_told_what_became_of_messages_in_order() {
         let second = send(&ann, "attic", "three").await;
         react(&ann, &said, "+", false).await;
         delete(&ann, &second).await;
-        let bob = comes_back(&away, world.nodes.last().expect("a node")).await;
+        let bob = away.recovered(world.nodes.last().expect("a node"), of("bob")).await;
         edit(&ann, &said, "live").await;
         let events = told(&bob, 6).await;
         let expected =
@@ -350,7 +340,7 @@ async fn who_comes_back_is_told_what_became_of_messages_in_order() {
         // Also when a record is the last that it has.
         let away = Away::of(bob, events.last()).await;
         edit(&ann, &said, "last").await;
-        let bob = comes_back(&away, &world.nodes[0]).await;
+        let bob = away.recovered(&world.nodes[0], of("bob")).await;
         assert_eq!(lines(&told(&bob, 1).await), ["edit last"]);
     }
 }

@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 use crate::{
     harness::{
         PATIENCE,
-        client::{Client, Transport},
+        client::Client,
         eventually,
         packet::Event,
         redis::{Keeps, Redis},
     },
-    recovery::{Away, join, native, offset, send, two_nodes},
+    recovery::{Away, join, offset, send, two_nodes},
     together::{World, of, own_id},
 };
 
@@ -126,11 +126,7 @@ async fn a_session_that_comes_back_gets_what_was_written_to_it() {
             write(&ann, &bobs, &text).await;
             sent.push(text);
             let node = &world.nodes[(turn + 1) % world.nodes.len()];
-            let mut auth = away.auth();
-            auth["token"] = json!("bob");
-            let options = native(Transport::WebSocket).auth(auth);
-            let bob = Client::connected(node.address, options).await;
-            assert_eq!(bob.pid(), away.pid, "not recovered");
+            let bob = away.recovered(node, of("bob")).await;
             let text = format!("live {turn}");
             write(&bob, &anns, &text).await;
             sent.push(text);
@@ -163,12 +159,7 @@ async fn who_comes_back_in_a_stream_of_messages_hears_each_once() {
                     break;
                 }
                 let away = Away::of(bob, heard.last()).await;
-                let mut auth = away.auth();
-                auth["token"] = json!("bob");
-                let options = native(Transport::WebSocket).auth(auth);
-                let node = &world.nodes[turn % world.nodes.len()];
-                bob = Client::connected(node.address, options).await;
-                assert_eq!(bob.pid(), away.pid, "not recovered");
+                bob = away.recovered(&world.nodes[turn % world.nodes.len()], of("bob")).await;
             }
             heard
         };
@@ -197,11 +188,7 @@ async fn rooms_of_two_people_are_in_one_sequence_with_the_lobby() {
     for writer in &writers {
         write(writer, &id, "missed").await;
     }
-    let mut auth = away.auth();
-    auth["token"] = json!("bob");
-    let options = native(Transport::WebSocket).auth(auth);
-    let bob = Client::connected(nodes[1].address, options).await;
-    assert_eq!(bob.pid(), away.pid, "not recovered");
+    let bob = away.recovered(&nodes[1], of("bob")).await;
     assert_eq!(texts(&bob.collect("message", others.len()).await), ["missed"; 8]);
     let answer = bob.request("rooms", &[json!({})]).await;
     let rooms = answer["rooms"].as_array().expect("a list");

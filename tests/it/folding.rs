@@ -1,7 +1,9 @@
 //! What becomes of messages: every bus shows in history, and finds, what the records that it has
 //! delivered make of them by the rule of `domain/changes.rs`.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+mod kept;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use roomcast::{
     bus::{Bus, Retention, search::words_of, session::Tail},
@@ -17,11 +19,10 @@ use serde_json::json;
 
 use crate::{
     contract::model,
-    embedded::{FileLog, MemoryLog, aged, database, open},
+    embedded::{FileLog, MemoryLog, open},
     harness::{
-        PATIENCE,
-        bus::{DEADLINE, Log, Node, check_dense, draft, later, retention, room, store, until},
-        eventually,
+        Random,
+        bus::{DEADLINE, Log, Node, check_dense, draft, later, retention, room, store},
         redis::Reply,
     },
     redis::Shared,
@@ -30,23 +31,6 @@ use crate::{
 
 const ROOMS: [&str; 2] = ["red", "blue"];
 const WORDS: [&str; 4] = ["apple", "pear", "plum", "fig"];
-
-/// A fixed sequence of numbers without a pattern (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % sides
-    }
-
-    fn pick<T: Copy>(&mut self, among: &[T]) -> T {
-        among[usize::try_from(self.roll(among.len() as u64)).expect("it is small")]
-    }
-}
 
 fn said(name: &str, id: &str, text: &str) -> Draft {
     draft(name, "ann", id, &json!(text).to_string())
@@ -68,24 +52,24 @@ fn record(name: &str, from: &str, id: &str, about: (Change, u64), text: &str) ->
 /// Messages with records about them among these, for a log that has `before` already. Some records
 /// are about what is no message of their room, or not yet.
 fn drafts(seed: u64, before: u64, count: u64) -> Vec<Draft> {
-    let mut dice = Dice(seed);
+    let mut random = Random::new(seed);
     let draft = |seq: u64| {
-        let (name, id) = (dice.pick(&ROOMS), format!("m{seq}"));
-        let words = [dice.pick(&WORDS), dice.pick(&WORDS)].join(" ");
-        if seq <= 12 || dice.roll(12) == 0 {
+        let (name, id) = (*random.pick(&ROOMS), format!("m{seq}"));
+        let words = [*random.pick(&WORDS), *random.pick(&WORDS)].join(" ");
+        if seq <= 12 || random.between(0, 11) == 0 {
             return said(name, &id, &words);
         }
-        let from = dice.pick(&["ann", "bob b", "c:d"]);
-        let about = match dice.roll(10) {
-            0 => dice.pick(&[0, seq, seq + 1, u64::MAX]),
-            1..5 => 1 + dice.roll(seq),
-            _ => 1 + dice.roll(12),
+        let from = random.pick(&["ann", "bob b", "c:d"]);
+        let about = match random.between(0, 9) {
+            0 => *random.pick(&[0, seq, seq + 1, u64::MAX]),
+            1..5 => random.between(1, seq),
+            _ => random.between(1, 12),
         };
-        match dice.roll(40) {
+        match random.between(0, 39) {
             0 => record(name, from, &id, (Change::Delete, about), ""),
             1..10 => record(name, from, &id, (Change::Edit, about), &words),
             10..28 => {
-                let emoji = dice.pick(&["👍", "+1 a", "👩‍👩‍👧"]);
+                let emoji = random.pick(&["👍", "+1 a", "👩‍👩‍👧"]);
                 record(name, from, &id, (Change::React, about), emoji)
             }
             28 => {
@@ -94,7 +78,7 @@ fn drafts(seed: u64, before: u64, count: u64) -> Vec<Draft> {
                 Draft { body, ..record(name, from, &id, (Change::React, about), "+1") }
             }
             _ => {
-                let emoji = dice.pick(&["👍", "+1 a", "👩‍👩‍👧"]);
+                let emoji = random.pick(&["👍", "+1 a", "👩‍👩‍👧"]);
                 record(name, from, &id, (Change::Unreact, about), emoji)
             }
         }
@@ -287,6 +271,20 @@ cases!(redis, super::Shared: history_is_the_fold_of_what_was_delivered
     a_restart_keeps_what_has_become_of_messages records_are_not_counted
     what_is_trimmed_takes_its_state_along);
 
+fn seq_of(message: &Message) -> u64 {
+    message.position.seq
+}
+
+/// Of which messages Redis has a state.
+async fn stored_states(log: &Shared, name: &str) -> Vec<u64> {
+    let key = format!("test:{{0}}:state:{name}");
+    let Reply::Many(seqs) = log.redis.call(&["HKEYS", &key]).await else { panic!("no list") };
+    let seq = |reply: Reply| reply.into_text().parse().expect("a seq");
+    let mut seqs: Vec<u64> = seqs.into_iter().map(seq).collect();
+    seqs.sort_unstable();
+    seqs
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_node_shows_the_same() {
     let mut log = Shared::fresh(retention()).await;
@@ -322,195 +320,5 @@ async fn what_is_indexed_already_is_found_as_it_is_now() {
         until_indexed(dir.path(), (round + 1) * 400 - 255).await;
         check(&node, &heard).await;
     }
-    node.bus.close().await;
-}
-
-fn count(file: &rusqlite::Connection, sql: &str) -> u64 {
-    file.query_row(sql, [], |row| row.get(0)).expect("a count")
-}
-
-fn bodies(dir: &Path, text: &str) -> u64 {
-    let file = database(dir);
-    let found = |table: &str, column: &str| {
-        count(&file, &format!("SELECT count(*) FROM {table} WHERE {column} LIKE '%{text}%'"))
-    };
-    found("messages", "body") + found("states", "state")
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_deleted_is_nowhere_in_the_file() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut node = open(dir.path(), retention());
-    let drafts = [
-        said("red", "a", "secret of old"),
-        record("red", "ann", "b", (Change::Edit, 1), "secret as well"),
-        record("red", "ann", "c", (Change::Delete, 1), ""),
-        said("red", "d", "open"),
-    ];
-    node.pass(&drafts[..2]).await;
-    assert_eq!((bodies(dir.path(), "secret as well"), bodies(dir.path(), "secret of old")), (3, 0));
-    node.pass(&drafts[2..]).await;
-    assert_eq!((bodies(dir.path(), "secret"), bodies(dir.path(), "open")), (0, 1));
-    node.bus.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn records_and_states_leave_the_file_when_messages_do() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut node = open(dir.path(), retention());
-    let old: Vec<Draft> = drafts(9, 0, 900)
-        .into_iter()
-        .map(|draft| aged(draft, Duration::from_secs(7_200)))
-        .collect();
-    node.pass(&old).await;
-    let file = database(dir.path());
-    until("old rows, states and rooms are gone", || {
-        ["messages", "states", "rooms", "words_docsize"]
-            .iter()
-            .all(|table| count(&file, &format!("SELECT count(*) FROM {table}")) == 0)
-    })
-    .await;
-
-    // Within the windows all stays, however much there is.
-    node.bus.close().await;
-    let mut node = open(dir.path(), Retention { history_max: 10, ..retention() });
-    let recent: Vec<Draft> = drafts(10, 900, 3_000)
-        .into_iter()
-        .map(|draft| aged(draft, Duration::from_secs(60)))
-        .collect();
-    let epoch = node.pass(&recent).await.1[0].position.epoch.clone();
-    until("rooms are trimmed", || count(&file, "SELECT max(kept) FROM rooms") == 10).await;
-    let at = recent.iter().position(|draft| draft.about.is_none()).expect("a message");
-    let (name, seq) = (recent[at].room.as_str(), 901 + at as u64);
-    node.pass(&[record(name, "bob", "late", (Change::React, seq), "late")]).await;
-    assert_eq!(bodies(dir.path(), "late"), 1, "it comes to nothing");
-    assert_eq!(count(&file, "SELECT count(*) FROM messages"), 3_001);
-    let after = Position { epoch, seq: 900 };
-    assert!(matches!(node.bus.tail(0, after.clone(), 1).await, Ok(Tail::Messages { .. })));
-    node.bus.close().await;
-
-    // Behind them there are no more records of a room than messages; the log says from where.
-    let short = Duration::from_secs(30);
-    let few = Retention {
-        history_max: 10,
-        idempotency_window: short,
-        recovery_window: short,
-        ..retention()
-    };
-    let node = open(dir.path(), few);
-    until("there are few", || {
-        let records = "SELECT max((SELECT count(*) FROM messages
-                           WHERE room = rooms.id AND of_seq IS NOT NULL)) FROM rooms";
-        let same = "SELECT count(*) FROM rooms WHERE records <> (SELECT count(*) FROM messages
-                        WHERE room = rooms.id AND of_seq IS NOT NULL)";
-        count(&file, records) <= 10 && count(&file, same) == 0
-    })
-    .await;
-    let gone = count(&file, "SELECT deleted_to FROM log");
-    let later = count(&file, &format!("SELECT count(*) FROM messages WHERE seq > {gone}"));
-    assert_eq!(gone + later, 3_901, "all of what comes after is there");
-    assert!(matches!(node.bus.tail(0, after, 1).await, Ok(Tail::Trimmed { .. })));
-    let left = "SELECT count(*) FROM states WHERE seq NOT IN (SELECT seq FROM messages)";
-    assert_eq!(count(&file, left), 0);
-    node.bus.close().await;
-}
-
-fn seq_of(message: &Message) -> u64 {
-    message.position.seq
-}
-
-/// Of which messages Redis has a state.
-async fn stored_states(log: &Shared, name: &str) -> Vec<u64> {
-    let key = format!("test:{{0}}:state:{name}");
-    let Reply::Many(seqs) = log.redis.call(&["HKEYS", &key]).await else { panic!("no list") };
-    let seq = |reply: Reply| reply.into_text().parse().expect("a seq");
-    let mut seqs: Vec<u64> = seqs.into_iter().map(seq).collect();
-    seqs.sort_unstable();
-    seqs
-}
-
-/// An old list of the room may still be there when its log is not.
-#[tokio::test(flavor = "multi_thread")]
-async fn after_a_lost_log_no_old_state_shows() {
-    for lost in [["FLUSHALL", "SYNC"], ["DEL", "test:{0}:meta"]] {
-        let mut log = Shared::fresh(retention()).await;
-        let mut node = log.node().await;
-        node.pass(&[said("red", "a", "one"), said("red", "b", "two")]).await;
-        node.pass(
-            &[1, 2].map(|seq| record("red", "ann", &format!("r{seq}"), (Change::Delete, seq), "")),
-        )
-        .await;
-        node.bus.close().await;
-        log.redis.call(&lost).await;
-
-        let mut node = log.node().await;
-        let of_old = record("red", "ann", "c", (Change::React, 1), "+1");
-        let again = [of_old, said("red", "d", "three"), said("red", "e", "four")];
-        let (stored, heard) = node.pass(&again).await;
-        assert_eq!(stored[0].position.seq, 1, "{lost:?}: the log begins anew");
-        assert_eq!(node.whole_history("red").await, heard[1..], "{lost:?}");
-        node.bus.close().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn redis_keeps_states_as_long_as_their_messages() {
-    let mut log = Shared::fresh(Retention { history_max: 80, ..retention() }).await;
-    let mut node = log.node().await;
-    let mut sent = 0;
-    for _ in 0..10 {
-        // Frames of one room, and frames of two.
-        for names in [["red", "red"], ["red", "blue"]] {
-            let messages: Vec<Draft> =
-                (1..=40).map(|n| said(names[n % 2], &format!("m{}", sent + n), "x")).collect();
-            node.pass(&messages).await;
-            let records: Vec<Draft> = (1..=40)
-                .map(|n| {
-                    let about = (Change::React, (sent + n) as u64);
-                    record(names[n % 2], "bob", &format!("r{}", sent + n), about, "+1")
-                })
-                .collect();
-            node.pass(&records).await;
-            sent += 80;
-        }
-    }
-    for name in ROOMS {
-        let kept = node.whole_history(name).await;
-        assert!((80..200).contains(&kept.len()), "{} of {name}", kept.len());
-        assert!(kept.iter().all(|message| message.state.is_some()));
-        let kept: Vec<u64> = kept.iter().map(seq_of).collect();
-        assert_eq!(stored_states(&log, name).await, kept, "{name}");
-    }
-    // A list lives on with each message, and its states with it.
-    let pttl = "return redis.call('PTTL', KEYS[1]) - redis.call('PTTL', KEYS[2])";
-    let keys = ["test:{0}:room:blue", "test:{0}:state:blue"];
-    eventually("time has passed since", PATIENCE, async || {
-        let left = log.redis.call(&["PTTL", keys[0]]).await;
-        matches!(left, Reply::Number(left) if left < 3_600_000 - 20).then_some(())
-    })
-    .await;
-    node.pass(&[said("blue", "last", "x")]).await;
-    let apart = log.redis.call(&["EVAL", pttl, "2", keys[0], keys[1]]).await;
-    assert!(matches!(apart, Reply::Number(apart) if apart.abs() <= 1), "{apart:?}");
-    node.bus.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_room_that_expires_in_redis_takes_its_states_along() {
-    let ttl = Duration::from_secs(1);
-    let mut log = Shared::fresh(Retention { history_ttl: ttl, ..retention() }).await;
-    let mut node = log.node().await;
-    node.pass(&[said("red", "a", "one")]).await;
-    node.pass(&[record("red", "bob", "b", (Change::React, 1), "+1")]).await;
-    eventually("the room expires", PATIENCE, async || {
-        let kept = node.whole_history("red").await;
-        (kept.is_empty() && stored_states(&log, "red").await.is_empty()).then_some(())
-    })
-    .await;
-    node.pass(&[record("red", "bob", "c", (Change::React, 1), "+1")]).await;
-    let (_, heard) = node.pass(&[said("red", "d", "two")]).await;
-    assert!(stored_states(&log, "red").await.is_empty());
-    assert!(node.whole_history("red").await.iter().all(|message| message.state.is_none()));
-    assert_eq!(heard[0].position.seq, 4);
     node.bus.close().await;
 }

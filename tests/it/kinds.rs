@@ -14,7 +14,7 @@ use crate::{
         redis::{Keeps, Redis, Reply},
     },
     recovery::{Away, join, native, plain, say, send, two_nodes},
-    together::{World, own_id},
+    together::{World, of, own_id},
 };
 
 async fn is_called(client: &Client, name: &str) {
@@ -101,15 +101,6 @@ async fn code(client: &Client, name: &str, request: Value) -> String {
     answer["error"]["code"].as_str().unwrap_or_else(|| panic!("{name}: {answer}")).to_owned()
 }
 
-/// Comes back as the same session of this token.
-async fn back(away: &Away, node: &Node, token: &str) -> Client {
-    let mut auth = away.auth();
-    auth["token"] = json!(token);
-    let client = Client::connected(node.address, native(Transport::WebSocket).auth(auth)).await;
-    assert_eq!(client.pid(), away.pid, "not recovered");
-    client
-}
-
 #[tokio::test]
 async fn all_but_the_connection_that_says_it_are_told() {
     for world in World::both().await {
@@ -143,7 +134,7 @@ async fn all_but_the_connection_that_says_it_are_told() {
         says(&ann, but_me.clone(), "but me again").await;
         let away = Away::of(ann, Some(&last)).await;
         says(&bob, json!({ "room": "lobby" }), "missed").await;
-        let ann = back(&away, &world.nodes[1 % world.nodes.len()], "ann").await;
+        let ann = away.recovered(&world.nodes[1 % world.nodes.len()], of("ann")).await;
         says(&ann, but_me, "and here").await;
         says(&bob, json!({ "room": "lobby" }), "live").await;
         assert_eq!(texts(&ann.collect("message", 2).await), ["missed", "live"]);
@@ -188,13 +179,13 @@ async fn what_is_said_to_one_connection_reaches_it_alone() {
         let mut away = Away::of(ann, events.last()).await;
         for turn in 0..4 {
             says(&bob, to_ann.clone(), "missed").await;
-            let ann = back(&away, &world.nodes[(turn + 1) % world.nodes.len()], "ann").await;
+            let ann = away.recovered(&world.nodes[(turn + 1) % world.nodes.len()], of("ann")).await;
             says(&bob, to_ann.clone(), "live").await;
             let events = ann.collect("message", 2).await;
             assert_eq!(texts(&events), ["missed", "live"]);
             away = Away::of(ann, events.last()).await;
         }
-        let ann = back(&away, &world.nodes[0], "ann").await;
+        let ann = away.recovered(&world.nodes[0], of("ann")).await;
         assert_eq!(says(&bob, to_ann, "last").await["room"], room);
         assert_eq!(ann.next("message").await.arg(0)["text"], json!("last"));
 

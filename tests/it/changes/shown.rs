@@ -113,9 +113,8 @@ async fn meddle(client: &Client, messages: &[Value], seed: u64) {
     let mut random = Random::new(seed);
     let mut answers = Vec::new();
     for n in 0..40 {
-        let last = messages.len() as u64 - 1;
-        let message = &messages[usize::try_from(random.between(0, last)).expect("an index")];
-        let emoji = ["+", "👍", ":heart:"][usize::try_from(random.between(0, 2)).expect("one")];
+        let message = random.pick(messages);
+        let emoji = *random.pick(&["+", "👍", ":heart:"]);
         let (name, more) = match random.between(0, 9) {
             0 => ("delete", json!({})),
             1..=3 => ("edit", json!({ "text": format!("{seed} {n}") })),

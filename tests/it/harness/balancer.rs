@@ -138,9 +138,10 @@ impl Ways {
     fn pin_anew(&self, state: &mut State, client: usize) -> bool {
         let ready: Vec<usize> =
             (0..self.nodes.len()).filter(|node| state.health[*node] == Health::Ready).collect();
-        let Some(last) = ready.len().checked_sub(1) else { return false };
-        let chosen = state.random.between(0, last as u64);
-        let chosen = ready[usize::try_from(chosen).expect("an index")];
+        if ready.is_empty() {
+            return false;
+        }
+        let chosen = *state.random.pick(&ready);
         state.pins[client] = chosen;
         self.proxies[client].redirect(self.nodes[chosen]);
         true

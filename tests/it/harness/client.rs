@@ -67,8 +67,12 @@ impl Options {
         self
     }
 
+    /// Adds to what was said before.
     pub fn auth(mut self, auth: Value) -> Self {
-        self.auth = Some(auth);
+        match (&mut self.auth, auth) {
+            (Some(Value::Object(known)), Value::Object(more)) => known.extend(more),
+            (known, auth) => *known = Some(auth),
+        }
         self
     }
 

@@ -72,6 +72,10 @@ impl Random {
         Duration::from_millis(self.between(low, high))
     }
 
+    pub fn pick<'a, T>(&mut self, among: &'a [T]) -> &'a T {
+        &among[usize::try_from(self.between(0, among.len() as u64 - 1)).expect("an index")]
+    }
+
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             let other = usize::try_from(self.between(0, last as u64)).expect("an index");

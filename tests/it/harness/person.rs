@@ -278,9 +278,8 @@ impl Person {
             for _ in 0..self.random.between(1, 3) {
                 let id = format!("{}-{}", self.name, self.said);
                 self.said += 1;
-                let last = self.rooms.len() as u64 - 1;
-                let room = usize::try_from(self.random.between(0, last)).expect("an index");
-                lines.push(Line { id, room: self.rooms[room].clone() });
+                let room = self.random.pick(&self.rooms).clone();
+                lines.push(Line { id, room });
             }
         }
         for line in lines {
