@@ -14,7 +14,7 @@ mod tests;
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -123,6 +123,8 @@ struct Inner {
     presence: Presence,
     /// Who is connected here in the native dialect.
     people: Mutex<HashMap<UserId, Person>>,
+    /// How often they had to be remembered again.
+    meetings: AtomicU64,
 }
 
 /// A session taken up again, and what its client missed.
@@ -152,6 +154,7 @@ impl Hub {
             tasks,
             presence,
             people: Mutex::default(),
+            meetings: AtomicU64::default(),
             held: Mutex::default(),
             entering: Mutex::default(),
             missed: Arc::new(Semaphore::new(MISSED_KIB_MAX)),
@@ -317,15 +320,16 @@ impl Hub {
         dialect: Dialect,
     ) -> Result<(Bytes, Until), TooOld> {
         let recent = &self.0.recent;
+        let rooms = told_in(session, joined.iter());
         let mut until = Vec::new();
         let mut entries = Vec::new();
         for partition in self.partitions(joined) {
             let after = self.after(joined, offset, partition)?;
             recent.begun(partition).await?;
             loop {
-                let wanted = |message: &Message| wants(session, joined.iter(), message);
-                match recent.missed(partition, &after, wanted) {
-                    Missed::Entries { entries: missed, end } => {
+                match recent.missed(partition, &after, &rooms) {
+                    Missed::Entries { entries: mut missed, end } => {
+                        missed.retain(|entry| wants(session, joined.iter(), entry.message()));
                         entries.extend(missed);
                         until.push((partition, Some(end)));
                         break;
@@ -425,6 +429,15 @@ impl AsRef<[u8]> for Held {
 
 /// Whether a session that is in these rooms is told of a message. It hears what is said to itself
 /// alone for as long as it hears what is said to its user.
+/// Where a session that is in these rooms is told something.
+fn told_in<'a>(session: &PublicId, joined: impl Iterator<Item = &'a Joined>) -> Vec<RoomName> {
+    let mut rooms: Vec<RoomName> = joined.map(|joined| joined.room.clone()).collect();
+    if rooms.iter().any(RoomName::is_personal) {
+        rooms.extend(RoomName::socket(session));
+    }
+    rooms
+}
+
 fn wants<'a>(
     session: &PublicId,
     mut joined: impl Iterator<Item = &'a Joined>,

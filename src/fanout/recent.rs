@@ -8,35 +8,25 @@
 //! relay delivers, and at its front, when somebody was away for longer, by what the log still has:
 //! one read for all who ask.
 
+mod tail;
+
 use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{
     sync::{Mutex as Seam, MutexGuard as AtSeam, Notify},
     time::{Instant, sleep},
 };
 
-use super::{
-    dialect::{Dialect, Event},
-    lanes::Lanes,
-};
+pub use self::tail::Entry;
+use self::tail::{RECOVERY_BYTES_MAX, Tail};
 use crate::{
     bus::{Bus, Delivery, ReadError, session},
-    domain::message::{Message, Position},
+    domain::{message::Position, name::RoomName},
 };
 
-/// Bytes kept of a partition, what they are kept in and the frames made of them included.
-const TAIL_BYTES_MAX: usize = 4 << 20;
-/// The same while clients come back that were away for longer.
-const RECOVERY_BYTES_MAX: usize = 64 << 20;
-/// How long after the last such client.
-const RECOVERY_BYTES_FOR: Duration = Duration::from_secs(30);
-/// What one message takes beside its body, about.
-const ENTRY_BYTES: usize = 320;
 /// How long a client that comes back waits for a node that has just started, and how often the
 /// node looks.
 const BEGIN_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -47,49 +37,10 @@ const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Messages in one read of the log.
 const READ_MAX: u32 = 2_000;
 
-/// Something at `position.seq` that clients of its room are told.
-#[derive(Debug)]
-pub struct Entry {
-    message: Message,
-    frames: [OnceLock<Bytes>; Dialect::ALL.len()],
-}
-
-impl Entry {
-    fn new(message: Message) -> Self {
-        Self { message, frames: Default::default() }
-    }
-
-    pub fn message(&self) -> &Message {
-        &self.message
-    }
-
-    /// The event as a websocket frame, made once for all who missed it; nothing where the dialect
-    /// has none.
-    pub fn frame(&self, dialect: Dialect, lanes: &Lanes) -> &Bytes {
-        let made = || Event::stored(&self.message, dialect).map(|event| lanes.frame(&event));
-        self.frames[dialect as usize].get_or_init(|| made().unwrap_or_default())
-    }
-
-    /// The body is there twice once somebody has missed it.
-    fn bytes(&self) -> usize {
-        ENTRY_BYTES + 2 * self.message.body.as_json().len()
-    }
-}
-
-/// The newest part of one partition's log, without a hole.
-#[derive(Debug, Default)]
-struct Tail {
-    /// What was delivered last; `None` until the bus has begun.
-    end: Option<Position>,
-    entries: VecDeque<Arc<Entry>>,
-    bytes: usize,
-    roomy_until: Option<Instant>,
-}
-
 /// What a client missed, or why that cannot be told from here.
 #[derive(Debug)]
 pub enum Missed {
-    /// Everything from there to `end`.
+    /// Everything there from there to `end`.
     Entries { entries: Vec<Arc<Entry>>, end: Position },
     /// The tail begins later.
     Behind,
@@ -172,15 +123,10 @@ impl Recent {
         self.0.moved.notify_waiters();
     }
 
-    /// What was delivered after `after` and is `wanted`.
-    pub fn missed(
-        &self,
-        partition: u16,
-        after: &Position,
-        wanted: impl Fn(&Message) -> bool,
-    ) -> Missed {
+    /// What those in any of these rooms were told after `after`.
+    pub fn missed(&self, partition: u16, after: &Position, rooms: &[RoomName]) -> Missed {
         let began = self.0.bus.began(partition);
-        self.tail(partition, |tail| tail.missed(began, after, wanted))
+        self.tail(partition, |tail| tail.missed(began, after, rooms))
     }
 
     /// Waits a moment until this node hears the partition: until then it knows nothing of it.
@@ -230,7 +176,7 @@ impl Recent {
         let mut failures = 0;
         loop {
             // What somebody else has read meanwhile, or what the relay has made superfluous.
-            if !matches!(self.missed(partition, after, |_| false), Missed::Behind) {
+            if !matches!(self.missed(partition, after, &[]), Missed::Behind) {
                 return Ok(());
             }
             let read = match self.0.bus.tail(partition, at.clone(), READ_MAX).await {
@@ -271,89 +217,5 @@ impl Recent {
         let mut tails: MutexGuard<'_, Vec<Tail>> =
             self.0.tails.lock().unwrap_or_else(PoisonError::into_inner);
         with(&mut tails[usize::from(partition)])
-    }
-}
-
-impl Tail {
-    fn push(&mut self, message: Message) {
-        let is_next = |end: &Position| {
-            end.epoch == message.position.epoch && end.seq + 1 == message.position.seq
-        };
-        if !self.end.as_ref().is_some_and(is_next) {
-            self.clear();
-        }
-        self.end = Some(message.position.clone());
-        let entry = Entry::new(message);
-        self.bytes += entry.bytes();
-        self.entries.push_back(Arc::new(entry));
-        let bytes_max = match self.roomy_until {
-            Some(until) if until > Instant::now() => RECOVERY_BYTES_MAX,
-            _ => TAIL_BYTES_MAX,
-        };
-        while self.bytes > bytes_max
-            && let Some(oldest) = self.entries.pop_front()
-        {
-            self.bytes -= oldest.bytes();
-        }
-    }
-
-    /// What comes next stands behind a hole.
-    fn cut(&mut self, end: Position) {
-        self.clear();
-        self.end = Some(end);
-    }
-
-    fn clear(&mut self) {
-        self.entries.clear();
-        self.bytes = 0;
-    }
-
-    /// The position before the first entry.
-    fn begin(&self, began: Option<Position>) -> Option<Position> {
-        let first = self.entries.front().map(|entry| Position {
-            epoch: entry.message.position.epoch.clone(),
-            seq: entry.message.position.seq - 1,
-        });
-        first.or_else(|| self.end.clone()).or(began)
-    }
-
-    fn missed(
-        &self,
-        began: Option<Position>,
-        after: &Position,
-        wanted: impl Fn(&Message) -> bool,
-    ) -> Missed {
-        let Some(begin) = self.begin(began) else { return Missed::Ahead };
-        let end = self.end.clone().unwrap_or_else(|| begin.clone());
-        if end.epoch != after.epoch {
-            return Missed::OtherEpoch;
-        }
-        if after.seq > end.seq {
-            return Missed::Ahead;
-        }
-        if after.seq < begin.seq {
-            return Missed::Behind;
-        }
-        let known = usize::try_from(after.seq - begin.seq).unwrap_or(usize::MAX);
-        let entries = self.entries.iter().skip(known).filter(|entry| wanted(&entry.message));
-        Missed::Entries { entries: entries.cloned().collect(), end }
-    }
-
-    /// Puts older messages in front, as far as there are none yet. `false`: some are missing
-    /// between them.
-    fn prepend(&mut self, began: Option<Position>, older: &mut Vec<Arc<Entry>>) -> bool {
-        let (Some(begin), Some(last)) = (self.begin(began), older.last()) else { return false };
-        if last.message.position.epoch != begin.epoch || last.message.position.seq < begin.seq {
-            return false;
-        }
-        for entry in older.drain(..).rev() {
-            if entry.message.position.seq <= begin.seq {
-                self.bytes += entry.bytes();
-                self.entries.push_front(entry);
-            }
-        }
-        self.end.get_or_insert(begin);
-        self.roomy_until = Some(Instant::now() + RECOVERY_BYTES_FOR);
-        true
     }
 }

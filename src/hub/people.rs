@@ -2,8 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{MutexGuard, PoisonError},
+    sync::{MutexGuard, PoisonError, atomic::Ordering},
+    time::Duration,
 };
+
+use tokio::time::sleep;
 
 use super::Hub;
 use crate::{
@@ -13,6 +16,9 @@ use crate::{
         user::{Patch, User},
     },
 };
+
+/// A user who could not be remembered is remembered after this time.
+const MEET_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// A user, and how many connections he has on this node.
 #[derive(Debug)]
@@ -90,7 +96,8 @@ impl Hub {
             person.learnt
         };
         if learnt > 0 {
-            return self.remember(id).await;
+            self.remember(id).await;
+            return;
         }
         match tokio::join!(self.profile(id), self.remember(id)).0 {
             Ok(user) => self.learn(&user, Some(learnt)),
@@ -99,24 +106,30 @@ impl Hub {
         }
     }
 
-    /// Keeps that he was here, so that others can write to him.
-    async fn remember(&self, id: &UserId) {
+    /// Keeps that he was here, so that others can write to him. Answers whether that is done.
+    async fn remember(&self, id: &UserId) -> bool {
         let marked = self.0.bus.mark_read(id.clone(), RoomName::personal(id), 0).await;
-        if let Err(error) = marked {
-            tracing::debug!(%error, "a user is not remembered yet");
-        }
+        marked.inspect_err(|error| tracing::debug!(%error, "a user is not remembered yet")).is_ok()
     }
 
     /// The log was away, and may have forgotten who was here.
     pub(super) fn meet_again(&self) {
+        let number = self.0.meetings.fetch_add(1, Ordering::Relaxed) + 1;
         let hub = self.clone();
         self.0.tasks.spawn("meet again", async move {
             let everybody: Vec<UserId> = hub.people().keys().cloned().collect();
             for id in everybody {
-                if hub.0.tasks.is_stopping() {
+                // What is heard may be back before what is written.
+                while hub.person(&id).is_some() && !hub.remember(&id).await {
+                    tokio::select! {
+                        () = sleep(MEET_AGAIN_AFTER) => {}
+                        () = hub.0.tasks.stopping() => return,
+                    }
+                }
+                // It was away again, and there is another one.
+                if hub.0.meetings.load(Ordering::Relaxed) != number {
                     return;
                 }
-                hub.remember(&id).await;
             }
         });
     }

@@ -37,7 +37,7 @@ pub struct Heard {
 
 /// What there is at the seam.
 pub(super) struct AtSeam {
-    /// Everything that was delivered after `from`, until `end`.
+    /// Everything that was delivered there after `from`, until `end`.
     pub entries: Vec<Arc<Entry>>,
     /// `None`: the log was never reached.
     pub from: Option<Position>,
@@ -82,13 +82,14 @@ impl AtSeam {
 }
 
 impl Hub {
-    /// Waits until everything after `from`, or else after `instead`, can be told without a hole,
+    /// Waits until everything after `from`, or else after `instead`, can be told without a hole to
+    /// those in these rooms of one partition,
     /// and calls `told` while nothing is delivered.
     /// A client that has gone is not waited for, and so held only while nothing is awaited.
     pub(super) async fn find_seam(
         &self,
         seat: Weak<Seat>,
-        partition: u16,
+        (partition, rooms): (u16, &[RoomName]),
         mut from: Option<Position>,
         mut instead: Option<Position>,
         told: impl FnOnce(&Seat, AtSeam),
@@ -106,7 +107,7 @@ impl Hub {
             let Some(after) = &from else {
                 return told(&seat, AtSeam { entries: Vec::new(), from, end, lost });
             };
-            let missed = recent.missed(partition, after, |_| true);
+            let missed = recent.missed(partition, after, rooms);
             match missed {
                 Missed::Entries { entries, end } => {
                     return told(&seat, AtSeam { entries, from, end: Some(end), lost });

@@ -12,7 +12,7 @@ use std::sync::{
 use super::{
     Arrival, Hub, Until,
     seam::{AtSeam, Heard},
-    wants,
+    told_in, wants,
 };
 use crate::{
     bus::session::{Holder, Joined, SessionKey, SessionRecord},
@@ -145,9 +145,14 @@ impl Seat {
                 seat.tell_lost(&seam, is_here);
                 seat.go_live(is_here);
             };
+            let rooms = {
+                let places = self.places();
+                let here = places.all.iter().map(|place| &place.joined);
+                told_in(&self.public_id, here.filter(|it| self.partition(&it.room) == partition))
+            };
             let (hub, seat) = (self.hub.clone(), Arc::downgrade(self));
             self.spawn("enter", async move {
-                hub.find_seam(seat, partition, after, None, entered).await;
+                hub.find_seam(seat, (partition, &rooms), after, None, entered).await;
             });
         }
     }
@@ -196,7 +201,8 @@ impl Seat {
                 let begin = if is_heard { since } else { seam.end.clone() };
                 heard = Some(seam.heard(&seat.public_id, &room, begin, asked));
             };
-            hub.find_seam(Weak::clone(&client), partition, from, instead, joined).await;
+            let here = (partition, std::slice::from_ref(&room));
+            hub.find_seam(Weak::clone(&client), here, from, instead, joined).await;
             let (Some(heard), Some(seat)) = (heard, client.upgrade()) else { return };
             seat.save().await;
             // Between two events about people: the next goes on from what is answered.
