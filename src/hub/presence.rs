@@ -5,7 +5,7 @@
 //! by its client, counts for a while longer, so that coming back shows nothing.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque, hash_map::Entry as Slot},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -70,8 +70,8 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Connections of one user in one room.
-    tabs: HashMap<(RoomName, UserId), u32>,
+    /// How many connections each user has in each room.
+    tabs: HashMap<UserId, HashMap<RoomName, u32>>,
     rooms: HashMap<RoomName, Held>,
     /// Connections that were lost, and when they stop counting. Oldest first.
     lost: VecDeque<(Instant, RoomName, UserId)>,
@@ -127,7 +127,8 @@ impl Presence {
     /// A connection of this user is in the room.
     pub fn enter(&self, room: &RoomName, user: &User) {
         let mut state = self.state();
-        let tabs = state.tabs.entry((room.clone(), user.id.clone())).or_default();
+        let own = state.tabs.entry(user.id.clone()).or_default();
+        let tabs = own.entry(room.clone()).or_default();
         *tabs += 1;
         if *tabs > 1 {
             return;
@@ -154,19 +155,16 @@ impl Presence {
         self.0.work.notify_one();
     }
 
-    /// A user has another name or picture.
+    /// A user who is here has another name or picture.
     pub fn rename(&self, user: &User) {
-        let mut state = self.state();
-        let rooms: Vec<RoomName> = state
-            .tabs
-            .keys()
-            .filter(|(_, known)| *known == user.id)
-            .map(|(room, _)| room.clone())
-            .collect();
-        state.renamed(user);
+        let State { tabs, rooms, .. } = &mut *self.state();
+        let Some(own) = tabs.get(&user.id) else { return };
         // Under the lock, as a leave is: a late word would count him for ever.
-        for room in rooms {
-            self.0.bus.attend(room, user.clone());
+        for room in own.keys() {
+            if let Some(held) = rooms.get_mut(room) {
+                held.rename(user);
+            }
+            self.0.bus.attend(room.clone(), user.clone());
         }
     }
 
@@ -217,8 +215,13 @@ impl Presence {
                 teller.audience(&room, Dialect::Native, &event).await;
             }
             Signal::Profile { user } => {
-                let rooms = self.state().renamed(&user);
-                for room in rooms {
+                let mut listed = Vec::new();
+                for (room, held) in &mut self.state().rooms {
+                    if held.rename(&user) {
+                        listed.push(room.clone());
+                    }
+                }
+                for room in listed {
                     teller.only(&room, Dialect::Native, &Event::profile(&user)).await;
                 }
             }
@@ -416,6 +419,14 @@ impl Held {
         self.known.notify_waiters();
     }
 
+    /// Lists a user by his new name, if he is listed.
+    fn rename(&mut self, user: &User) -> bool {
+        if let Some(change) = &mut self.change {
+            change.rename(user);
+        }
+        self.roster.rename(user)
+    }
+
     fn tell(&mut self, change: Change) {
         match &mut self.change {
             Some(untold) => untold.merge(change),
@@ -454,13 +465,16 @@ impl State {
     }
 
     fn leave(&mut self, room: &RoomName, user: &UserId, bus: &dyn Bus) {
-        let key = (room.clone(), user.clone());
-        let Some(tabs) = self.tabs.get_mut(&key) else { return };
+        let Slot::Occupied(mut own) = self.tabs.entry(user.clone()) else { return };
+        let Some(tabs) = own.get_mut().get_mut(room) else { return };
         *tabs -= 1;
         if *tabs > 0 {
             return;
         }
-        self.tabs.remove(&key);
+        own.get_mut().remove(room);
+        if own.get().is_empty() {
+            own.remove();
+        }
         if let Some(held) = self.rooms.get_mut(room) {
             held.users -= 1;
             if held.users == 0
@@ -471,21 +485,6 @@ impl State {
             }
         }
         bus.unattend(room.clone(), user.clone());
-    }
-
-    /// The rooms on this node in which a user is listed, with his new name from now on.
-    fn renamed(&mut self, user: &User) -> Vec<RoomName> {
-        let mut rooms = self.rooms.iter_mut();
-        let mut listed = Vec::new();
-        for (room, held) in &mut rooms {
-            if held.roster.rename(user) {
-                listed.push(room.clone());
-            }
-            if let Some(change) = &mut held.change {
-                change.rename(user);
-            }
-        }
-        listed
     }
 
     /// When there is something to do next.
