@@ -5,6 +5,7 @@
 
 use std::{
     io::{self, Write},
+    os::unix::net::UnixDatagram,
     process::ExitCode,
 };
 
@@ -19,6 +20,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 const BAD_CONFIGURATION: u8 = 64;
 /// Files that are no client: listeners, the log, connections to Redis.
 const OTHER_FILES: u64 = 64;
+/// Tasks that a thread serves before it looks for what has come in. With tokio's 61, who is here
+/// waits for a tenth of a second when ten thousand come back at once.
+const EVENT_INTERVAL: u32 = 8;
 
 fn main() -> ExitCode {
     let config = match Config::from_args(std::env::args_os()) {
@@ -30,7 +34,8 @@ fn main() -> ExitCode {
         return say(io::stderr(), &refusal.to_string(), BAD_CONFIGURATION);
     }
     raise_open_files(u64::from(config.connections_max));
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match runtime.event_interval(EVENT_INTERVAL).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return say(io::stderr(), &format!("error: no runtime: {error}"), 1),
     };
@@ -80,6 +85,18 @@ fn raise_open_files(connections_max: u64) {
             "the limit of open files is too low for --connections-max; raise it with ulimit -n"
         );
     }
+    if let Err(error) = make_room(open_files.min(connections_max + OTHER_FILES)) {
+        tracing::debug!(%error, "the table of open files grows as it must");
+    }
+}
+
+/// The kernel doubles a process's table of open files when it is full, for which whoever opens the
+/// next one waits, up to tens of milliseconds. Room that is made before there are threads is there.
+fn make_room(open_files: u64) -> io::Result<()> {
+    let last = i32::try_from(open_files.saturating_sub(1)).unwrap_or(i32::MAX);
+    let last = rustix::io::fcntl_dupfd_cloexec(UnixDatagram::unbound()?, last)?;
+    drop(last);
+    Ok(())
 }
 
 async fn told_to_stop(terminate: &mut Signal, interrupt: &mut Signal) {

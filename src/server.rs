@@ -86,9 +86,9 @@ pub struct Server {
     _delivery: Delivery,
 }
 
-/// Threads that do nothing but deliver. When ten thousand come back at once, everything else has
-/// so much to do that a task for delivering would wait for its turn again and again; between
-/// threads the system is fair.
+/// Threads for messages on their way, from the bus to the lanes, and for whoever the relay waits
+/// for at the seam. When ten thousand come back at once, everything else has so much to do that
+/// such a task would wait for its turn again and again; between threads the system is fair.
 #[derive(Debug)]
 struct Delivery(Option<Runtime>);
 
@@ -96,7 +96,7 @@ impl Delivery {
     fn start() -> io::Result<Self> {
         let threads = LaneSettings::default().passes;
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        let runtime = runtime.worker_threads(threads).thread_name("delivery").enable_time().build();
+        let runtime = runtime.worker_threads(threads).thread_name("delivery").enable_all().build();
         runtime.map(|runtime| Self(Some(runtime)))
     }
 
@@ -123,8 +123,11 @@ impl Server {
             let failed = |error| StartError::Listen { address, error };
             listeners.push(listen(address).map_err(failed)?);
         }
-        let (bus, deliveries) = open_bus(config)?;
         let delivery = Delivery::start().map_err(StartError::Delivery)?;
+        let (bus, deliveries) = {
+            let _there = delivery.handle().enter();
+            open_bus(config)?
+        };
         let (tasks, fanout) = (Tasks::default(), Tasks::default());
         let relay = Tasks::default().on(delivery.handle());
         let lanes = Lanes::new(lane_settings(config), &fanout, &fanout.on(delivery.handle()));
@@ -134,8 +137,13 @@ impl Server {
             rooms_max: config.rooms_max as usize,
         };
         let (recent, rooms) = (Recent::new(Arc::clone(&bus)), Rooms::default());
-        let hub =
-            Hub::new(Arc::clone(&bus), lanes.clone(), recent.clone(), rooms.clone(), tasks.clone());
+        let hub = Hub::new(
+            Arc::clone(&bus),
+            lanes.clone(),
+            recent.clone(),
+            rooms.clone(),
+            tasks.on(delivery.handle()),
+        );
         let sockets = Sockets {
             bus: Arc::clone(&bus),
             tasks: tasks.clone(),
