@@ -142,3 +142,9 @@ async fn a_client_that_leaves_and_enters_again_gets_each_time_one_unbroken_piece
         done.expect("one unbroken piece each time");
     }
 }
+
+#[tokio::test]
+async fn the_table_of_open_files_has_its_size_from_the_start() {
+    let node = Node::start(&["--data", "memory", "--connections-max", "3000"]).await;
+    assert!((3_000..8_000).contains(&node.file_places()), "{}", node.file_places());
+}

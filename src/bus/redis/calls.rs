@@ -35,7 +35,6 @@ impl Caller {
         &self,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, ReadError> {
-        let away = || ReadError::Unavailable("Redis is away".to_owned());
         if !self.is_up() {
             return Err(away());
         }
@@ -46,4 +45,8 @@ impl Caller {
     pub fn is_up(&self) -> bool {
         self.status.can_append() && self.client.is_connected()
     }
+}
+
+pub fn away() -> ReadError {
+    ReadError::Unavailable("Redis is away".to_owned())
 }

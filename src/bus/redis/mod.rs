@@ -236,7 +236,7 @@ impl Bus for Redis {
                 return Ok(Tail::OtherEpoch);
             }
             if !self.status.can_append() {
-                return Err(ReadError::Unavailable("Redis is away".to_owned()));
+                return Err(calls::away());
             }
             tail::read(&self.client, &Keys::new(&self.prefix, partition), &after, limit).await
         }
@@ -372,7 +372,7 @@ impl Redis {
         limit: u32,
     ) -> Result<History, ReadError> {
         if !self.status.can_append() {
-            return Err(ReadError::Unavailable("Redis is away".to_owned()));
+            return Err(calls::away());
         }
         let keys = Keys::new(&self.prefix, self.partition(&room));
         let (kind, seq) = match page {

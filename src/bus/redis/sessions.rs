@@ -9,19 +9,23 @@ use std::{
     time::Duration,
 };
 
-use fred::{clients::Client, interfaces::ClientLike, types::Value};
+use fred::{
+    clients::Client,
+    types::{Value, scripts::Script},
+};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Notify, Semaphore, mpsc},
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval},
 };
 
 use super::{
+    calls::{Caller, away},
     held::{Held, Hold},
     keys::Keys,
-    link::{COMMAND_TIMEOUT, Status},
-    scripts::{self, CLAIM, SAVE, SESSION, number, text},
+    link::Status,
+    scripts::{CLAIM, SAVE, SESSION, number, text},
 };
 use crate::{
     bus::{
@@ -51,8 +55,7 @@ struct Line {
 
 #[derive(Debug)]
 pub struct Sessions {
-    client: Client,
-    status: Status,
+    caller: Caller,
     prefix: String,
     channel: String,
     window: Duration,
@@ -65,8 +68,7 @@ pub struct Sessions {
 impl Sessions {
     pub fn new(client: Client, status: Status, prefix: &str, window: Duration) -> Arc<Self> {
         Arc::new(Self {
-            client,
-            status,
+            caller: Caller { client, status },
             prefix: prefix.to_owned(),
             channel: Keys::new(prefix, 0).lost_sessions(),
             window,
@@ -155,7 +157,7 @@ impl Sessions {
                 () = self.work.notified() => false,
                 () = tasks.stopping() => true,
             };
-            let is_up = self.is_up();
+            let is_up = self.caller.is_up();
             if is_up && !was_up {
                 // It may have forgotten all of them.
                 self.held().all_due(Instant::now());
@@ -216,29 +218,19 @@ impl Sessions {
 
     async fn run(
         &self,
-        script: &fred::types::scripts::Script,
+        script: &Script,
         session: &PublicId,
         arguments: Vec<String>,
     ) -> Result<Vec<Value>, ReadError> {
-        if !self.is_up() {
-            return Err(away());
-        }
-        let keys = vec![format!("{}:session:{session}", self.prefix)];
-        let arguments = arguments.into_iter().map(|text| Value::String(text.into())).collect();
-        let call = scripts::run(&self.client, script, keys, arguments);
-        let reply = timeout(COMMAND_TIMEOUT, call).await.map_err(|_elapsed| away())?;
-        reply.map_err(|error| ReadError::Unavailable(error.to_string()))
+        let key = format!("{}:session:{session}", self.prefix);
+        self.caller.run(script, vec![key], arguments).await
     }
 
     async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, ReadError> {
-        if !self.is_up() {
+        if !self.caller.is_up() {
             return Err(away());
         }
-        self.calls.acquire().await.map_err(|_closed| away())
-    }
-
-    fn is_up(&self) -> bool {
-        self.status.can_append() && self.client.is_connected()
+        Ok(self.calls.acquire().await.expect("the semaphore is never closed"))
     }
 
     fn lost(&self, holder: Holder) {
@@ -254,10 +246,6 @@ impl Sessions {
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn away() -> ReadError {
-    ReadError::Unavailable("Redis is away".to_owned())
 }
 
 fn hex(holder: Holder) -> String {

@@ -89,6 +89,11 @@ impl Node {
         self.process.memory_peak()
     }
 
+    /// Open files that the kernel has a place for already.
+    pub fn file_places(&self) -> u64 {
+        self.process.file_places()
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         self.process.kill();

@@ -71,11 +71,20 @@ impl Process {
 
     /// The most resident memory it had so far, in bytes.
     pub fn memory_peak(&self) -> u64 {
+        self.status("VmHWM") << 10
+    }
+
+    /// Open files that the kernel has a place for already.
+    pub fn file_places(&self) -> u64 {
+        self.status("FDSize")
+    }
+
+    fn status(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.expect("a child that was not waited for has a status");
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = peak.and_then(|peak| peak.trim().strip_suffix(" kB")).expect("a peak in kB");
-        kib.trim().parse::<u64>().expect("a number") << 10
+        let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let number = value.and_then(|value| value.split_whitespace().next());
+        number.and_then(|number| number.parse().ok()).expect("a number")
     }
 
     /// Kills it and waits until it is gone. What it wrote can still be read.
