@@ -50,6 +50,9 @@ const BACKLOG: u32 = 4_096;
 const QUEUE_MAX: usize = 16_384;
 /// A peer that acknowledges nothing for so long is gone, whatever waits for it.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// What the system holds of a connection that it has not sent yet. Beyond, frames wait in the
+/// lane, where they are shared with all others; the system has a copy for each, up to 4 MiB.
+const UNSENT_BYTES_MAX: u32 = 256 << 10;
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -326,10 +329,16 @@ async fn let_in(mut queue: mpsc::Receiver<(TcpStream, Place)>, app: Router, task
     }
 }
 
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(SILENCE_MAX))?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    stream.set_nodelay(true)
+}
+
 /// The place is also in every request, because a websocket outlives this.
 async fn serve_connection(stream: TcpStream, app: Router, place: Place, tasks: Tasks) {
-    let silence = SockRef::from(&stream).set_tcp_user_timeout(Some(SILENCE_MAX));
-    if let Err(error) = silence.and_then(|()| stream.set_nodelay(true)) {
+    if let Err(error) = set_options(&stream) {
         return tracing::debug!(%error, "a connection ended at once");
     }
     let app = app.map_request(move |mut request: http::Request<Incoming>| {
