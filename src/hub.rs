@@ -196,9 +196,10 @@ impl Hub {
         }
     }
 
-    /// Gives a client its session, before it is told that it is connected. When the log cannot be
-    /// read, a client that comes back must try again: a new session would hide what it missed.
-    pub async fn admit(&self, arrival: Arrival<'_>) -> Result<Arc<Seat>, ReadError> {
+    /// Gives a client its session, and the session's key, before it is told that it is connected.
+    /// When the log cannot be read, a client that comes back must try again: a new session would
+    /// hide what it missed.
+    pub async fn admit(&self, arrival: Arrival<'_>) -> Result<(Arc<Seat>, SessionKey), ReadError> {
         let _turn = turn(&self.0.admissions).await;
         // It must not take its session away from a newer connection of the same client.
         if !(arrival.is_here)() {
@@ -221,11 +222,11 @@ impl Hub {
         if arrival.dialect == Dialect::Native {
             self.meet(&record.user).await;
         }
-        let seat = Seat::new(self.clone(), &arrival, (key, public_id), holder, record, greeting);
+        let seat = Seat::new(self.clone(), &arrival, public_id, holder, record, greeting);
         self.held().insert(holder, arrival.sid);
         seat.save().await;
         self.entering().insert(arrival.sid, (Arc::downgrade(&seat), until));
-        Ok(seat)
+        Ok((seat, key))
     }
 
     /// The client has been told that it is connected: its rooms go live.

@@ -71,7 +71,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     /// How many connections each user has in each room.
-    tabs: HashMap<UserId, HashMap<RoomName, u32>>,
+    tabs: HashMap<UserId, Vec<(RoomName, u32)>>,
     rooms: HashMap<RoomName, Held>,
     /// Connections that were lost, and when they stop counting. Oldest first.
     lost: VecDeque<(Instant, RoomName, UserId)>,
@@ -128,11 +128,12 @@ impl Presence {
     pub fn enter(&self, room: &RoomName, user: &User) {
         let mut state = self.state();
         let own = state.tabs.entry(user.id.clone()).or_default();
-        let tabs = own.entry(room.clone()).or_default();
-        *tabs += 1;
-        if *tabs > 1 {
+        if let Some((_, tabs)) = own.iter_mut().find(|(known, _)| known == room) {
+            *tabs += 1;
             return;
         }
+        own.reserve_exact(1);
+        own.push((room.clone(), 1));
         let held = state.rooms.entry(room.clone()).or_default();
         held.users += 1;
         if held.users == 1 {
@@ -160,7 +161,7 @@ impl Presence {
         let State { tabs, rooms, .. } = &mut *self.state();
         let Some(own) = tabs.get(&user.id) else { return };
         // Under the lock, as a leave is: a late word would count him for ever.
-        for room in own.keys() {
+        for (room, _) in own {
             if let Some(held) = rooms.get_mut(room) {
                 held.rename(user);
             }
@@ -466,12 +467,13 @@ impl State {
 
     fn leave(&mut self, room: &RoomName, user: &UserId, bus: &dyn Bus) {
         let Slot::Occupied(mut own) = self.tabs.entry(user.clone()) else { return };
-        let Some(tabs) = own.get_mut().get_mut(room) else { return };
+        let Some(at) = own.get().iter().position(|(known, _)| known == room) else { return };
+        let (_, tabs) = &mut own.get_mut()[at];
         *tabs -= 1;
         if *tabs > 0 {
             return;
         }
-        own.get_mut().remove(room);
+        own.get_mut().swap_remove(at);
         if own.get().is_empty() {
             own.remove();
         }

@@ -15,7 +15,7 @@ use super::{
     told_in, wants,
 };
 use crate::{
-    bus::session::{Holder, Joined, SessionKey, SessionRecord},
+    bus::session::{Holder, Joined, SessionRecord},
     domain::{
         message::Position,
         name::{PublicId, RoomName, UserId},
@@ -32,14 +32,11 @@ use crate::{
 #[derive(Debug)]
 pub struct Seat {
     hub: Hub,
-    key: SessionKey,
     holder: Holder,
     sid: Sid,
     dialect: Dialect,
     public_id: PublicId,
     user: UserId,
-    /// The room of his connections, in which a native one is from the session's begin.
-    personal: RoomName,
     places: Mutex<Places>,
     /// One save at a time; what changes meanwhile goes into the next.
     saving: tokio::sync::Mutex<()>,
@@ -91,7 +88,7 @@ impl Seat {
     pub(super) fn new(
         hub: Hub,
         arrival: &Arrival<'_>,
-        (key, public_id): (SessionKey, PublicId),
+        public_id: PublicId,
         holder: Holder,
         record: SessionRecord,
         greeting: Greeting,
@@ -100,22 +97,16 @@ impl Seat {
         let all = record.rooms.into_iter().map(place).collect();
         Arc::new(Self {
             hub,
-            key,
             holder,
             sid: arrival.sid,
             dialect: arrival.dialect,
             public_id,
-            personal: RoomName::personal(&record.user),
             user: record.user,
             places: Mutex::new(Places { all, has_parted: false, joins: 0 }),
             saving: tokio::sync::Mutex::new(()),
             is_stale: AtomicBool::new(true),
             _greeting: greeting,
         })
-    }
-
-    pub fn key(&self) -> &SessionKey {
-        &self.key
     }
 
     pub fn public_id(&self) -> &PublicId {
@@ -129,7 +120,7 @@ impl Seat {
     pub fn rooms(&self) -> Vec<RoomName> {
         let places = self.places();
         let joined = places.all.iter().map(|place| &place.joined.room);
-        joined.filter(|room| **room != self.personal).cloned().collect()
+        joined.filter(|room| !room.is_personal()).cloned().collect()
     }
 
     /// Brings the session's rooms live.
@@ -162,8 +153,8 @@ impl Seat {
         self.hub.0.recent.position(self.partition(room)).is_some()
     }
 
-    /// Adds a room, whose log has begun. `told` is called when the session is stored with it, and with what was
-    /// delivered there after `after`; events go on from where that ends.
+    /// Adds a room, whose log has begun. `told` is called when the session is stored with it, and
+    /// with what was delivered there after `after`; events go on from where that ends.
     pub fn join(
         self: &Arc<Self>,
         room: RoomName,
@@ -172,7 +163,7 @@ impl Seat {
     ) {
         let partition = self.partition(&room);
         let since = self.hub.0.recent.position(partition);
-        let Began { since, join, is_heard } = self.places().join(&room, &self.personal, since);
+        let Began { since, join, is_heard } = self.places().join(&room, since);
         if join.is_some() {
             self.attend();
         }
@@ -300,7 +291,7 @@ impl Seat {
         }
         let people = self.hub.people();
         let Some(person) = people.get(&self.user) else { return };
-        let is_new = |place: &&mut Place| !place.attends && place.joined.room != self.personal;
+        let is_new = |place: &&mut Place| !place.attends && !place.joined.room.is_personal();
         for place in self.places().all.iter_mut().filter(is_new) {
             place.attends = true;
             self.hub.0.presence.enter(&place.joined.room, &person.user);
@@ -328,7 +319,7 @@ impl Seat {
             let room = &place.joined.room;
             self.hub.0.lanes.join(self.sid, self.dialect.room(room));
             self.hub.0.rooms.enter(room, self.dialect);
-            if *room == self.personal {
+            if room.is_personal() {
                 self.hub.0.rooms.seat(&self.public_id, self.holder, self.sid);
             }
             place.stage = Stage::Live;
@@ -383,10 +374,11 @@ impl Places {
         self.all.iter().filter(|place| !matches!(place.stage, Stage::Joining(_)))
     }
 
-    fn join(&mut self, room: &RoomName, personal: &RoomName, since: Option<Position>) -> Began {
-        let place_in = |room: &RoomName| self.all.iter().find(|place| place.joined.room == *room);
-        let known = place_in(room);
-        let heard = if personal.hears(room) { place_in(personal) } else { known };
+    fn join(&mut self, room: &RoomName, since: Option<Position>) -> Began {
+        let place_in =
+            |is_it: &dyn Fn(&RoomName) -> bool| self.all.iter().find(|it| is_it(&it.joined.room));
+        let known = place_in(&|joined| joined == room);
+        let heard = place_in(&|joined| joined.is_personal() && joined.hears(room)).or(known);
         let is_heard = heard.is_some();
         let since = heard.map_or(since, |place| place.joined.since.clone());
         if known.is_some() {
@@ -394,6 +386,8 @@ impl Places {
         }
         self.joins += 1;
         let joined = Joined { room: room.clone(), since: since.clone() };
+        // Most clients are in one room or two.
+        self.all.reserve_exact(1);
         self.all.push(Place { joined, stage: Stage::Joining(self.joins), attends: false });
         Began { since, join: Some(self.joins), is_heard }
     }

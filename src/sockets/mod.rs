@@ -188,8 +188,8 @@ impl Sockets {
                 Dialect::Native => &[],
             },
         };
-        let seat = match self.hub.admit(arrival).await {
-            Ok(seat) => seat,
+        let (seat, key) = match self.hub.admit(arrival).await {
+            Ok(admitted) => admitted,
             Err(error) => {
                 tracing::debug!(%error, "a session cannot be read; its client must try again");
                 return Err(self.turn_away(socket.id, 1013, "try again later").await);
@@ -202,7 +202,7 @@ impl Sockets {
             token: match dialect {
                 // Nobody asks for it there.
                 Dialect::Plain => "".into(),
-                Dialect::Native => auth.token.as_deref().unwrap_or(seat.key().as_str()).into(),
+                Dialect::Native => auth.token.as_deref().unwrap_or(key.as_str()).into(),
             },
             seat,
             dialect,
