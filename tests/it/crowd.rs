@@ -12,6 +12,7 @@ use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 use crate::harness::{
     PATIENCE,
     client::{Client, Options, Transport},
+    eventually,
     node::Node,
     packet::{self, Event, Packet},
     serial,
@@ -147,4 +148,24 @@ async fn a_client_that_leaves_and_enters_again_gets_each_time_one_unbroken_piece
 async fn the_table_of_open_files_has_its_size_from_the_start() {
     let node = Node::start(&["--data", "memory", "--connections-max", "3000"]).await;
     assert!((3_000..8_000).contains(&node.file_places()), "{}", node.file_places());
+}
+
+/// What it does not read waits in its lane, where it is bounded, and not in the kernel.
+#[tokio::test]
+async fn the_kernel_holds_little_for_a_client_that_does_not_read() {
+    let node = Node::memory().await;
+    let options = || Options::new(Transport::WebSocket);
+    let deaf = Client::connected(node.address, options().receive_buffer(4_096)).await;
+    deaf.stop_reading();
+    let talker = Client::connected(node.address, options()).await;
+    let body = json!("x".repeat(20_000));
+    // 2 MB, of which the lane holds one.
+    for _ in 0..100 {
+        let ack = talker.request("user-message", std::slice::from_ref(&body)).await;
+        assert!(ack["seq"].is_u64(), "{ack}");
+    }
+    eventually("it is cut", PATIENCE, async || {
+        (!node.logs("cut a client's connection").is_empty()).then_some(())
+    })
+    .await;
 }

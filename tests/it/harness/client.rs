@@ -26,6 +26,7 @@ use tokio_tungstenite::{
     tungstenite::{Error as WsError, Message, client::IntoClientRequest, http::HeaderName},
 };
 
+pub use super::road::Refusal;
 use super::{
     PATIENCE,
     http::{Http, Response},
@@ -94,26 +95,6 @@ impl Options {
 
     pub fn headers(&self) -> Vec<(&str, &str)> {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
-    }
-}
-
-/// Why there is no client.
-#[derive(Debug)]
-pub enum Refusal {
-    /// The handshake was answered with something else than success.
-    Handshake(Response),
-    /// The namespace said `connect_error`.
-    Namespace(Value),
-    Network(String),
-}
-
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Handshake(answer) => write!(f, "HTTP {}: {}", answer.status, answer.text()),
-            Self::Namespace(why) => write!(f, "connect_error: {why}"),
-            Self::Network(why) => f.write_str(why),
-        }
     }
 }
 

@@ -23,9 +23,29 @@ use tokio_tungstenite::{
 
 use super::{
     client::Options,
-    http::Http,
+    http::{Http, Response},
     packet::{self, Event, Packet},
 };
+
+/// Why there is no client.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The handshake was answered with something else than success.
+    Handshake(Response),
+    /// The namespace said `connect_error`.
+    Namespace(Value),
+    Network(String),
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Handshake(answer) => write!(f, "HTTP {}: {}", answer.status, answer.text()),
+            Self::Namespace(why) => write!(f, "connect_error: {why}"),
+            Self::Network(why) => f.write_str(why),
+        }
+    }
+}
 
 /// How a connection ended, seen from here.
 #[derive(Debug, Clone, PartialEq, Eq)]
