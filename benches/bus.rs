@@ -23,16 +23,15 @@ use fred::{
     types::{Builder, RespVersion, config::Config},
 };
 use roomcast::{
-    bus::{
-        Bus, Deliveries, Delivery, Health, Retention,
-        embedded::{self, Options, Place},
-        redis,
-        session::{Holder, Joined, SessionRecord},
-    },
     clock,
     domain::{
         message::{Body, Draft, Epoch, Position},
         name::{MessageId, PublicId, RoomName, UserId},
+    },
+    store::{
+        Bus, Deliveries, Delivery, Health, RetentionPolicy, redis,
+        sessions::{Holder, Joined, SessionRecord},
+        sqlite::{self, Location, SqliteOptions},
     },
 };
 use tokio::{
@@ -41,7 +40,7 @@ use tokio::{
 };
 
 const SUBMITTERS: u64 = 50;
-const UNDER_WAY: usize = 256;
+const IN_FLIGHT: usize = 256;
 const BODY_BYTES: usize = 128;
 const LONE_COMMITS: u64 = 2_000;
 /// Between two messages of `--paced`.
@@ -112,11 +111,11 @@ fn main() {
 
 /// A bus that is ready.
 async fn open(name: &str, dir: &Path) -> (Arc<dyn Bus>, Deliveries) {
-    let place = match name {
-        "file" => Place::Dir(dir.to_owned()),
-        "memory" => Place::Memory,
+    let location = match name {
+        "file" => Location::Dir(dir.to_owned()),
+        "memory" => Location::Memory,
         url if url.starts_with("redis") => {
-            let (bus, deliveries) = redis::open(redis::Options {
+            let (bus, deliveries) = redis::open(redis::RedisOptions {
                 url: url.to_owned(),
                 shown: url.to_owned(),
                 prefix: "bench".to_owned(),
@@ -131,7 +130,7 @@ async fn open(name: &str, dir: &Path) -> (Arc<dyn Bus>, Deliveries) {
         other => panic!("{other} is no bus: file, memory or redis://.."),
     };
     let (bus, deliveries) =
-        embedded::open(Options { place, retention: retention() }).expect("the bus opens");
+        sqlite::open(SqliteOptions { location, retention: retention() }).expect("the bus opens");
     (bus, deliveries)
 }
 
@@ -157,8 +156,8 @@ async fn catch_up(name: &str, bus: Arc<dyn Bus>, mut deliveries: Deliveries, mes
     bus.close().await;
 }
 
-fn retention() -> Retention {
-    Retention {
+fn retention() -> RetentionPolicy {
+    RetentionPolicy {
         history_max: 100_000_000,
         history_ttl: Duration::from_secs(7 * 86_400),
         idempotency_window: Duration::from_secs(120),
@@ -242,7 +241,7 @@ async fn measure(name: &str, bus: Arc<dyn Bus>, mut deliveries: Deliveries, load
     submitters.join_all().await;
     let took = start.elapsed();
     println!(
-        "{name}: {:.0} appends/s acked, {} messages from {SUBMITTERS} submitters with {UNDER_WAY} \
+        "{name}: {:.0} appends/s acked, {} messages from {SUBMITTERS} submitters with {IN_FLIGHT} \
          under way into {} rooms, longest wait {:?}",
         load.messages as f64 / took.as_secs_f64(),
         load.messages,
@@ -284,9 +283,9 @@ async fn resume(name: &str, bus: &dyn Bus, sessions: u64) {
 }
 
 async fn submit_all(bus: &dyn Bus, submitter: u64, load: &Load, longest: &Arc<AtomicU64>) {
-    let under_way = Arc::new(Semaphore::new(UNDER_WAY));
+    let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
     for number in 0..load.messages {
-        let permit = Arc::clone(&under_way).acquire_owned().await.expect("it is open");
+        let permit = Arc::clone(&in_flight).acquire_owned().await.expect("it is open");
         let longest = Arc::clone(longest);
         let start = Instant::now();
         bus.submit(
@@ -299,8 +298,8 @@ async fn submit_all(bus: &dyn Bus, submitter: u64, load: &Load, longest: &Arc<At
             }),
         );
     }
-    let all = u32::try_from(UNDER_WAY).expect("a small number");
-    under_way.acquire_many(all).await.expect("it is open").forget();
+    let all = u32::try_from(IN_FLIGHT).expect("a small number");
+    in_flight.acquire_many(all).await.expect("it is open").forget();
 }
 
 /// Its id looks as random as a UUID to an index, and is different for each number.

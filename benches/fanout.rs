@@ -1,7 +1,7 @@
-//! What a frame costs to encode, what a broadcast costs over 1, 100 and 10 000 lanes, and how long
+//! What a frame costs to encode, what a broadcast costs over 1, 100 and 10 000 registry, and how long
 //! a broadcast to 10 000 holds up others.
 //!
-//! The lanes are real, and so is everything before them: the adapter, the queue, the pass, the
+//! The registry are real, and so is everything before them: the adapter, the queue, the pass, the
 //! lookup of who is in the room. Only the streams are in memory and take everything, so this is
 //! the server's own share; the rest of a delivery is the system's `send`. Where waiting is
 //! measured, each write takes as long as that.
@@ -23,14 +23,15 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http::Uri;
 use roomcast::{
-    fanout::{
-        Adapter, Io,
+    shutdown::Tasks,
+    transport::{
+        Io,
         accept::Acceptor,
+        adapter::Adapter,
         frame,
-        lanes::{LaneSettings, Lanes},
+        registry::{Registry, TransportSettings},
         stream::Stream,
     },
-    shutdown::Tasks,
 };
 use socketioxide::{SocketIo, extract::SocketRef};
 use socketioxide_core::Value;
@@ -115,20 +116,23 @@ impl Crowd {
         let tasks = Tasks::default();
         let (taken, taken_there) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let io = runtime.block_on(async {
-            let lanes =
-                Lanes::new(LaneSettings { passes: 1, ..LaneSettings::default() }, &tasks, &tasks);
+            let registry = Registry::new(
+                TransportSettings { flush_tasks: 1, ..TransportSettings::default() },
+                &tasks,
+                &tasks,
+            );
             let (service, io) = SocketIo::builder()
                 .ping_interval(NO_PING)
-                .with_adapter::<Adapter>(lanes.clone())
+                .with_adapter::<Adapter>(registry.clone())
                 .build_with_inner_svc(MethodRouter::<(), Infallible>::new());
             let joined = Arc::new(AtomicUsize::new(0));
-            let (its_lanes, its_joined) = (lanes.clone(), Arc::clone(&joined));
+            let (its_lanes, its_joined) = (registry.clone(), Arc::clone(&joined));
             io.ns("/", async move |socket: SocketRef<Adapter>| {
                 let is_other = socket.req_parts().uri.query().is_some_and(|q| q.ends_with("other"));
                 its_lanes.join(socket.id, if is_other { OTHER_ROOM } else { ROOM }.into());
                 its_joined.fetch_add(1, Ordering::Relaxed);
             });
-            let acceptor = Acceptor::new(service, "/socket.io/", lanes);
+            let acceptor = Acceptor::new(service, "/socket.io/", registry);
             let uri = Uri::from_static("/socket.io/?EIO=4&transport=websocket");
             for _ in 0..clients {
                 let client = Client { says: CONNECT, taken: Arc::clone(&taken), write };
@@ -239,7 +243,8 @@ fn pass(criterion: &mut Criterion) {
         let crowd = Crowd::new(clients, Duration::ZERO);
         for messages in [1, 64] {
             group.throughput(Throughput::Elements((clients * messages) as u64));
-            let name = BenchmarkId::new(format!("{clients} lanes"), format!("{messages} messages"));
+            let name =
+                BenchmarkId::new(format!("{clients} registry"), format!("{messages} messages"));
             group.bench_function(name, |bencher| {
                 bencher.iter_custom(|times| (0..times).map(|_| crowd.broadcast(messages)).sum());
             });

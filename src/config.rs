@@ -131,9 +131,9 @@ pub struct Config {
 
     /// Messages of one connection that may wait for their ack; a websocket is not read above half
     /// of it, or 1024
-    #[arg(long, value_name = "N", env = "ROOMCAST_UNDER_WAY_MAX", default_value_t = 8_192,
+    #[arg(long, value_name = "N", env = "ROOMCAST_IN_FLIGHT_MAX", default_value_t = 8_192,
           value_parser = clap::value_parser!(u32).range(1..=65_536), help_heading = "Limits")]
-    pub under_way_max: u32,
+    pub in_flight_max: u32,
 
     /// Rooms that one connection may be in
     #[arg(long, value_name = "N", env = "ROOMCAST_ROOMS_MAX", default_value_t = 100,

@@ -18,26 +18,21 @@ use tokio::{
 use tower::ServiceExt as _;
 
 use crate::{
-    bus::{Bus, Deliveries, Health, Retention, embedded, redis},
+    chat::{Counts, Hub},
     config::{Config, Storage},
+    delivery::{broadcaster::Broadcaster, relay::Relay, replay::ReplayBuffer, rooms::Rooms},
     domain::session::Limits,
-    fanout::{
-        lanes::{LaneSettings, Lanes},
-        recent::Recent,
-        relay::Relay,
-        rooms::Rooms,
-        teller::Teller,
-    },
     http::{
         assets, health,
         origin::{self, Origins},
     },
-    hub::{Counts, Hub},
     shutdown::Tasks,
     sockets::{
         self, Sockets,
-        upgrade::{self, Place},
+        upgrade::{self, ConnectionPermit},
     },
+    store::{Bus, Deliveries, Health, RetentionPolicy, redis, sqlite},
+    transport::registry::{Registry, TransportSettings},
 };
 
 /// A client that has connected, or had an answer, must send the next request's head within this
@@ -62,7 +57,7 @@ pub enum StartError {
     #[error("no threads to deliver with: {0}")]
     Delivery(io::Error),
     #[error(transparent)]
-    Data(#[from] embedded::OpenError),
+    Data(#[from] sqlite::OpenError),
     #[error(transparent)]
     Redis(#[from] redis::ConfigError),
 }
@@ -78,18 +73,18 @@ impl StartError {
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<SocketAddr>,
-    lanes: Lanes,
+    registry: Registry,
     hub: Hub,
     bus: Arc<dyn Bus>,
     tasks: Tasks,
     /// Ends after the bus, whose last deliveries it still brings out.
     relay: Tasks,
-    /// Ends last: the lanes' own tasks, which bring out what is left and close the transports.
+    /// Ends last: the registry' own tasks, which bring out what is left and close the transports.
     fanout: Tasks,
     _delivery: Delivery,
 }
 
-/// Threads for messages on their way, from the bus to the lanes, and for whoever the relay waits
+/// Threads for messages on their way, from the bus to the registry, and for whoever the relay waits
 /// for at the seam. When ten thousand come back at once, everything else has so much to do that
 /// such a task would wait for its turn again and again; between threads the system is fair.
 #[derive(Debug)]
@@ -97,7 +92,7 @@ struct Delivery(Option<Runtime>);
 
 impl Delivery {
     fn start() -> io::Result<Self> {
-        let threads = LaneSettings::default().passes;
+        let threads = TransportSettings::default().flush_tasks;
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(threads).thread_name("delivery").enable_all().build();
         runtime.map(|runtime| Self(Some(runtime)))
@@ -133,16 +128,17 @@ impl Server {
         };
         let (tasks, fanout) = (Tasks::default(), Tasks::default());
         let relay = Tasks::default().on(delivery.handle());
-        let lanes = Lanes::new(lane_settings(config), &fanout, &fanout.on(delivery.handle()));
+        let registry =
+            Registry::new(transport_settings(config), &fanout, &fanout.on(delivery.handle()));
         let limits = Limits {
             message_bytes_max: config.message_bytes_max,
-            under_way_max: config.under_way_max,
+            in_flight_max: config.in_flight_max,
             rooms_max: config.rooms_max as usize,
         };
-        let (recent, rooms) = (Recent::new(Arc::clone(&bus)), Rooms::default());
+        let (recent, rooms) = (ReplayBuffer::new(Arc::clone(&bus)), Rooms::default());
         let hub = Hub::new(
             Arc::clone(&bus),
-            lanes.clone(),
+            registry.clone(),
             recent.clone(),
             rooms.clone(),
             tasks.on(delivery.handle()),
@@ -151,27 +147,27 @@ impl Server {
             bus: Arc::clone(&bus),
             tasks: tasks.clone(),
             limits,
-            lanes: lanes.clone(),
+            registry: registry.clone(),
             hub: hub.clone(),
         };
         let (service, io) = sockets::build(config, sockets);
-        let teller = Teller::new(io, rooms.clone(), lanes.clone());
+        let teller = Broadcaster::new(io, rooms.clone(), registry.clone());
         hub.open(teller.clone());
         let its_hub = hub.clone();
-        let news = Box::new(move |news| its_hub.hear(news));
+        let news = Box::new(move |news| its_hub.on_event(news));
         let relaying = Relay { bus: Arc::clone(&bus), recent, rooms, teller, news };
         relay.spawn_vital("relay", relaying.run(deliveries));
         tasks.spawn("health log", log_health(bus.health(), tasks.clone()));
 
         let origins = Origins(config.cors_origins.clone().into());
         let socket_io = Router::new()
-            .route("/socket.io/", upgrade::route("/socket.io/", service, lanes.clone()))
+            .route("/socket.io/", upgrade::route("/socket.io/", service, registry.clone()))
             .layer(middleware::from_fn_with_state(origins.clone(), origin::guard));
         let app = socket_io
             .merge(assets::routes())
             .merge(health::routes(bus.health(), tasks.clone()))
             .layer(origin::cors(origins));
-        let places = Arc::new(Semaphore::new(config.connections_max as usize));
+        let permits = Arc::new(Semaphore::new(config.connections_max as usize));
         let mut addresses = Vec::new();
         for listener in listeners {
             if let Ok(address) = listener.local_addr() {
@@ -179,10 +175,10 @@ impl Server {
                 addresses.push(address);
             }
             let (door, queue) = mpsc::channel(QUEUE_MAX);
-            tasks.spawn("accept", accept(listener, door, tasks.clone(), Arc::clone(&places)));
+            tasks.spawn("accept", accept(listener, door, tasks.clone(), Arc::clone(&permits)));
             tasks.spawn("door", let_in(queue, app.clone(), tasks.clone()));
         }
-        Ok(Self { addresses, lanes, hub, bus, tasks, relay, fanout, _delivery: delivery })
+        Ok(Self { addresses, registry, hub, bus, tasks, relay, fanout, _delivery: delivery })
     }
 
     /// What this node keeps for its connections.
@@ -204,9 +200,9 @@ impl Server {
             self.bus.close().await;
             self.relay.stop();
             self.relay.finished().await;
-            self.lanes.delivered().await;
-            self.lanes.close_all();
-            self.lanes.emptied().await;
+            self.registry.delivered().await;
+            self.registry.close_all();
+            self.registry.emptied().await;
             self.fanout.stop();
             self.fanout.finished().await;
             self.tasks.finished().await;
@@ -220,30 +216,30 @@ impl Server {
     }
 }
 
-fn lane_settings(config: &Config) -> LaneSettings {
-    LaneSettings {
+fn transport_settings(config: &Config) -> TransportSettings {
+    TransportSettings {
         message_bytes_max: config.transport_bytes_max as u64,
         // Below the session's own bound, which also counts what was read before the pause.
-        under_way_max: (config.under_way_max / 2).clamp(1, 1_024),
-        backlog_bytes_max: LaneSettings::default()
+        in_flight_max: (config.in_flight_max / 2).clamp(1, 1_024),
+        backlog_bytes_max: TransportSettings::default()
             .backlog_bytes_max
             .max(config.transport_bytes_max * 2),
         // A pong waits no longer than half of what is allowed to it.
-        hold_max: (config.ping_timeout / 2).min(LaneSettings::default().hold_max),
-        ..LaneSettings::default()
+        read_pause_max: (config.ping_timeout / 2).min(TransportSettings::default().read_pause_max),
+        ..TransportSettings::default()
     }
 }
 
 fn open_bus(config: &Config) -> Result<(Arc<dyn Bus>, Deliveries), StartError> {
-    let retention = Retention {
+    let retention = RetentionPolicy {
         history_max: config.history_max,
         history_ttl: config.history_ttl,
         idempotency_window: config.idempotency_window,
         recovery_window: config.recovery_window,
     };
-    let place = match config.storage() {
+    let location = match config.storage() {
         Storage::Redis(url) => {
-            let (bus, deliveries) = redis::open(redis::Options {
+            let (bus, deliveries) = redis::open(redis::RedisOptions {
                 url: url.reveal().to_owned(),
                 shown: url.to_string(),
                 prefix: config.redis_prefix.clone(),
@@ -252,10 +248,10 @@ fn open_bus(config: &Config) -> Result<(Arc<dyn Bus>, Deliveries), StartError> {
             })?;
             return Ok((bus, deliveries));
         }
-        Storage::Memory => embedded::Place::Memory,
-        Storage::Dir(dir) => embedded::Place::Dir(dir),
+        Storage::Memory => sqlite::Location::Memory,
+        Storage::Dir(dir) => sqlite::Location::Dir(dir),
     };
-    let (bus, deliveries) = embedded::open(embedded::Options { place, retention })?;
+    let (bus, deliveries) = sqlite::open(sqlite::SqliteOptions { location, retention })?;
     Ok((bus, deliveries))
 }
 
@@ -291,9 +287,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Accepts as fast as it can: those for whom the system has no room try again only after seconds.
 async fn accept(
     listener: TcpListener,
-    door: mpsc::Sender<(TcpStream, Place)>,
+    door: mpsc::Sender<(TcpStream, ConnectionPermit)>,
     tasks: Tasks,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 ) {
     loop {
         let accepted = tokio::select! {
@@ -303,11 +299,11 @@ async fn accept(
         match accepted {
             Ok((stream, _peer)) => {
                 // A full node closes the connection at once: a load balancer tries another.
-                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
                     tracing::debug!("refused a connection: --connections-max is reached");
                     continue;
                 };
-                if door.send((stream, Place(Arc::new(place)))).await.is_err() {
+                if door.send((stream, ConnectionPermit(Arc::new(permit)))).await.is_err() {
                     return;
                 }
             }
@@ -322,9 +318,13 @@ async fn accept(
 
 /// Serves one more in each round of the scheduler: however many come at once, those who are here
 /// have their turn between two of them.
-async fn let_in(mut queue: mpsc::Receiver<(TcpStream, Place)>, app: Router, tasks: Tasks) {
-    while let Some((stream, place)) = queue.recv().await {
-        tasks.spawn("connection", serve_connection(stream, app.clone(), place, tasks.clone()));
+async fn let_in(
+    mut queue: mpsc::Receiver<(TcpStream, ConnectionPermit)>,
+    app: Router,
+    tasks: Tasks,
+) {
+    while let Some((stream, permit)) = queue.recv().await {
+        tasks.spawn("connection", serve_connection(stream, app.clone(), permit, tasks.clone()));
         tokio::task::yield_now().await;
     }
 }
@@ -336,13 +336,13 @@ fn set_options(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)
 }
 
-/// The place is also in every request, because a websocket outlives this.
-async fn serve_connection(stream: TcpStream, app: Router, place: Place, tasks: Tasks) {
+/// The permit is also in every request, because a websocket outlives this.
+async fn serve_connection(stream: TcpStream, app: Router, permit: ConnectionPermit, tasks: Tasks) {
     if let Err(error) = set_options(&stream) {
         return tracing::debug!(%error, "a connection ended at once");
     }
     let app = app.map_request(move |mut request: http::Request<Incoming>| {
-        request.extensions_mut().insert(place.clone());
+        request.extensions_mut().insert(permit.clone());
         request
     });
     let service = TowerToHyperService::new(app);

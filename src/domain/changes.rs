@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
+use crate::domain::{
     message::{Body, Draft, Message, Timestamp},
     name::{Emoji, UserId},
     session::{Code, Reject},

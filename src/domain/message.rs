@@ -4,7 +4,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{
+use crate::domain::{
     changes::{About, State},
     name::{MessageId, PublicId, RoomName, UserId, UserName},
 };

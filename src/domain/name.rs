@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 
 use unicode_normalization::UnicodeNormalization;
 
-use super::message::Body;
+use crate::domain::message::Body;
 
 /// Longest room name, in characters.
 pub const ROOM_CHARS_MAX: usize = 64;
@@ -44,7 +44,7 @@ pub enum NameError {
     Direction { what: &'static str },
 }
 
-/// Letters of any script are welcome; an end of line or a NUL would break keys and logs.
+/// Letters of any script are connect_reply; an end of line or a NUL would break keys and logs.
 fn checked(text: &str, what: &'static str, max: usize) -> Result<Arc<str>, NameError> {
     let text = text.trim();
     if text.is_empty() {

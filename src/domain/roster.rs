@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{name::UserId, user::User};
+use crate::domain::{name::UserId, user::User};
 
 /// People whose names a room lists; a larger room has a count only.
 pub const LISTED_MAX: u32 = 500;
@@ -40,7 +40,7 @@ pub struct Roster {
 /// What became of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Applied {
-    Changed(Change),
+    Changed(RosterChange),
     /// It was applied before.
     Known,
     /// Steps before it, or the names that it needs, are missing: the roster must be read.
@@ -49,7 +49,7 @@ pub enum Applied {
 
 /// Who has come and gone since somebody was told last. A coming and a going cancel each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Change {
+pub struct RosterChange {
     joined: BTreeMap<UserId, User>,
     left: BTreeMap<UserId, User>,
     count: u32,
@@ -72,7 +72,7 @@ impl Roster {
             let (version, count, users) = (step.version, step.count, step.joined);
             return self.replace(Snapshot { version, count, users });
         }
-        let mut change = Change { count: step.count, ..Change::default() };
+        let mut change = RosterChange { count: step.count, ..RosterChange::default() };
         self.version = step.version;
         self.count = step.count;
         if !is_listed {
@@ -99,7 +99,7 @@ impl Roster {
         }
         let users: BTreeMap<UserId, User> =
             snapshot.users.into_iter().map(|user| (user.id.clone(), user)).collect();
-        let mut change = Change { count: snapshot.count, ..Change::default() };
+        let mut change = RosterChange { count: snapshot.count, ..RosterChange::default() };
         for (id, user) in &users {
             if !self.users.contains_key(id) {
                 change.joined.insert(id.clone(), user.clone());
@@ -116,7 +116,7 @@ impl Roster {
 
     /// Steps may have been missed, or the store has begun anew: what is read next counts, whatever
     /// its version.
-    pub fn doubt(&mut self) {
+    pub fn invalidate(&mut self) {
         self.version = 0;
     }
 
@@ -141,7 +141,7 @@ impl Roster {
     }
 }
 
-impl Change {
+impl RosterChange {
     /// What is to be told after both.
     pub fn merge(&mut self, later: Self) {
         self.count = later.count;
@@ -229,7 +229,7 @@ mod tests {
     }
 
     /// What a client knows that is told `change` after `known`.
-    fn told(known: &mut BTreeMap<UserId, User>, change: &Change) {
+    fn told(known: &mut BTreeMap<UserId, User>, change: &RosterChange) {
         for user in change.joined() {
             assert!(known.insert(user.id.clone(), user.clone()).is_none(), "told twice");
         }
@@ -249,7 +249,7 @@ mod tests {
             let (steps, truth) = steps(&toggled);
             let mut roster = Roster::default();
             let mut client = BTreeMap::new();
-            let mut batch: Option<Change> = None;
+            let mut batch: Option<RosterChange> = None;
             let last = (steps.len() - 1, true);
             for (at, is_read) in arrivals.into_iter().chain([last]) {
                 let at = at % steps.len();

@@ -2,7 +2,7 @@
 
 use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
 
-use super::name::RoomName;
+use crate::domain::name::RoomName;
 
 /// Longest text to look for, in characters.
 pub const QUERY_CHARS_MAX: usize = 100;

@@ -3,7 +3,7 @@
 //! `step` decides and changes nothing outside; the caller carries out what it answers, and calls
 //! `settled` when that is done.
 
-use super::{
+use crate::domain::{
     changes::About,
     message::{Body, Draft, Position, Timestamp},
     name::{MessageId, PublicId, RoomName, UserId, UserName},
@@ -143,7 +143,7 @@ pub struct Limits {
     /// Bytes of JSON in one message.
     pub message_bytes_max: usize,
     /// Messages that may wait for their ack.
-    pub under_way_max: u32,
+    pub in_flight_max: u32,
     /// Rooms that one client may be in.
     pub rooms_max: usize,
 }
@@ -269,7 +269,7 @@ impl Session {
                 ),
             ));
         }
-        if self.appends == self.limits.under_way_max {
+        if self.appends == self.limits.in_flight_max {
             return Err(Reject::new(
                 Code::Busy,
                 format!("{} messages wait for their ack; wait for some", self.appends),
@@ -331,7 +331,7 @@ mod tests {
 
     fn session() -> Session {
         let user = UserId::parse("ada").unwrap();
-        let limits = Limits { message_bytes_max: 10, under_way_max: 2, rooms_max: 2 };
+        let limits = Limits { message_bytes_max: 10, in_flight_max: 2, rooms_max: 2 };
         Session::new(user, vec![RoomName::lobby()], limits)
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::name::{UserId, UserName};
+use crate::domain::name::{UserId, UserName};
 
 /// Longest picture, in bytes.
 pub const PICTURE_BYTES_MAX: usize = 8 << 10;

@@ -4,7 +4,7 @@ use axum::{Json, Router, extract::State, http::StatusCode, response::IntoRespons
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::{bus::Health, shutdown::Tasks};
+use crate::{shutdown::Tasks, store::Health};
 
 #[derive(Debug, Clone)]
 struct Watched {

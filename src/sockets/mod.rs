@@ -4,8 +4,8 @@
 //! Everything that decides happens there, before it returns; nothing is spawned, so what one
 //! client sends keeps its order. The bus answers appends by calling back.
 
-mod line;
-mod people;
+mod pending_requests;
+mod queries;
 pub mod upgrade;
 mod wire;
 
@@ -26,30 +26,31 @@ use socketioxide::{
 };
 use socketioxide_core::{Sid, Value, packet::Packet};
 
-use self::{
-    line::Line,
+use crate::sockets::{
+    pending_requests::PendingRequests,
     wire::{Auth, HistoryAck, JoinAck, LeaveAck, RejectAck, RejectEvent, SentAck},
 };
 use crate::{
-    bus::{Bus, History, ReadError, Settle, session::SessionKey},
+    chat::{Arrival, Hub, JoinResult, Memberships},
     clock,
     config::{Config, Transport},
+    delivery::replay::Entry,
+    dialects::Dialect,
     domain::{
         message::{Draft, Epoch, Position},
         name::{MessageId, RoomName, UserId},
         page::Page,
         session::{Code, Command, Effect, Limits, Reject, Session},
     },
-    fanout::{
-        Adapter, Io,
-        dialect::Dialect,
-        lane::{Busy, UnderWay},
-        lanes::Lanes,
-        recent::Entry,
-    },
-    hub::{Arrival, Heard, Hub, Seat},
     random,
     shutdown::Tasks,
+    store::{Bus, History, ReadError, Settle, sessions::SessionKey},
+    transport::{
+        Io,
+        adapter::Adapter,
+        lane::{Busy, InFlight},
+        registry::Registry,
+    },
 };
 
 /// Bodies in one page of history: far below what may wait for a client.
@@ -79,7 +80,7 @@ pub struct Sockets {
     pub bus: Arc<dyn Bus>,
     pub tasks: Tasks,
     pub limits: Limits,
-    pub lanes: Lanes,
+    pub registry: Registry,
     pub hub: Hub,
 }
 
@@ -94,7 +95,7 @@ pub fn build(config: &Config, sockets: Sockets) -> (Service, Io) {
         .ws_max_message_size(config.transport_bytes_max)
         .ws_max_frame_size(config.transport_bytes_max)
         .ws_read_buffer_size(READ_BUFFER_BYTES)
-        .with_adapter::<Adapter>(sockets.lanes.clone());
+        .with_adapter::<Adapter>(sockets.registry.clone());
     let offers = |transport| config.transports.contains(&transport);
     let builder = match (offers(Transport::Polling), offers(Transport::Websocket)) {
         (true, false) => builder.transports([TransportType::Polling]),
@@ -122,9 +123,9 @@ impl ConnectHandler<Adapter, ()> for Enter {
 
 /// Takes a socket out of the namespace while its reader waits: a CONNECT that comes next is then
 /// not taken for a second one. A function that socketioxide is given would run later.
-struct Gone(Weak<Connection>);
+struct OnDisconnect(Weak<Connection>);
 
-impl DisconnectHandler<Adapter, ()> for Gone {
+impl DisconnectHandler<Adapter, ()> for OnDisconnect {
     fn call_with_defer(
         &self,
         socket: Arc<Socket<Adapter>>,
@@ -136,7 +137,7 @@ impl DisconnectHandler<Adapter, ()> for Gone {
         if reason == DisconnectReason::ClientNSDisconnect
             && let Some(connection) = self.0.upgrade()
         {
-            connection.part(sid);
+            connection.disconnect(sid);
         }
     }
 }
@@ -176,7 +177,7 @@ impl Sockets {
         let lobby = [RoomName::lobby()];
         // Of a client that polls nobody knows before a ping is due.
         let polls = socket.transport_type() == TransportType::Polling;
-        let is_here = || polls || self.lanes.lane(socket.id).is_some();
+        let is_here = || polls || self.registry.lane(socket.id).is_some();
         let arrival = Arrival {
             is_here: &is_here,
             sid: socket.id,
@@ -188,39 +189,39 @@ impl Sockets {
                 Dialect::Native => &[],
             },
         };
-        let (seat, key) = match self.hub.admit(arrival).await {
+        let (memberships, key) = match self.hub.admit(arrival).await {
             Ok(admitted) => admitted,
             Err(error) => {
                 tracing::debug!(%error, "a session cannot be read; its client must try again");
                 return Err(self.turn_away(socket.id, 1013, "try again later").await);
             }
         };
-        let session = Session::new(seat.user().clone(), seat.rooms(), self.limits);
+        let session = Session::new(memberships.user().clone(), memberships.rooms(), self.limits);
         let connection = Arc::new(Connection {
             session: Mutex::new(session),
-            line: Mutex::default(),
+            pending: Mutex::default(),
             token: match dialect {
                 // Nobody asks for it there.
                 Dialect::Plain => "".into(),
                 Dialect::Native => auth.token.as_deref().unwrap_or(key.as_str()).into(),
             },
-            seat,
+            memberships,
             dialect,
             hub: self.hub.clone(),
-            lanes: self.lanes.clone(),
+            registry: self.registry.clone(),
             bus: Arc::clone(&self.bus),
             tasks: self.tasks.clone(),
         });
-        socket.on_disconnect(Gone(Arc::downgrade(&connection)));
+        socket.on_disconnect(OnDisconnect(Arc::downgrade(&connection)));
         socket.on_fallback(Events(connection));
-        self.lanes.entering(socket.id);
+        self.registry.entering(socket.id);
         Ok(())
     }
 
     /// Ends the transport. A refusal would keep the client away for good, and a CONNECT reply
     /// would begin a new session; a lost connection brings it back.
     async fn turn_away(&self, sid: Sid, code: u16, reason: &'static str) -> NotAdmitted {
-        self.lanes.close(sid, code, reason);
+        self.registry.close(sid, code, reason);
         tokio::time::sleep(GOING_MAX).await;
         NotAdmitted::TurnedAway
     }
@@ -250,13 +251,13 @@ fn fresh_id() -> MessageId {
 #[derive(Debug)]
 struct Connection {
     session: Mutex<Session>,
-    line: Mutex<Line>,
-    seat: Arc<Seat>,
+    pending: Mutex<PendingRequests>,
+    memberships: Arc<Memberships>,
     dialect: Dialect,
     /// By which the client is the same user again.
     token: Box<str>,
     hub: Hub,
-    lanes: Lanes,
+    registry: Registry,
     bus: Arc<dyn Bus>,
     tasks: Tasks,
 }
@@ -266,10 +267,10 @@ struct Events(Arc<Connection>);
 
 impl MessageHandler<Adapter, ()> for Events {
     fn call(&self, socket: Arc<Socket<Adapter>>, event: Value, ack_id: Option<i64>) {
-        let (lanes, sid) = (self.0.lanes.clone(), socket.id);
-        match lanes.begin(sid) {
-            Ok(under_way) => self.0.handle(&event, Reply::new(lanes, sid, ack_id, under_way)),
-            Err(Busy) => Reply::new(lanes, sid, ack_id, None).reject(&too_much_under_way()),
+        let (registry, sid) = (self.0.registry.clone(), socket.id);
+        match registry.begin(sid) {
+            Ok(in_flight) => self.0.handle(&event, Reply::new(registry, sid, ack_id, in_flight)),
+            Err(Busy) => Reply::new(registry, sid, ack_id, None).reject(&too_much_in_flight()),
         }
     }
 }
@@ -278,16 +279,16 @@ impl Connection {
     /// The client says good-bye. It may come in again on its connection, but not stay outside: the
     /// engine passes over a CONNECT that comes before it is quite done with the last, and the client
     /// would wait for ever.
-    fn part(&self, sid: Sid) {
-        self.seat.part();
-        let (lanes, tasks) = (self.lanes.clone(), self.tasks.clone());
+    fn disconnect(&self, sid: Sid) {
+        self.memberships.disconnect();
+        let (registry, tasks) = (self.registry.clone(), self.tasks.clone());
         self.tasks.spawn("good-bye", async move {
             tokio::select! {
                 () = tokio::time::sleep(CONNECT_TIMEOUT) => {}
                 () = tasks.stopping() => return,
             }
-            if !lanes.is_connected(sid) {
-                lanes.close(sid, 1000, "not connected to a namespace");
+            if !registry.is_connected(sid) {
+                registry.close(sid, 1000, "not connected to a namespace");
             }
         });
     }
@@ -302,7 +303,7 @@ impl Connection {
             Err(reject) => return reply.reject(&reject),
         };
         if let Command::Join { room, .. } = &request.command
-            && !self.seat.has_begun(room)
+            && !self.memberships.has_begun(room)
         {
             // Before it is decided: what is refused must change nothing.
             return reply.reject(&Reject::new(Code::Unavailable, "the log is not known yet"));
@@ -310,7 +311,7 @@ impl Connection {
         let decided = self.session().step(request.command, clock::now());
         match decided {
             Ok(Effect::Append(draft)) => {
-                let except = request.except_me.then(|| self.seat.public_id().clone());
+                let except = request.except_me.then(|| self.memberships.public_id().clone());
                 self.append(Draft { except, ..draft }, request.epoch, reply);
             }
             Ok(Effect::ReadHistory { room, page, limit }) => {
@@ -324,7 +325,7 @@ impl Connection {
             Ok(Effect::PatchProfile(patch)) => self.set_profile(patch, reply),
             Ok(Effect::Leave { room }) => {
                 let name = room.clone();
-                self.seat.leave(&room, move || reply.send(&LeaveAck::new(&name)));
+                self.memberships.leave(&room, move || reply.send(&LeaveAck::new(&name)));
             }
             Err(reject) => reply.reject(&reject),
         }
@@ -348,7 +349,7 @@ impl Connection {
 
     fn join(self: &Arc<Self>, room: RoomName, after: Option<Position>, reply: Reply) {
         let (connection, name) = (Arc::downgrade(self), room.clone());
-        self.seat.join(room, after, move |heard| {
+        self.memberships.join(room, after, move |heard| {
             if let Some(connection) = connection.upgrade() {
                 connection.session().read_settled();
             }
@@ -402,22 +403,26 @@ impl Connection {
 /// with them.
 #[derive(Debug)]
 struct Reply {
-    lanes: Lanes,
+    registry: Registry,
     sid: Sid,
     ack_id: Option<i64>,
     /// Until the answer is given, this counts as under way.
-    under_way: Option<UnderWay>,
+    in_flight: Option<InFlight>,
 }
 
 impl Reply {
-    fn new(lanes: Lanes, sid: Sid, ack_id: Option<i64>, under_way: Option<UnderWay>) -> Self {
-        Self { lanes, sid, ack_id, under_way }
+    fn new(registry: Registry, sid: Sid, ack_id: Option<i64>, in_flight: Option<InFlight>) -> Self {
+        Self { registry, sid, ack_id, in_flight }
     }
 
     /// For a client that asked for no answer, success is the message coming back.
     fn send(self, answer: &impl Serialize) {
         if let Some(ack_id) = self.ack_id {
-            self.lanes.send(self.sid, Packet::ack("/", json(&(answer,)), ack_id), self.under_way);
+            self.registry.send(
+                self.sid,
+                Packet::ack("/", json(&(answer,)), ack_id),
+                self.in_flight,
+            );
         }
     }
 
@@ -426,11 +431,11 @@ impl Reply {
             return self.send(&RejectAck::new(reject));
         }
         let event = ("error", RejectEvent::new(reject));
-        self.lanes.send(self.sid, Packet::event("/", json(&event)), self.under_way);
+        self.registry.send(self.sid, Packet::event("/", json(&event)), self.in_flight);
     }
 }
 
-fn joined(room: &RoomName, heard: &Heard, reply: Reply) {
+fn joined(room: &RoomName, heard: &JoinResult, reply: Reply) {
     let fits = fits(&heard.missed);
     let missed = if fits { heard.missed.as_slice() } else { &[] };
     let missed = missed.iter().map(|entry| entry.message());
@@ -443,7 +448,7 @@ fn fits(entries: &[Arc<Entry>]) -> bool {
     entries.len() <= JOIN_MESSAGES_MAX && entries.iter().map(bytes).sum::<usize>() <= PAGE_BYTES_MAX
 }
 
-fn too_much_under_way() -> Reject {
+fn too_much_in_flight() -> Reject {
     Reject::new(Code::Busy, "too much is under way on this connection; wait for answers")
 }
 

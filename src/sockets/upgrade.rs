@@ -15,27 +15,27 @@ use socketioxide_core::Sid;
 use tokio::sync::OwnedSemaphorePermit;
 use tower::Service as _;
 
-use super::Service;
-use crate::fanout::{
+use crate::sockets::Service;
+use crate::transport::{
     accept::{self, Acceptor, Guard},
-    lanes::Lanes,
-    welcome,
+    connect_reply,
+    registry::Registry,
 };
 
-/// A connection's place among `--connections-max`, in the request's extensions.
+/// A connection's permit among `--connections-max`, in the request's extensions.
 #[derive(Debug, Clone)]
-pub struct Place(pub Arc<OwnedSemaphorePermit>);
+pub struct ConnectionPermit(pub Arc<OwnedSemaphorePermit>);
 
 /// What to mount at `path`.
-pub fn route(path: &'static str, service: Service, lanes: Lanes) -> MethodRouter {
-    let acceptor = Acceptor::new(service.clone(), path, lanes.clone());
+pub fn route(path: &'static str, service: Service, registry: Registry) -> MethodRouter {
+    let acceptor = Acceptor::new(service.clone(), path, registry.clone());
     any(move |request: Request| {
         let (acceptor, mut service) = (acceptor.clone(), service.clone());
-        let lanes = lanes.clone();
+        let registry = registry.clone();
         async move {
             if accept::wants_websocket(&request) {
-                let place = request.extensions().get::<Place>().cloned();
-                let guard = place.map(|place| -> Guard { Box::new(place) });
+                let permit = request.extensions().get::<ConnectionPermit>().cloned();
+                let guard = permit.map(|permit| -> Guard { Box::new(permit) });
                 return acceptor.accept(request, guard).map(Body::from);
             }
             let polls = accept::session(request.uri()).filter(|_| request.method() == Method::GET);
@@ -43,18 +43,22 @@ pub fn route(path: &'static str, service: Service, lanes: Lanes) -> MethodRouter
             let Ok(answer) = answered;
             let answer = Response::map(answer, Body::new);
             match polls {
-                Some(sid) if lanes.has_welcome(sid) => welcome(answer, &lanes, sid).await,
+                Some(sid) if registry.has_connect_reply(sid) => {
+                    connect_reply(answer, &registry, sid).await
+                }
                 _ => answer,
             }
         }
     })
 }
 
-async fn welcome(answer: Response, lanes: &Lanes, sid: Sid) -> Response {
+async fn connect_reply(answer: Response, registry: &Registry, sid: Sid) -> Response {
     let (mut head, body) = answer.into_parts();
     // The engine has built it whole, and bounds it.
     let payload = match to_bytes(body, usize::MAX).await {
-        Ok(payload) if head.status == StatusCode::OK => welcome::in_payload(&payload, lanes, sid),
+        Ok(payload) if head.status == StatusCode::OK => {
+            connect_reply::in_payload(&payload, registry, sid)
+        }
         Ok(payload) => payload,
         Err(error) => {
             tracing::debug!(%error, "a poll's answer broke off");

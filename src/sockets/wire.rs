@@ -10,12 +10,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use socketioxide_core::Value;
 
-pub use self::acks::{
+pub use crate::sockets::wire::acks::{
     DoneAck, HistoryAck, JoinAck, LeaveAck, ProfileAck, ReadAck, RejectAck, RejectEvent, RoomsAck,
     SearchAck, SentAck,
 };
 use crate::{
-    bus::{SubmitError, session::SessionKey},
+    chat::Returning,
+    dialects::{Dialect, parse_offset},
     domain::{
         message::{Body, Epoch, Position},
         name::{MessageId, NameError, PublicId, RoomName, UserId, UserName},
@@ -24,8 +25,7 @@ use crate::{
         session::{Code, Command, Reject},
         user::Picture,
     },
-    fanout::dialect::{Dialect, parse_offset},
-    hub::Returning,
+    store::{SubmitError, sessions::SessionKey},
 };
 
 /// Messages in one page of history or of what was found, at most and by default.

@@ -13,11 +13,11 @@ use std::{
 };
 
 use roomcast::{
-    bus::{DELIVERY_BATCHES_MAX, Delivery, Retention, SubmitError},
     domain::{
         message::{Body, Draft, Message},
         page::Page,
     },
+    store::{DELIVERY_BATCHES_MAX, Delivery, RetentionPolicy, SubmitError},
 };
 use tokio::{sync::mpsc, time::timeout};
 
@@ -225,9 +225,9 @@ pub fn model(all: &[Message], page: &Page, limit: usize) -> (Vec<Message>, bool)
     }
 }
 
-/// Retention may take its time, but a page is whole or says that it is not.
+/// RetentionPolicy may take its time, but a page is whole or says that it is not.
 pub async fn what_is_trimmed_is_told<L: Log>() {
-    let mut log = L::fresh(Retention { history_max: 200, ..retention() }).await;
+    let mut log = L::fresh(RetentionPolicy { history_max: 200, ..retention() }).await;
     let mut node = log.node().await;
     let mut sent = 0_u64;
     let quiet = store(&*node.bus, draft("quiet", "bob", "q", "0")).await;

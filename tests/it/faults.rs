@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use crate::harness::{
     PATIENCE, Random,
-    checker::{Heard, History, Report},
+    checker::{History, JoinResult, Report},
     load::{Load, Talk},
     node::Node,
     proxy::{Network, Proxy},
@@ -248,11 +248,11 @@ async fn a_slow_subscriber_misses_nothing() {
 /// Every receiver was told of a new epoch, and heard messages of two.
 fn assert_told(history: &History, what: &str, seed: u64) {
     for life in &history.lives {
-        let told = life.heard.iter().filter(|heard| **heard == Heard::NewEpoch).count();
+        let told = life.heard.iter().filter(|heard| **heard == JoinResult::NewEpoch).count();
         assert_eq!(told, 1, "{what}, seed {seed}: {} was told {told} times", life.receiver);
         let mut epochs: Vec<&str> = Vec::new();
         for heard in &life.heard {
-            let Heard::Message { position: Some(position), .. } = heard else { continue };
+            let JoinResult::Message { position: Some(position), .. } = heard else { continue };
             if epochs.last() != Some(&position.epoch.as_str()) {
                 epochs.push(&position.epoch);
             }

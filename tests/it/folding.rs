@@ -6,7 +6,6 @@ mod kept;
 use std::{collections::BTreeMap, time::Duration};
 
 use roomcast::{
-    bus::{Bus, Retention, search::words_of, session::Tail},
     domain::{
         changes::{About, Change, State},
         message::{Body, Draft, Epoch, Message, Position},
@@ -14,12 +13,12 @@ use roomcast::{
         page::Page,
         search::Query,
     },
+    store::{Bus, RetentionPolicy, search::words_of, sessions::Tail},
 };
 use serde_json::json;
 
 use crate::{
     contract::model,
-    embedded::{FileLog, MemoryLog, open},
     harness::{
         Random,
         bus::{DEADLINE, Log, Node, check_dense, draft, later, retention, room, store},
@@ -27,6 +26,7 @@ use crate::{
     },
     redis::Shared,
     search::{search_all, until_indexed},
+    sqlite::{FileLog, MemoryLog, open},
 };
 
 const ROOMS: [&str; 2] = ["red", "blue"];
@@ -181,7 +181,7 @@ async fn a_restart_keeps_what_has_become_of_messages<L: Log>() {
 }
 
 async fn records_are_not_counted<L: Log>() {
-    let mut log = L::fresh(Retention { history_max: 100, ..retention() }).await;
+    let mut log = L::fresh(RetentionPolicy { history_max: 100, ..retention() }).await;
     let mut node = log.node().await;
     let (ann, bob) = (UserId::parse("ann").expect("a user"), UserId::parse("bob").expect("a user"));
     let two = RoomName::direct(&ann, &bob).expect("a room");
@@ -214,7 +214,7 @@ async fn records_are_not_counted<L: Log>() {
 }
 
 async fn what_is_trimmed_takes_its_state_along<L: Log>() {
-    let mut log = L::fresh(Retention { history_max: 200, ..retention() }).await;
+    let mut log = L::fresh(RetentionPolicy { history_max: 200, ..retention() }).await;
     let mut node = log.node().await;
     let (mut heard, mut sent) = (Vec::new(), 0_u64);
     let deadline = tokio::time::Instant::now() + DEADLINE;

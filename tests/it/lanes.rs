@@ -1,4 +1,4 @@
-//! Lanes over real connections: order, bounds, and what must not be left behind.
+//! Registry over real connections: order, bounds, and what must not be left behind.
 //!
 //! The server is built here from the fan-out alone, so that its bounds can be small and its
 //! counters seen.
@@ -19,12 +19,13 @@ use axum::{
 use bytes::Bytes;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use roomcast::{
-    fanout::{
-        Adapter, Io,
-        accept::{Acceptor, wants_websocket},
-        lanes::{LaneSettings, Lanes},
-    },
     shutdown::Tasks,
+    transport::{
+        Io,
+        accept::{Acceptor, wants_websocket},
+        adapter::Adapter,
+        registry::{Registry, TransportSettings},
+    },
 };
 use serde_json::json;
 use socketioxide::{SocketIo, extract::SocketRef};
@@ -53,41 +54,41 @@ type Counter = Arc<Mutex<u64>>;
 struct Bench {
     address: SocketAddr,
     io: Io,
-    lanes: Lanes,
+    registry: Registry,
     tasks: Tasks,
     counter: Counter,
 }
 
 impl Bench {
     /// One that gives its clients all the time that a loaded machine may need.
-    async fn start(settings: LaneSettings) -> Self {
+    async fn start(settings: TransportSettings) -> Self {
         Self::start_with(settings, 2 * PATIENCE).await
     }
 
     /// One that hangs up on who has not connected, or upgraded, by then.
-    async fn start_with(settings: LaneSettings, hang_up_after: Duration) -> Self {
+    async fn start_with(settings: TransportSettings, hang_up_after: Duration) -> Self {
         let tasks = Tasks::default();
-        let lanes = Lanes::new(settings, &tasks, &tasks);
+        let registry = Registry::new(settings, &tasks, &tasks);
         let (service, io) = SocketIo::builder()
             .connect_timeout(hang_up_after)
             .upgrade_timeout(hang_up_after)
             .max_buffer_size(4_096)
-            .with_adapter::<Adapter>(lanes.clone())
+            .with_adapter::<Adapter>(registry.clone())
             .build_with_inner_svc(MethodRouter::<(), Infallible>::new());
         let counter = Counter::default();
-        let (at_connect, its_lanes) = (Arc::clone(&counter), lanes.clone());
+        let (at_connect, its_lanes) = (Arc::clone(&counter), registry.clone());
         io.ns("/", async move |socket: SocketRef<Adapter>| {
-            let lanes = its_lanes.clone();
-            // This runs after the CONNECT reply, so a client may ask for it only when welcome.
+            let registry = its_lanes.clone();
+            // This runs after the CONNECT reply, so a client may ask for it only when connect_reply.
             socket.on("close", async move |socket: SocketRef<Adapter>| {
-                lanes.close(socket.id, 4_000, "asked for");
+                registry.close(socket.id, 4_000, "asked for");
             });
             let counter = at_connect.lock().await;
-            its_lanes.send(socket.id, event(&json!(["welcome", *counter])), None);
+            its_lanes.send(socket.id, event(&json!(["connect_reply", *counter])), None);
             its_lanes.join(socket.id, ROOM.into());
             drop(counter);
         });
-        let acceptor = Acceptor::new(service.clone(), "/socket.io/", lanes.clone());
+        let acceptor = Acceptor::new(service.clone(), "/socket.io/", registry.clone());
         let route = any(move |request: Request| {
             let (acceptor, mut service) = (acceptor.clone(), service.clone());
             async move {
@@ -116,15 +117,15 @@ impl Bench {
                 serving.spawn("connection", async move { drop(connection.await) });
             }
         });
-        Self { address, io, lanes, tasks, counter }
+        Self { address, io, registry, tasks, counter }
     }
 
     /// A client that is in the room, which comes after its CONNECT reply; and the number of the
     /// last message that it was too late for.
     async fn welcomed(&self, transport: Transport) -> (Client, u64) {
         let client = Client::connected(self.address, Options::new(transport)).await;
-        let welcome = client.next("welcome").await.arg(0).as_u64().expect("a number");
-        (client, welcome)
+        let connect_reply = client.next("connect_reply").await.arg(0).as_u64().expect("a number");
+        (client, connect_reply)
     }
 
     async fn client(&self, transport: Transport) -> Client {
@@ -143,7 +144,7 @@ impl Bench {
 
     async fn no_session_is_left(&self) {
         eventually("every session ended", PATIENCE, async || {
-            (self.sessions() == 0 && self.lanes.count() == 0).then_some(())
+            (self.sessions() == 0 && self.registry.count() == 0).then_some(())
         })
         .await;
     }
@@ -159,11 +160,11 @@ fn event(arguments: &serde_json::Value) -> Packet {
     Packet::event("/", Value::Str(arguments.to_string().into(), None))
 }
 
-/// Every message from the one after the welcome, in order, once.
-async fn follows_exactly(client: &Client, welcome: u64, count: usize) {
+/// Every message from the one after the connect_reply, in order, once.
+async fn follows_exactly(client: &Client, connect_reply: u64, count: usize) {
     let came = client.collect("n", count).await;
     let came: Vec<u64> = came.iter().map(|n| n.arg(0).as_u64().expect("a number")).collect();
-    let expected: Vec<u64> = (welcome + 1..).take(count).collect();
+    let expected: Vec<u64> = (connect_reply + 1..).take(count).collect();
     assert_eq!(came, expected);
 }
 
@@ -172,7 +173,7 @@ async fn nothing_overtakes_while_clients_upgrade_in_a_stream_of_messages() {
     const CLIENTS: usize = 2_000;
     const AT_ONCE: usize = 20;
     let _turn = serial().await;
-    let bench = Arc::new(Bench::start(LaneSettings::default()).await);
+    let bench = Arc::new(Bench::start(TransportSettings::default()).await);
     let talking = Arc::clone(&bench);
     let mut talk = tokio::task::JoinSet::new();
     talk.spawn(async move {
@@ -189,8 +190,8 @@ async fn nothing_overtakes_while_clients_upgrade_in_a_stream_of_messages() {
             let bench = Arc::clone(&bench);
             let transport = if index % 10 == 9 { Transport::WebSocket } else { Transport::Upgrade };
             clients.spawn(async move {
-                let (client, welcome) = bench.welcomed(transport).await;
-                follows_exactly(&client, welcome, 60).await;
+                let (client, connect_reply) = bench.welcomed(transport).await;
+                follows_exactly(&client, connect_reply, 60).await;
             });
         }
         while let Some(done) = clients.join_next().await {
@@ -198,25 +199,25 @@ async fn nothing_overtakes_while_clients_upgrade_in_a_stream_of_messages() {
         }
     }
     talk.shutdown().await;
-    assert!(bench.lanes.counters().opened.load(Ordering::Relaxed) >= CLIENTS as u64);
+    assert!(bench.registry.counters().opened.load(Ordering::Relaxed) >= CLIENTS as u64);
     bench.no_session_is_left().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_transport_gets_every_message_once_and_in_order() {
-    let bench = Bench::start(LaneSettings::default()).await;
+    let bench = Bench::start(TransportSettings::default()).await;
     for transport in Transport::ALL {
-        let (client, welcome) = bench.welcomed(transport).await;
+        let (client, connect_reply) = bench.welcomed(transport).await;
         for _ in 0..500 {
             bench.emit_next().await;
         }
-        follows_exactly(&client, welcome, 500).await;
+        follows_exactly(&client, connect_reply, 500).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn except_local_and_binary_mean_what_they_mean_elsewhere() {
-    let bench = Bench::start(LaneSettings::default()).await;
+    let bench = Bench::start(TransportSettings::default()).await;
     let (one, other) =
         (bench.client(Transport::WebSocket).await, bench.client(Transport::Upgrade).await);
     let quiet = bench.io.get_socket(other.sid.parse().unwrap()).unwrap();
@@ -245,10 +246,10 @@ async fn except_local_and_binary_mean_what_they_mean_elsewhere() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_read_is_cut_and_the_others_do_not_feel_it() {
     let _turn = serial().await;
-    let settings = LaneSettings {
+    let settings = TransportSettings {
         backlog_bytes_max: 256 << 10,
         farewell_max: Duration::from_millis(500),
-        ..LaneSettings::default()
+        ..TransportSettings::default()
     };
     let bench = Bench::start(settings).await;
     let reader = bench.client(Transport::WebSocket).await;
@@ -258,14 +259,14 @@ async fn a_client_that_does_not_read_is_cut_and_the_others_do_not_feel_it() {
     deaf.stop_reading();
     let text = "x".repeat(20_000);
     let mut sent = 0;
-    while bench.lanes.counters().cut_backlog.load(Ordering::Relaxed) == 0 {
+    while bench.registry.counters().cut_backlog.load(Ordering::Relaxed) == 0 {
         bench.io.to(ROOM).emit("big", &text).await.unwrap();
         reader.next("big").await;
         sent += 1;
         assert!(sent < 5_000, "100 MB did not fill what may wait");
     }
     eventually("the session is gone", PATIENCE, async || {
-        (bench.sessions() == 1 && bench.lanes.count() == 1).then_some(())
+        (bench.sessions() == 1 && bench.registry.count() == 1).then_some(())
     })
     .await;
     bench.emit_next().await;
@@ -277,24 +278,24 @@ async fn a_client_that_does_not_read_is_cut_and_the_others_do_not_feel_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_too_slowly_is_told_1013_after_whole_frames() {
     let _turn = serial().await;
-    let settings = LaneSettings {
+    let settings = TransportSettings {
         backlog_bytes_max: 256 << 10,
         // As long as this client may need for what is in the kernel's buffers.
         farewell_max: PATIENCE,
-        ..LaneSettings::default()
+        ..TransportSettings::default()
     };
     let bench = Bench::start(settings).await;
     let slow =
         Client::connected(bench.address, Options::new(Transport::WebSocket).receive_buffer(4_096))
             .await;
-    slow.next("welcome").await;
+    slow.next("connect_reply").await;
     slow.stop_reading();
     let text = "x".repeat(20_000);
     let mut sent = 0;
-    while bench.lanes.counters().cut_backlog.load(Ordering::Relaxed) == 0 {
+    while bench.registry.counters().cut_backlog.load(Ordering::Relaxed) == 0 {
         sent += 1;
         bench.io.to(ROOM).emit("big", &(sent, &text)).await.unwrap();
-        bench.lanes.delivered().await;
+        bench.registry.delivered().await;
         assert!(sent < 5_000, "100 MB did not fill what may wait");
     }
     slow.resume_reading();
@@ -310,18 +311,18 @@ async fn a_client_that_reads_too_slowly_is_told_1013_after_whole_frames() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_client_is_cut_at_the_deadline() {
     let _turn = serial().await;
-    let settings = LaneSettings {
+    let settings = TransportSettings {
         // So that only the deadline can end it.
         backlog_bytes_max: usize::MAX,
         stall_max: Duration::from_secs(1),
-        ..LaneSettings::default()
+        ..TransportSettings::default()
     };
     let bench = Bench::start(settings).await;
     let deaf =
         Client::connected(bench.address, Options::new(Transport::WebSocket).receive_buffer(4_096))
             .await;
     deaf.stop_reading();
-    let lane = bench.lanes.lane(deaf.sid.parse().unwrap()).expect("a websocket has a lane");
+    let lane = bench.registry.lane(deaf.sid.parse().unwrap()).expect("a websocket has a lane");
     // Into the kernel's buffers as much as they take, and a little more.
     let text = "x".repeat(20_000);
     while !lane.is_blocked() {
@@ -329,14 +330,14 @@ async fn a_stalled_client_is_cut_at_the_deadline() {
         tokio::task::yield_now().await;
     }
     bench.no_session_is_left().await;
-    assert_eq!(bench.lanes.counters().cut_stall.load(Ordering::Relaxed), 1);
+    assert_eq!(bench.registry.counters().cut_stall.load(Ordering::Relaxed), 1);
     deaf.resume_reading();
     assert!(matches!(deaf.closed(PATIENCE).await, Closed::Lost(_)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_above_the_bound_ends_with_1009_and_a_reason() {
-    let settings = LaneSettings { message_bytes_max: 1_000, ..LaneSettings::default() };
+    let settings = TransportSettings { message_bytes_max: 1_000, ..TransportSettings::default() };
     let bench = Bench::start(settings).await;
     for transport in [Transport::WebSocket, Transport::Upgrade] {
         let client = bench.client(transport).await;
@@ -350,7 +351,7 @@ async fn a_message_above_the_bound_ends_with_1009_and_a_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_can_be_closed_from_the_server_on_every_transport() {
-    let bench = Bench::start(LaneSettings::default()).await;
+    let bench = Bench::start(TransportSettings::default()).await;
     for transport in Transport::ALL {
         let client = bench.client(transport).await;
         client.emit("close", &[]).await;
@@ -362,13 +363,13 @@ async fn a_session_can_be_closed_from_the_server_on_every_transport() {
     for transport in Transport::ALL {
         clients.push(bench.client(transport).await);
     }
-    bench.lanes.close_all();
+    bench.registry.close_all();
     for client in &clients {
         client.closed(PATIENCE).await;
         assert!(!client.is_disconnected(), "a DISCONNECT packet would keep it away");
     }
     bench.no_session_is_left().await;
-    tokio::time::timeout(PATIENCE, bench.lanes.emptied()).await.expect("all were told");
+    tokio::time::timeout(PATIENCE, bench.registry.emptied()).await.expect("all were told");
 }
 
 fn handshake(query: &str) -> String {
@@ -457,7 +458,7 @@ fn connections(address: SocketAddr) -> usize {
 async fn ten_thousand_that_connect_and_vanish_leave_nothing() {
     const CLIENTS: usize = 10_000;
     let _turn = serial().await;
-    let bench = Bench::start_with(LaneSettings::default(), Duration::from_secs(2)).await;
+    let bench = Bench::start_with(TransportSettings::default(), Duration::from_secs(2)).await;
     let address = bench.address;
     let mut went_all_the_way = 0;
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();

@@ -1,6 +1,6 @@
 //! A pass over a large room and what overtakes it, on streams in memory whose writes take time.
 //!
-//! One thread and one pass: what a client gets first depends on the lanes alone, and not on how
+//! One thread and one pass: what a client gets first depends on the registry alone, and not on how
 //! fast the machine is.
 
 use std::{
@@ -19,13 +19,14 @@ use axum::routing::MethodRouter;
 use bytes::Bytes;
 use http::Uri;
 use roomcast::{
-    fanout::{
-        Adapter, Io,
+    shutdown::Tasks,
+    transport::{
+        Io,
         accept::Acceptor,
-        lanes::{LaneSettings, Lanes},
+        adapter::Adapter,
+        registry::{Registry, TransportSettings},
         stream::Stream,
     },
-    shutdown::Tasks,
 };
 use socketioxide::{SocketIo, extract::SocketRef};
 use tokio::{
@@ -45,14 +46,14 @@ const CONNECT: &[u8] = b"\x81\x82\x00\x00\x00\x0040";
 
 /// What one client was sent, and for each write how many to others came before.
 #[derive(Debug, Default)]
-struct Heard {
+struct JoinResult {
     bytes: Vec<u8>,
     at: Vec<usize>,
 }
 
 struct Client {
     says: &'static [u8],
-    heard: Arc<Mutex<Heard>>,
+    heard: Arc<Mutex<JoinResult>>,
     writes: Arc<AtomicUsize>,
 }
 
@@ -115,13 +116,16 @@ struct Crowd {
 impl Crowd {
     fn new() -> Self {
         let tasks = Tasks::default();
-        let lanes =
-            Lanes::new(LaneSettings { passes: 1, ..LaneSettings::default() }, &tasks, &tasks);
+        let registry = Registry::new(
+            TransportSettings { flush_tasks: 1, ..TransportSettings::default() },
+            &tasks,
+            &tasks,
+        );
         let (service, io) = SocketIo::builder()
-            .with_adapter::<Adapter>(lanes.clone())
+            .with_adapter::<Adapter>(registry.clone())
             .build_with_inner_svc(MethodRouter::<(), Infallible>::new());
         let joined = Arc::new(AtomicUsize::new(0));
-        let (its_lanes, its_joined) = (lanes.clone(), Arc::clone(&joined));
+        let (its_lanes, its_joined) = (registry.clone(), Arc::clone(&joined));
         io.ns("/", async move |socket: SocketRef<Adapter>| {
             let query = socket.req_parts().uri.query().unwrap_or_default();
             for room in [LARGE, SMALL] {
@@ -131,12 +135,12 @@ impl Crowd {
             }
             its_joined.fetch_add(1, Ordering::Relaxed);
         });
-        let acceptor = Acceptor::new(service, "/socket.io/", lanes);
+        let acceptor = Acceptor::new(service, "/socket.io/", registry);
         Self { io, acceptor, joined, writes: Arc::default(), tasks }
     }
 
     /// A client that has joined, and whose lane is open.
-    async fn client(&self, rooms: Rooms) -> Arc<Mutex<Heard>> {
+    async fn client(&self, rooms: Rooms) -> Arc<Mutex<JoinResult>> {
         let rooms = match rooms {
             Rooms::Large => LARGE.to_owned(),
             Rooms::Small => SMALL.to_owned(),
@@ -144,7 +148,7 @@ impl Crowd {
         };
         let uri: Uri =
             format!("/socket.io/?EIO=4&transport=websocket&rooms={rooms}").parse().expect("a URI");
-        let heard = Arc::new(Mutex::new(Heard::default()));
+        let heard = Arc::new(Mutex::new(JoinResult::default()));
         let client =
             Client { says: CONNECT, heard: Arc::clone(&heard), writes: Arc::clone(&self.writes) };
         let before = self.joined.load(Ordering::Relaxed);
@@ -174,7 +178,7 @@ impl Drop for Crowd {
 }
 
 /// The names of the events that came, in order.
-fn events(heard: &Mutex<Heard>) -> Vec<String> {
+fn events(heard: &Mutex<JoinResult>) -> Vec<String> {
     let heard = heard.lock().expect("no write panics");
     let text = String::from_utf8_lossy(&heard.bytes);
     let names = text.split("42[\"").skip(1).filter_map(|rest| rest.split('"').next());
@@ -196,7 +200,7 @@ async fn a_message_for_a_few_overtakes_a_pass_over_many_and_nobodys_order_change
     // Everybody's lane is open when this has come.
     crowd.emit(LARGE, "ready").await;
     crowd.emit(SMALL, "ready").await;
-    let ready = |client: &Arc<Mutex<Heard>>| events(client).contains(&"ready".to_owned());
+    let ready = |client: &Arc<Mutex<JoinResult>>| events(client).contains(&"ready".to_owned());
     crowd.until(|| ready(&small) && both.iter().chain(&large).all(ready)).await;
 
     let begun = crowd.writes.load(Ordering::Relaxed);

@@ -1,17 +1,17 @@
 //! What `bus/mod.rs` promises of what people are called and what they have read, as a suite that
-//! every bus passes: `people_contract!`.
+//! every bus passes: `presence_contract!`.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use roomcast::{
-    bus::{
-        Bus, Retention,
-        people::{MARKS_MAX, Signal, UNREAD_MAX},
-    },
     domain::{
         message::Draft,
         user::{Patch, Picture, User},
+    },
+    store::{
+        Bus, RetentionPolicy,
+        presence::{MARKS_MAX, Signal, UNREAD_MAX},
     },
 };
 use tokio::time::timeout;
@@ -22,7 +22,7 @@ use crate::{
         bus::{DEADLINE, Log, draft, retention, room, store},
         eventually,
     },
-    people::{Watch, id, mark, patch, person, profile, save},
+    presence::{Watch, id, mark, patch, person, profile, save},
 };
 
 async fn unread(bus: &dyn Bus, user: &str, rooms: &[&str]) -> Vec<(String, u64, u32)> {
@@ -108,7 +108,7 @@ pub async fn patches_undo_nothing_of_each_other<L: Log>() {
 
 pub async fn a_name_that_nobody_uses_is_free<L: Log>() {
     const LIFE: Duration = Duration::from_secs(1);
-    let mut log = L::fresh(Retention { history_ttl: LIFE, ..retention() }).await;
+    let mut log = L::fresh(RetentionPolicy { history_ttl: LIFE, ..retention() }).await;
     let node = log.node().await;
     assert!(save(&*node.bus, &person("ann", "Ann")).await);
     let bob = person("bob", "ann");
@@ -248,7 +248,7 @@ pub async fn rooms_of_two_people_are_found_by_their_marks<L: Log>() {
 
 pub async fn a_mark_is_kept_while_it_is_said_again<L: Log>() {
     const LIFE: Duration = Duration::from_secs(3);
-    let mut log = L::fresh(Retention { history_ttl: LIFE, ..retention() }).await;
+    let mut log = L::fresh(RetentionPolicy { history_ttl: LIFE, ..retention() }).await;
     let node = log.node().await;
     store(&*node.bus, draft("red", "bob", "m", "0")).await;
     assert_eq!(mark(&*node.bus, "bob", "red", 1).await, 1);

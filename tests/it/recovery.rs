@@ -55,7 +55,7 @@ impl Away {
     pub async fn recovered(&self, node: &Node, options: Options) -> Client {
         let client = self.back(node, options).await;
         let own = json!({ "sid": self.public_id, "pid": self.pid });
-        assert_eq!(client.greeting(), own, "not recovered");
+        assert_eq!(client.connect_reply(), own, "not recovered");
         assert_eq!(client.before_connected(), 0, "the official client would hear it twice");
         client
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use roomcast::{config::Config, hub::Counts, server::Server};
+use roomcast::{chat::Counts, config::Config, server::Server};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::{net::TcpStream, task::JoinSet};
@@ -328,7 +328,7 @@ async fn thousands_that_vanish_at_any_stage_leave_nothing() {
     let _turn = serial().await;
     let server = in_process().await;
     let address = server.addresses()[0];
-    let nothing = Counts { seats: 0, entering: 0, welcomes: 0, rooms: 0, seated: 0 };
+    let nothing = Counts { seats: 0, entering: 0, connect_replies: 0, rooms: 0, seated: 0 };
     let mut known = Vec::new();
     for _ in 0..50 {
         known.push(Client::connected(address, Options::new(Transport::WebSocket)).await);

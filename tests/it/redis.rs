@@ -3,8 +3,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use roomcast::{
-    bus::{Bus, Health, Retention, SubmitError, redis},
     domain::{message::Draft, page::Page},
+    store::{Bus, Health, RetentionPolicy, SubmitError, redis},
 };
 use tokio::sync::mpsc;
 
@@ -18,11 +18,11 @@ use crate::harness::{
 /// One Redis, and any number of nodes on it.
 pub struct Shared {
     pub redis: Redis,
-    pub retention: Retention,
+    pub retention: RetentionPolicy,
 }
 
 impl Log for Shared {
-    async fn fresh(retention: Retention) -> Self {
+    async fn fresh(retention: RetentionPolicy) -> Self {
         Self { redis: Redis::start(Keeps::Nothing).await, retention }
     }
 
@@ -38,8 +38,8 @@ impl Shared {
 }
 
 /// A node that is ready.
-pub async fn open(url: &str, partitions: u16, retention: Retention) -> Node {
-    let (bus, deliveries) = redis::open(redis::Options {
+pub async fn open(url: &str, partitions: u16, retention: RetentionPolicy) -> Node {
+    let (bus, deliveries) = redis::open(redis::RedisOptions {
         shown: url.to_owned(),
         url: url.to_owned(),
         prefix: "test".into(),
@@ -59,12 +59,12 @@ pub async fn ready(bus: &dyn Bus, within: Duration) {
 
 contract!(redis_bus, super::Shared, persistent, shared);
 session_contract!(redis_sessions, super::Shared, persistent, shared);
-people_contract!(redis_people, super::Shared, persistent, shared);
+presence_contract!(redis_people, super::Shared, persistent, shared);
 
 #[tokio::test]
 async fn what_a_room_had_before_it_expired_is_told_as_trimmed() {
     let ttl = Duration::from_secs(1);
-    let mut log = Shared::fresh(Retention { history_ttl: ttl, ..retention() }).await;
+    let mut log = Shared::fresh(RetentionPolicy { history_ttl: ttl, ..retention() }).await;
     let mut node = log.node().await;
     let first = store(&*node.bus, draft("lobby", "ann", "a", "1")).await;
     store(&*node.bus, draft("lobby", "ann", "b", "2")).await;

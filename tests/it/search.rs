@@ -4,20 +4,19 @@
 use std::{path::Path, time::Duration};
 
 use roomcast::{
-    bus::{
-        Bus, Retention,
-        search::{Found, words_of},
-    },
     domain::{
         message::{Draft, Message},
         search::{Query, Search},
+    },
+    store::{
+        Bus, RetentionPolicy,
+        search::{Found, words_of},
     },
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::{
-    embedded::{BEFORE_RECORDS, FileLog, MemoryLog, aged, database, open},
     harness::{
         bus::{DEADLINE, Log, Node, draft, retention, room, store, until},
         client::{Client, Transport},
@@ -26,6 +25,7 @@ use crate::{
     },
     recovery::{join, native, send, two_nodes},
     redis::Shared,
+    sqlite::{BEFORE_RECORDS, FileLog, MemoryLog, aged, database, open},
 };
 
 async fn search(bus: &dyn Bus, name: &str, text: &str, before: Option<u64>, limit: u32) -> Found {
@@ -107,7 +107,7 @@ async fn what_has_the_words_is_found<L: Log>() {
 }
 
 async fn what_is_trimmed_is_not_found<L: Log>() {
-    let mut log = L::fresh(Retention { history_max: 200, ..retention() }).await;
+    let mut log = L::fresh(RetentionPolicy { history_max: 200, ..retention() }).await;
     let mut node = log.node().await;
     let drafts: Vec<Draft> =
         (0..5_000).map(|n| draft("red", "ann", &format!("m{n}"), "\"word\"")).collect();

@@ -3,18 +3,17 @@
 use std::time::Duration;
 
 use roomcast::{
-    bus::{
-        Bus, Health, ReadError, Retention,
-        session::{Holder, SessionRecord, Tail},
-    },
     domain::{
         message::{Draft, Position},
         name::PublicId,
     },
+    store::{
+        Bus, Health, ReadError, RetentionPolicy,
+        sessions::{Holder, SessionRecord, Tail},
+    },
 };
 
 use crate::{
-    embedded,
     harness::{
         PATIENCE,
         bus::{Log, Node, draft, retention, store, until},
@@ -23,6 +22,7 @@ use crate::{
     },
     redis::{Shared, open, ready},
     sessions::{claim, hear_taken, record, save, session, short, tail, user, whole_tail},
+    sqlite,
 };
 
 /// A node that ends as by kill -9: it releases nothing, and says goodbye to nobody.
@@ -32,7 +32,7 @@ pub struct Mortal {
 }
 
 impl Mortal {
-    pub async fn start(redis: &Redis, retention: Retention) -> Self {
+    pub async fn start(redis: &Redis, retention: RetentionPolicy) -> Self {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let url = redis.url();
         let node = runtime.spawn(async move { open(&url, 1, retention).await });
@@ -159,7 +159,7 @@ async fn a_loss_that_nobody_announced_is_noticed() {
 #[tokio::test]
 async fn a_save_that_was_delayed_undoes_no_later_one() {
     let redis = Redis::start(Keeps::Nothing).await;
-    let script = include_str!("../../src/bus/redis/save.lua");
+    let script = include_str!("../../src/store/redis/scripts/save.lua");
     for (number, text, kept) in [("2", "two", "two"), ("1", "one", "two"), ("3", "three", "three")]
     {
         let saved = redis.call(&["EVAL", script, "1", "s", "aa", number, text, "60000"]).await;
@@ -208,17 +208,17 @@ async fn a_tail_that_redis_has_cut_off_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tail_that_the_file_has_cut_off_is_told() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut node = embedded::open(dir.path(), retention());
+    let mut node = sqlite::open(dir.path(), retention());
     let drafts: Vec<Draft> = (0..10)
         .map(|n| {
             let draft = draft(["red", "blue"][n % 2], "ann", &format!("m{n}"), "0");
             let two_hours = Duration::from_secs(7_200);
-            if n % 2 == 0 && n < 6 { embedded::aged(draft, two_hours) } else { draft }
+            if n % 2 == 0 && n < 6 { sqlite::aged(draft, two_hours) } else { draft }
         })
         .collect();
     let (_, heard) = node.pass(&drafts).await;
     let at = |seq| Position { epoch: heard[0].position.epoch.clone(), seq };
-    let file = embedded::database(dir.path());
+    let file = sqlite::database(dir.path());
     let left = || file.query_row("SELECT count(*) FROM messages", [], |row| row.get::<_, u64>(0));
     until("the old rows are gone", || left().expect("a count") == 7).await;
     for after in 0..5 {
@@ -231,27 +231,27 @@ async fn a_tail_that_the_file_has_cut_off_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_died_leaves_its_sessions_for_a_window() {
     let dir = tempfile::tempdir().expect("a directory");
-    let file = || embedded::database(dir.path());
+    let file = || sqlite::database(dir.path());
     let count = |what: &str| -> u64 {
         let sql = format!("SELECT count(*) FROM sessions WHERE {what}");
         file().query_row(&sql, [], |row| row.get(0)).expect("a count")
     };
     let saved = record(&["lobby"]);
-    let node = embedded::open(dir.path(), retention());
+    let node = sqlite::open(dir.path(), retention());
     assert!(save(&*node.bus, &session("a"), Holder::random(), &saved).await);
     assert!(save(&*node.bus, &session("b"), Holder::random(), &saved).await);
     // A bus that is closed releases as little as one that is killed.
     node.bus.close().await;
     assert_eq!((count("ends IS NULL"), count("ends IS NOT NULL")), (2, 0));
 
-    let node = embedded::open(dir.path(), retention());
+    let node = sqlite::open(dir.path(), retention());
     assert_eq!(count("ends IS NOT NULL"), 2, "the next start gives them an end");
     assert_eq!(claim(&*node.bus, &session("a"), Holder::random()).await, Some(saved));
     assert_eq!((count("ends IS NULL"), count("ends IS NOT NULL")), (1, 1));
     node.bus.close().await;
 
     let window = Duration::from_millis(1);
-    let node = embedded::open(dir.path(), Retention { recovery_window: window, ..retention() });
+    let node = sqlite::open(dir.path(), RetentionPolicy { recovery_window: window, ..retention() });
     until("what was left ends, and its row goes", || count("id = 'a'") == 0).await;
     assert_eq!(count("id = 'b'"), 1, "it has its end from the first start");
     node.bus.close().await;
@@ -260,7 +260,7 @@ async fn a_process_that_died_leaves_its_sessions_for_a_window() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_of_an_older_program_is_brought_forward() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut node = embedded::open(dir.path(), retention());
+    let mut node = sqlite::open(dir.path(), retention());
     for id in ["one", "two"] {
         store(&*node.bus, draft("lobby", "ann", id, "0")).await;
     }
@@ -269,11 +269,11 @@ async fn the_log_of_an_older_program_is_brought_forward() {
     let older = "DROP TABLE words; DROP TABLE profiles; DROP TABLE read_marks; DROP TABLE sessions;
          ALTER TABLE log DROP COLUMN indexed_to; ALTER TABLE log DROP COLUMN deleted_to;
          PRAGMA user_version = 1";
-    let file = embedded::database(dir.path());
-    file.execute_batch(embedded::BEFORE_RECORDS).expect("it can be set back");
+    let file = sqlite::database(dir.path());
+    file.execute_batch(sqlite::BEFORE_RECORDS).expect("it can be set back");
     file.execute_batch(older).expect("it can be set back");
 
-    let node = embedded::open(dir.path(), retention());
+    let node = sqlite::open(dir.path(), retention());
     assert_eq!(node.whole_history("lobby").await, heard);
     let top = heard[1].position.clone();
     assert_eq!(tail(&node, &heard[0].position, 9).await, Tail::Trimmed { first: 3 });

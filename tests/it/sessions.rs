@@ -5,14 +5,14 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use roomcast::{
-    bus::{
-        Bus, Delivery, Retention,
-        session::{Holder, Joined, SessionRecord, TAIL_BYTES_MAX, Tail},
-    },
     domain::{
         message::{Draft, Epoch, Message, Position},
         name::{PublicId, UserId},
         page::Page,
+    },
+    store::{
+        Bus, Delivery, RetentionPolicy,
+        sessions::{Holder, Joined, SessionRecord, TAIL_BYTES_MAX, Tail},
     },
 };
 use tokio::time::{Instant, timeout};
@@ -25,13 +25,13 @@ use crate::harness::{
 /// A window that ends while a test waits for it, and in which a loaded machine may stall.
 const SHORT: Duration = Duration::from_secs(2);
 
-pub fn short() -> Retention {
-    Retention { recovery_window: SHORT, ..retention() }
+pub fn short() -> RetentionPolicy {
+    RetentionPolicy { recovery_window: SHORT, ..retention() }
 }
 
 /// A window in which no lease is renewed while a test runs: what is told was announced.
-fn long() -> Retention {
-    Retention { recovery_window: Duration::from_secs(3_600), ..retention() }
+fn long() -> RetentionPolicy {
+    RetentionPolicy { recovery_window: Duration::from_secs(3_600), ..retention() }
 }
 
 pub fn session(text: &str) -> PublicId {
@@ -317,7 +317,7 @@ pub async fn a_tail_is_bounded_in_bytes<L: Log>() {
 /// The window is the log's, whatever a room has kept of it.
 pub async fn a_tail_reaches_beyond_the_history<L: Log>() {
     let idempotency_window = Duration::from_millis(1);
-    let bounds = Retention { history_max: 50, idempotency_window, ..retention() };
+    let bounds = RetentionPolicy { history_max: 50, idempotency_window, ..retention() };
     let mut log = L::fresh(bounds).await;
     let mut node = log.node().await;
     let mut all = Vec::new();

@@ -6,13 +6,17 @@ use std::{fs, path::Path};
 /// Each top module of `src/` and what it may import. Leaves come last: everybody may import them.
 const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["server"]),
-    ("server", &["sockets", "http", "auth", "hub", "fanout", "bus", "domain"]),
-    ("sockets", &["auth", "hub", "fanout", "bus", "domain"]),
-    ("http", &["auth", "hub", "fanout", "bus", "domain"]),
-    ("auth", &["fanout", "bus", "domain"]),
-    ("hub", &["fanout", "bus", "domain"]),
-    ("fanout", &["bus", "domain"]),
-    ("bus", &["domain"]),
+    (
+        "server",
+        &["sockets", "http", "chat", "delivery", "dialects", "transport", "store", "domain"],
+    ),
+    ("sockets", &["chat", "delivery", "dialects", "transport", "store", "domain"]),
+    ("http", &["chat", "store", "domain"]),
+    ("chat", &["delivery", "dialects", "transport", "store", "domain"]),
+    ("delivery", &["dialects", "transport", "store", "domain"]),
+    ("dialects", &["domain"]),
+    ("transport", &["dialects"]),
+    ("store", &["domain"]),
     ("domain", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config", "domain"]),
@@ -26,11 +30,14 @@ const WITHOUT_LEAVES: &[&str] = &["domain", "config", "telemetry", "shutdown", "
 
 /// Crates, and the beginnings of the paths that may name them.
 const DOORS: &[(&str, &[&str])] = &[
-    ("fred", &["src/bus/redis"]),
-    ("rusqlite", &["src/bus/embedded"]),
-    ("socketioxide", &["src/sockets", "src/fanout", "src/server"]),
-    ("socketioxide_core", &["src/sockets", "src/fanout"]),
-    ("engineioxide", &["src/sockets", "src/fanout"]),
+    ("fred", &["src/store/redis"]),
+    ("rusqlite", &["src/store/sqlite"]),
+    ("socketioxide", &["src/sockets", "src/transport", "src/delivery", "src/dialects", "src/chat"]),
+    (
+        "socketioxide_core",
+        &["src/sockets", "src/transport", "src/delivery", "src/dialects", "src/chat"],
+    ),
+    ("engineioxide", &["src/sockets", "src/transport", "src/delivery", "src/dialects", "src/chat"]),
     ("axum", &["src/http", "src/server", "src/sockets"]),
     ("clap", &["src/config"]),
 ];
@@ -207,30 +214,30 @@ fn the_house_is_tidy() {
 
 #[test]
 fn a_file_without_a_heading_is_found() {
-    assert_eq!(violations("src/hub.rs", "use std::fmt;\n").len(), 1);
+    assert_eq!(violations("src/chat/mod.rs", "use std::fmt;\n").len(), 1);
     assert_eq!(violations("tests/it/a.rs", "// Not a heading.\n").len(), 1);
-    assert_eq!(violations("src/hub.rs", "//! What it is for.\n"), Vec::<String>::new());
+    assert_eq!(violations("src/chat/mod.rs", "//! What it is for.\n"), Vec::<String>::new());
 }
 
 #[test]
 fn an_import_that_goes_up_is_found_however_it_is_written() {
     for (path, code, wrong) in [
-        ("src/domain/name.rs", "use crate::bus::Bus;", 1),
+        ("src/domain/name.rs", "use crate::store::Bus;", 1),
         ("src/domain/name.rs", "use crate::clock;", 1),
-        ("src/bus/redis.rs", "use crate::{domain::name::RoomName, fanout::relay};", 1),
-        ("src/bus/redis.rs", "use crate::{\n    domain::{a, b},\n    hub::{Hub, c},\n};", 1),
-        ("src/bus/redis.rs", "let a = super::super::sockets::wire::b();", 1),
-        ("src/bus/mod.rs", "use super::server;", 1),
-        ("src/hub.rs", "use super::auth::User;", 1),
+        ("src/store/redis.rs", "use crate::{domain::name::RoomName, delivery::relay};", 1),
+        ("src/store/redis.rs", "use crate::{\n    domain::{a, b},\n    chat::{Chat, c},\n};", 1),
+        ("src/store/redis.rs", "let a = super::super::sockets::wire::b();", 1),
+        ("src/store/mod.rs", "use super::server;", 1),
+        ("src/chat/mod.rs", "use super::sockets::User;", 1),
         ("src/sockets/mod.rs", "use crate::http::page;", 1),
         ("src/http/api.rs", "use crate::sockets;", 1),
-        ("src/config.rs", "use crate::bus::Retention;", 1),
-        ("src/main.rs", "use roomcast::{config::Config, hub::Hub, server};", 1),
+        ("src/config.rs", "use crate::store::RetentionPolicy;", 1),
+        ("src/main.rs", "use roomcast::{config::Config, chat::Chat, server};", 1),
         ("src/manager.rs", "", 1),
-        ("src/bus/redis.rs", "use crate::{domain::{bus, hub}, clock};\nuse super::queue;", 0),
-        ("src/sockets/mod.rs", "use crate::{auth, config::Config, hub::Hub};", 0),
-        ("src/fanout/relay.rs", "use crate::bus::Delivery; // crate::server", 0),
-        ("src/hub.rs", "// Not crate::server.\nlet a = mycrate::server::b();", 0),
+        ("src/store/redis.rs", "use crate::{domain::{store, chat}, clock};\nuse super::queue;", 0),
+        ("src/sockets/mod.rs", "use crate::{config::Config, chat::Chat};", 0),
+        ("src/delivery/relay.rs", "use crate::store::Delivery; // crate::server", 0),
+        ("src/chat/mod.rs", "// Not crate::server.\nlet a = mycrate::server::b();", 0),
         ("src/lib.rs", "pub mod server;", 0),
     ] {
         let text = format!("//! A heading.\n{code}\n");
@@ -241,18 +248,18 @@ fn an_import_that_goes_up_is_found_however_it_is_written() {
 #[test]
 fn a_crate_beyond_its_door_is_found() {
     for (path, code, wrong) in [
-        ("src/hub.rs", "use fred::prelude::Client;", 1),
-        ("src/bus/embedded.rs", "fn a() -> fred::types::Value {", 1),
-        ("src/bus/mod.rs", "use rusqlite;", 1),
+        ("src/chat/mod.rs", "use fred::prelude::Client;", 1),
+        ("src/store/sqlite.rs", "fn a() -> fred::types::Value {", 1),
+        ("src/store/mod.rs", "use rusqlite;", 1),
         ("src/http/mod.rs", "use socketioxide::SocketIo;", 1),
-        ("src/bus/mod.rs", "use axum::Router;", 1),
-        ("src/fanout/lane.rs", "let a: ::axum::Router = b;", 1),
+        ("src/store/mod.rs", "use axum::Router;", 1),
+        ("src/transport/lane.rs", "let a: ::axum::Router = b;", 1),
         ("src/telemetry.rs", "#[derive(clap::Parser)]", 1),
         ("src/server.rs", "use socketioxide_core::adapter::Adapter;", 1),
-        ("src/bus/redis.rs", "use fred::prelude::Client;", 0),
-        ("src/bus/redis/pump.rs", "use fred::prelude::Client;", 0),
-        ("src/fanout/adapter.rs", "use socketioxide_core::adapter::Adapter;", 0),
-        ("src/hub.rs", "let fred = alfred::b(); let a = own::fred::b();", 0),
+        ("src/store/redis.rs", "use fred::prelude::Client;", 0),
+        ("src/store/redis/scripts/pump.rs", "use fred::prelude::Client;", 0),
+        ("src/transport/adapter.rs", "use socketioxide_core::adapter::Adapter;", 0),
+        ("src/chat/mod.rs", "let fred = alfred::b(); let a = own::fred::b();", 0),
     ] {
         let text = format!("//! A heading.\n{code}\n");
         assert_eq!(violations(path, &text).len(), wrong, "{path}: {code}");

@@ -3,13 +3,9 @@
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::changes::Became;
+use crate::sockets::wire::changes::Became;
 use crate::{
-    bus::{
-        History,
-        people::{RoomSummary, Unread},
-        search::Found,
-    },
+    dialects::{Dialect, NativeChange, NativeMessage, NativeUser},
     domain::{
         message::{Body, Message, Position, Stored},
         name::{MessageId, RoomName},
@@ -17,7 +13,11 @@ use crate::{
         session::Reject,
         user::User,
     },
-    fanout::dialect::{Dialect, NativeChange, NativeMessage, NativeUser},
+    store::{
+        History,
+        presence::{RoomSummary, Unread},
+        search::Found,
+    },
 };
 
 /// The answer to a `user-message`.

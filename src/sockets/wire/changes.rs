@@ -3,13 +3,13 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Request, bad_name, object};
 use crate::domain::{
     changes::{About, Change, Fate},
     message::{Body, Epoch, Message},
     name::{Emoji, MessageId, RoomName},
     session::{Command, Reject},
 };
+use crate::sockets::wire::{Request, bad_name, object};
 
 /// Which message it is about, in every one of these requests.
 #[derive(Deserialize)]

@@ -3,16 +3,15 @@
 use std::{path::Path, time::Duration};
 
 use roomcast::{
-    bus::{Retention, session::Tail},
     domain::{
         changes::Change,
         message::{Draft, Position},
     },
+    store::{RetentionPolicy, sessions::Tail},
 };
 
 use super::{ROOMS, drafts, record, said, seq_of, stored_states};
 use crate::{
-    embedded::{aged, database, open},
     harness::{
         PATIENCE,
         bus::{Log, retention, until},
@@ -20,6 +19,7 @@ use crate::{
         redis::Reply,
     },
     redis::Shared,
+    sqlite::{aged, database, open},
 };
 
 fn count(file: &rusqlite::Connection, sql: &str) -> u64 {
@@ -70,7 +70,7 @@ async fn records_and_states_leave_the_file_when_messages_do() {
 
     // Within the windows all stays, however much there is.
     node.bus.close().await;
-    let mut node = open(dir.path(), Retention { history_max: 10, ..retention() });
+    let mut node = open(dir.path(), RetentionPolicy { history_max: 10, ..retention() });
     let recent: Vec<Draft> = drafts(10, 900, 3_000)
         .into_iter()
         .map(|draft| aged(draft, Duration::from_secs(60)))
@@ -88,7 +88,7 @@ async fn records_and_states_leave_the_file_when_messages_do() {
 
     // Behind them there are no more records of a room than messages; the log says from where.
     let short = Duration::from_secs(30);
-    let few = Retention {
+    let few = RetentionPolicy {
         history_max: 10,
         idempotency_window: short,
         recovery_window: short,
@@ -138,7 +138,7 @@ async fn after_a_lost_log_no_old_state_shows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_keeps_states_as_long_as_their_messages() {
-    let mut log = Shared::fresh(Retention { history_max: 80, ..retention() }).await;
+    let mut log = Shared::fresh(RetentionPolicy { history_max: 80, ..retention() }).await;
     let mut node = log.node().await;
     let mut sent = 0;
     for _ in 0..10 {
@@ -181,7 +181,7 @@ async fn redis_keeps_states_as_long_as_their_messages() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_room_that_expires_in_redis_takes_its_states_along() {
     let ttl = Duration::from_secs(1);
-    let mut log = Shared::fresh(Retention { history_ttl: ttl, ..retention() }).await;
+    let mut log = Shared::fresh(RetentionPolicy { history_ttl: ttl, ..retention() }).await;
     let mut node = log.node().await;
     node.pass(&[said("red", "a", "one")]).await;
     node.pass(&[record("red", "bob", "b", (Change::React, 1), "+1")]).await;

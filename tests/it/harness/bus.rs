@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use roomcast::{
-    bus::{Bus, Deliveries, Delivery, History, Retention, Settle, SubmitError},
     clock,
     domain::{
         message::{Body, Draft, Message, Stored, Timestamp},
         name::{MessageId, RoomName, UserId},
         page::Page,
     },
+    store::{Bus, Deliveries, Delivery, History, RetentionPolicy, Settle, SubmitError},
 };
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
@@ -19,11 +19,11 @@ use tokio::{
 /// Longer than anything here takes, on a machine that does other things too.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 /// What a submitter of many messages has under way.
-const UNDER_WAY: usize = 8_192;
+const IN_FLIGHT: usize = 8_192;
 
 /// One log, empty at first, and the nodes that use it. A node must be ready when it is handed out.
 pub trait Log: Sized {
-    fn fresh(retention: Retention) -> impl Future<Output = Self>;
+    fn fresh(retention: RetentionPolicy) -> impl Future<Output = Self>;
     /// A node on this log. For a log that is not shared the one before is closed.
     fn node(&mut self) -> impl Future<Output = Node>;
 }
@@ -33,8 +33,8 @@ pub struct Node {
     pub deliveries: Deliveries,
 }
 
-pub fn retention() -> Retention {
-    Retention {
+pub fn retention() -> RetentionPolicy {
+    RetentionPolicy {
         history_max: 1_000_000,
         history_ttl: Duration::from_secs(3_600),
         idempotency_window: Duration::from_secs(120),
@@ -142,7 +142,7 @@ impl Node {
     /// Submits in order with many under way, and hears. Answers what was settled and heard.
     pub async fn pass(&mut self, drafts: &[Draft]) -> (Vec<Stored>, Vec<Message>) {
         let (settled, mut outcomes) = mpsc::channel(drafts.len());
-        let room = Arc::new(Semaphore::new(UNDER_WAY));
+        let room = Arc::new(Semaphore::new(IN_FLIGHT));
         let submitting = async {
             for (number, draft) in drafts.iter().enumerate() {
                 room.acquire().await.expect("open").forget();

@@ -50,7 +50,7 @@ pub struct Life {
     pub from: Moment,
     /// Whether it was there until everything under way had arrived.
     pub stayed: bool,
-    pub heard: Vec<Heard>,
+    pub heard: Vec<JoinResult>,
 }
 
 impl Life {
@@ -62,7 +62,7 @@ impl Life {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum JoinResult {
     Message {
         id: String,
         position: Option<Position>,
@@ -92,7 +92,7 @@ pub struct Report {
     pub duplicated: Vec<String>,
     /// Against the positions, or against the order of one sender.
     pub reordered: Vec<String>,
-    /// Heard, but never sent, or refused.
+    /// JoinResult, but never sent, or refused.
     pub phantom: Vec<String>,
     /// Two answers, or two receivers, that cannot both be right.
     pub disagreed: Vec<String>,
@@ -225,7 +225,7 @@ impl<'a> Judge<'a> {
         let mut epochs: Vec<&str> = Vec::new();
         let mut last = 0;
         for heard in &life.heard {
-            let Heard::Message { id, position } = heard else { continue };
+            let JoinResult::Message { id, position } = heard else { continue };
             self.report.receipts += 1;
             if !seen.insert(id) {
                 self.report.duplicated.push(format!("{who} heard {id} again"));
@@ -276,7 +276,7 @@ impl<'a> Judge<'a> {
         let mut told_new_epoch = false;
         for heard in &life.heard {
             match heard {
-                Heard::Message { id, position } => {
+                JoinResult::Message { id, position } => {
                     ids.insert(id);
                     if let Some(Position { epoch, seq }) = position {
                         let span = spans.entry(epoch).or_insert((*seq, *seq));
@@ -284,8 +284,8 @@ impl<'a> Judge<'a> {
                         current = Some(epoch.as_str());
                     }
                 }
-                Heard::Gap { epoch, from, to } => gaps.push((epoch, *from, *to)),
-                Heard::NewEpoch => told_new_epoch = true,
+                JoinResult::Gap { epoch, from, to } => gaps.push((epoch, *from, *to)),
+                JoinResult::NewEpoch => told_new_epoch = true,
             }
         }
         for (id, message) in &self.messages {
@@ -317,8 +317,8 @@ impl<'a> Judge<'a> {
         let positioned: Vec<bool> = lives.iter().map(is_positioned).collect();
         let ids = |life: &'a Life| {
             life.heard.iter().filter_map(|heard| match heard {
-                Heard::Message { id, .. } => Some(id.as_str()),
-                Heard::Gap { .. } | Heard::NewEpoch => None,
+                JoinResult::Message { id, .. } => Some(id.as_str()),
+                JoinResult::Gap { .. } | JoinResult::NewEpoch => None,
             })
         };
         for (index, one) in lives.iter().enumerate() {
@@ -350,7 +350,7 @@ impl<'a> Judge<'a> {
 }
 
 fn is_positioned(life: &Life) -> bool {
-    life.heard.iter().all(|heard| !matches!(heard, Heard::Message { position: None, .. }))
+    life.heard.iter().all(|heard| !matches!(heard, JoinResult::Message { position: None, .. }))
 }
 
 #[cfg(test)]

@@ -252,19 +252,19 @@ impl Client {
     }
 
     /// What the CONNECT reply said: `{sid, pid}`.
-    pub fn greeting(&self) -> Value {
+    pub fn connect_reply(&self) -> Value {
         let inbox = self.inbox.borrow();
         inbox.connected.clone().and_then(Result::ok).expect("a connected client was greeted")
     }
 
     /// The name that others know it by.
     pub fn public_id(&self) -> String {
-        self.greeting()["sid"].as_str().expect("a public id").to_owned()
+        self.connect_reply()["sid"].as_str().expect("a public id").to_owned()
     }
 
     /// The secret by which it comes back.
     pub fn pid(&self) -> String {
-        self.greeting()["pid"].as_str().expect("a pid").to_owned()
+        self.connect_reply()["pid"].as_str().expect("a pid").to_owned()
     }
 
     /// Says good-bye and connects again, on the same connection. `false`: that was ended.

@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    checker::{Attempt, Heard, Life, Moment, Outcome, Position},
+    checker::{Attempt, JoinResult, Life, Moment, Outcome, Position},
     load::{END, body, heard},
 };
 
@@ -60,9 +60,9 @@ pub struct Pages {
     id: String,
     /// How its last connections began and ended, to tell when something is wrong with it.
     trail: VecDeque<String>,
-    /// Heard after a connection ended and before the next one said whether it continues it, which
+    /// JoinResult after a connection ended and before the next one said whether it continues it, which
     /// is when official clients show what was replayed.
-    early: Vec<(Heard, Option<Latency>)>,
+    early: Vec<(JoinResult, Option<Latency>)>,
 }
 
 impl Diary {
@@ -219,12 +219,12 @@ impl Pages {
         }
     }
 
-    fn keep(&mut self, heard: Heard, latency: Option<Latency>) {
+    fn keep(&mut self, heard: JoinResult, latency: Option<Latency>) {
         if !self.joined {
             return;
         }
         let life = self.lives.last_mut().expect("who is connected lives");
-        let last = matches!(&heard, Heard::Message { id, .. } if id == END);
+        let last = matches!(&heard, JoinResult::Message { id, .. } if id == END);
         life.heard.push(heard);
         life.stayed |= last;
         self.heard_end |= last;

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     PATIENCE, Random,
-    checker::{Attempt, Heard, History, Life, Moment, Outcome, Position, Report, check},
+    checker::{Attempt, History, JoinResult, Life, Moment, Outcome, Position, Report, check},
     client::{Answer, Client, Options, Transport},
 };
 
@@ -260,7 +260,7 @@ impl Receiver {
             match client.try_next_any(Duration::from_millis(50)).await {
                 Some(event) => {
                     let heard = heard(&event.name, &event.args).expect("nothing else is said");
-                    let last = matches!(&heard, Heard::Message { id, .. } if id == END);
+                    let last = matches!(&heard, JoinResult::Message { id, .. } if id == END);
                     life.heard.push(heard);
                     if life.from == Moment::MAX {
                         life.from = self.clock.elapsed();
@@ -287,7 +287,7 @@ impl Receiver {
 }
 
 /// What an event says to the checker; nothing when it is of no concern to it.
-pub fn heard(name: &str, args: &[Value]) -> Option<Heard> {
+pub fn heard(name: &str, args: &[Value]) -> Option<JoinResult> {
     let text = |value: &Value| value.as_str().expect("text").to_owned();
     let number = |value: &Value| value.as_u64().expect("a number");
     let argument = args.first().unwrap_or(&Value::Null);
@@ -299,14 +299,14 @@ pub fn heard(name: &str, args: &[Value]) -> Option<Heard> {
                 epoch: epoch.to_owned(),
                 seq: seq.parse().expect("a sequence is a number"),
             });
-            Heard::Message { id: text(&body(argument)["id"]), position }
+            JoinResult::Message { id: text(&body(argument)["id"]), position }
         }
-        "gap" => Heard::Gap {
+        "gap" => JoinResult::Gap {
             epoch: text(&argument["epoch"]),
             from: number(&argument["from"]),
             to: number(&argument["to"]),
         },
-        "notice" if argument["code"] == json!("new_epoch") => Heard::NewEpoch,
+        "notice" if argument["code"] == json!("new_epoch") => JoinResult::NewEpoch,
         _ => return None,
     })
 }

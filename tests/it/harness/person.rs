@@ -103,7 +103,7 @@ struct Line {
 }
 
 #[derive(Debug)]
-struct UnderWay {
+struct InFlight {
     line: Line,
     at: Moment,
     late: tokio::time::Instant,
@@ -230,23 +230,23 @@ impl Person {
     }
 
     async fn stay(&mut self, client: &Client, phase: &mut watch::Receiver<Phase>) {
-        let mut under_way: VecDeque<UnderWay> = VecDeque::new();
+        let mut in_flight: VecDeque<InFlight> = VecDeque::new();
         loop {
             let talking = match *phase.borrow() {
                 Phase::Talk => true,
                 Phase::Settle => {
-                    if under_way.is_empty() && self.unsure.is_empty() {
+                    if in_flight.is_empty() && self.unsure.is_empty() {
                         self.diary.settled();
                     }
                     false
                 }
                 Phase::Leave => return,
             };
-            let says = under_way.is_empty() && (talking || !self.unsure.is_empty());
+            let says = in_flight.is_empty() && (talking || !self.unsure.is_empty());
             tokio::select! {
                 biased;
-                answer = first_answer(&mut under_way), if !under_way.is_empty() => {
-                    let first = under_way.pop_front().expect("it was answered");
+                answer = first_answer(&mut in_flight), if !in_flight.is_empty() => {
+                    let first = in_flight.pop_front().expect("it was answered");
                     if self.take_answer(first, answer) {
                         // Whoever has no sure answer asks again, but not at once.
                         self.next = Instant::now() + self.random.millis(100, 300);
@@ -259,20 +259,20 @@ impl Person {
                 },
                 changed = phase.changed() => if changed.is_err() { return },
                 () = sleep_until(self.next.into()), if says => {
-                    self.say(client, talking, &mut under_way).await;
+                    self.say(client, talking, &mut in_flight).await;
                     self.next =
                         Instant::now() + self.random.millis(self.pause_max / 4, self.pause_max);
                 }
             }
         }
-        for line in under_way {
+        for line in in_flight {
             self.take_answer(line, Ok(None));
             self.next = Instant::now();
         }
     }
 
     /// What has no sure answer, and something new.
-    async fn say(&mut self, client: &Client, new: bool, under_way: &mut VecDeque<UnderWay>) {
+    async fn say(&mut self, client: &Client, new: bool, in_flight: &mut VecDeque<InFlight>) {
         let mut lines: Vec<Line> = self.unsure.drain(..).collect();
         if new {
             for _ in 0..self.random.between(1, 3) {
@@ -287,13 +287,13 @@ impl Person {
             let (name, args) = self.dialect.speech(&line.room, &line.id, at);
             let answer = client.emit_for_ack(name, &args).await;
             let late = tokio::time::Instant::now() + ANSWERED_WITHIN;
-            under_way.push_back(UnderWay { line, at, late, answer });
+            in_flight.push_back(InFlight { line, at, late, answer });
         }
     }
 
     /// Whether it must be said again.
-    fn take_answer(&mut self, said: UnderWay, answer: Result<Option<Value>, ()>) -> bool {
-        let UnderWay { line, at, .. } = said;
+    fn take_answer(&mut self, said: InFlight, answer: Result<Option<Value>, ()>) -> bool {
+        let InFlight { line, at, .. } = said;
         if answer.is_err() {
             self.diary.broken(&format!("{} was not answered", line.id));
         }
@@ -336,8 +336,8 @@ pub fn token(name: &str) -> String {
 }
 
 /// None when the connection ended, an error when time did.
-async fn first_answer(under_way: &mut VecDeque<UnderWay>) -> Result<Option<Value>, ()> {
-    let first = under_way.front_mut().ok_or(())?;
+async fn first_answer(in_flight: &mut VecDeque<InFlight>) -> Result<Option<Value>, ()> {
+    let first = in_flight.front_mut().ok_or(())?;
     match timeout_at(first.late, &mut first.answer).await {
         Ok(Ok(args)) => Ok(args.into_iter().next()),
         Ok(Err(_closed)) => Ok(None),

@@ -12,8 +12,8 @@ fn moment(seq: u64) -> Moment {
     Moment::from_millis(seq)
 }
 
-fn heard(seq: u64) -> Heard {
-    Heard::Message { id: format!("m{seq}"), position: Some(position(seq)) }
+fn heard(seq: u64) -> JoinResult {
+    JoinResult::Message { id: format!("m{seq}"), position: Some(position(seq)) }
 }
 
 /// Two senders in turn, three receivers, everything as it must be.
@@ -94,7 +94,7 @@ fn a_planted_reorder_of_all_receivers_is_found_by_the_sender() {
             history.attempts[index].outcome = second;
             for life in &mut history.lives {
                 for (at, id) in [(index, index + 2), (index + 1, index + 1)] {
-                    let Heard::Message { id: heard, .. } = &mut life.heard[at] else {
+                    let JoinResult::Message { id: heard, .. } = &mut life.heard[at] else {
                         continue;
                     };
                     *heard = format!("m{id}");
@@ -124,7 +124,7 @@ fn a_disagreement_of_two_receivers_is_found_without_positions() {
     planted(
         |history, index| {
             for heard in history.lives.iter_mut().flat_map(|life| &mut life.heard) {
-                let Heard::Message { position, .. } = heard else { continue };
+                let JoinResult::Message { position, .. } = heard else { continue };
                 *position = None;
             }
             history.lives[2].heard.swap(index, index + 1);
@@ -197,7 +197,7 @@ fn a_room_is_owed_to_those_in_it_and_heard_by_no_others() {
 fn a_told_gap_excuses_exactly_its_messages() {
     let mut history = clean();
     history.lives[1].heard.drain(9..13);
-    history.lives[1].heard.insert(9, Heard::Gap { epoch: "e".into(), from: 10, to: 12 });
+    history.lives[1].heard.insert(9, JoinResult::Gap { epoch: "e".into(), from: 10, to: 12 });
     let report = check(&history);
     assert_eq!((report.excused, report.lost.len()), (3, 1), "{report}");
 }
@@ -210,14 +210,14 @@ fn a_told_new_epoch_excuses_the_end_of_the_old_one_and_mixing_is_found() {
         (position.epoch, position.seq) = ("f".into(), position.seq - 20);
     }
     for heard in history.lives.iter_mut().flat_map(|life| &mut life.heard[20..]) {
-        let Heard::Message { position: Some(position), .. } = heard else { continue };
+        let JoinResult::Message { position: Some(position), .. } = heard else { continue };
         (position.epoch, position.seq) = ("f".into(), position.seq - 20);
     }
     assert!(check(&history).is_clean(), "{}", check(&history));
 
     history.lives[1].heard.drain(17..20);
     assert_eq!(check(&history).lost.len(), 3, "nobody told");
-    history.lives[1].heard.insert(17, Heard::NewEpoch);
+    history.lives[1].heard.insert(17, JoinResult::NewEpoch);
     let report = check(&history);
     assert_eq!((report.excused, report.is_clean()), (3, true), "{report}");
 

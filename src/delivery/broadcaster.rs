@@ -1,0 +1,108 @@
+//! Emits to the rooms of this node, for those in them who speak the dialect.
+
+use std::fmt;
+
+use socketioxide::operators::BroadcastOperators;
+
+use crate::domain::{
+    message::Message,
+    name::{RoomName, UserId},
+};
+use crate::{
+    delivery::rooms::Rooms,
+    dialects::{Dialect, Event},
+    transport::{Io, adapter::Adapter, registry::Registry},
+};
+
+/// A clonable handle. What one caller tells is told in order.
+#[derive(Clone)]
+pub struct Broadcaster {
+    io: Io,
+    rooms: Rooms,
+    registry: Registry,
+}
+
+impl Broadcaster {
+    pub fn new(io: Io, rooms: Rooms, registry: Registry) -> Self {
+        Self { io, rooms, registry }
+    }
+
+    pub async fn message(&self, message: &Message) {
+        let except = message.except.as_ref().and_then(|session| self.rooms.seated(session));
+        if let Some(session) = message.room.session() {
+            let told = self.rooms.seated(&session).filter(|sid| except != Some(*sid));
+            if let (Some(sid), Some(event)) = (told, Event::stored(message, Dialect::Native)) {
+                self.registry.emit_in_turn(sid, &event).await;
+            }
+            return;
+        }
+        let except = except.and_then(|sid| self.io.get_socket(sid));
+        for room in message.room.audience() {
+            for dialect in self.rooms.dialects(&room) {
+                let Some(event) = Event::stored(message, dialect) else { continue };
+                let to = dialect.room(&room);
+                let to = match &except {
+                    Some(socket) => socket.to(to),
+                    None => self.io.to(to),
+                };
+                self.emit(to, &event).await;
+            }
+        }
+    }
+
+    /// An event that looks alike in every dialect.
+    pub async fn everybody(&self, room: &RoomName, event: &Event<'_>) {
+        for dialect in self.rooms.dialects(room) {
+            self.emit(self.io.to(dialect.room(room)), event).await;
+        }
+    }
+
+    /// An event that only one dialect has.
+    pub async fn only(&self, room: &RoomName, dialect: Dialect, event: &Event<'_>) {
+        if self.rooms.dialects(room).any(|spoken| spoken == dialect) {
+            self.emit(self.io.to(dialect.room(room)), event).await;
+        }
+    }
+
+    /// An event for those who are told what is said in the room, but not for this user, wherever
+    /// he is connected.
+    pub async fn others(
+        &self,
+        room: &RoomName,
+        dialect: Dialect,
+        user: &UserId,
+        event: &Event<'_>,
+    ) {
+        let own = RoomName::personal(user);
+        for room in room.audience().filter(|room| *room != own) {
+            if self.rooms.dialects(&room).any(|spoken| spoken == dialect) {
+                let to = self.io.to(dialect.room(&room)).except(dialect.room(&own));
+                self.emit(to, event).await;
+            }
+        }
+    }
+
+    /// An event for those who are told what is said in the room.
+    pub async fn audience(&self, room: &RoomName, dialect: Dialect, event: &Event<'_>) {
+        for room in room.audience() {
+            self.only(&room, dialect, event).await;
+        }
+    }
+
+    /// Whether somebody on this node is told what is said in the room.
+    pub fn reaches(&self, room: &RoomName, dialect: Dialect) -> bool {
+        room.audience().any(|room| self.rooms.dialects(&room).any(|spoken| spoken == dialect))
+    }
+
+    async fn emit(&self, to: BroadcastOperators<Adapter>, event: &Event<'_>) {
+        if let Err(error) = to.emit(event.name, &event.arguments).await {
+            tracing::debug!(event = event.name, %error, "not every connection took an event");
+        }
+    }
+}
+
+impl fmt::Debug for Broadcaster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broadcaster").field("rooms", &self.rooms).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,221 @@
+//! What this node delivered lately, and the moment between two deliveries.
+//!
+//! A client that comes back is told what it missed from here, and goes live at the cutover: while
+//! the cutover is held nothing is delivered, so what was delivered before belongs to the replay, and
+//! what comes after reaches the client by itself. Nothing is lost or shown twice there.
+//!
+//! A tail is the newest part of a partition's log without a hole. It grows at its end by what the
+//! relay delivers, and at its front, when somebody was away for longer, by what the log still has:
+//! one read for all who ask.
+
+mod tail;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Mutex as CutoverLock, MutexGuard as CutoverGuard, Notify},
+    time::{Instant, sleep},
+};
+
+pub use crate::delivery::replay::tail::Entry;
+use crate::delivery::replay::tail::{RECOVERY_BYTES_MAX, Tail};
+use crate::{
+    domain::{message::Position, name::RoomName},
+    store::{Bus, Delivery, ReadError, sessions},
+};
+
+/// How long a client that comes back waits for a node that has just started, and how often the
+/// node looks.
+const BEGIN_WAIT_MAX: Duration = Duration::from_secs(2);
+const BEGIN_LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often one read may fail, and the pause before the next.
+const READ_TRIES: u32 = 10;
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// Messages in one read of the log.
+const READ_MAX: u32 = 2_000;
+
+/// What a client missed, or why that cannot be told from here.
+#[derive(Debug)]
+pub enum Missed {
+    /// Everything there from there to `end`.
+    Entries { entries: Vec<Arc<Entry>>, end: Position },
+    /// The tail begins later.
+    Behind,
+    /// This node has not delivered that much yet.
+    Pipeline,
+    /// The log is another one now.
+    OtherEpoch,
+}
+
+/// Why a tail cannot reach back.
+#[derive(Debug, thiserror::Error)]
+pub enum TooOld {
+    #[error("the log no longer has all of it, or is another one")]
+    Gone,
+    #[error("more than {RECOVERY_BYTES_MAX} bytes came meanwhile")]
+    TooMuch,
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// A clonable handle.
+#[derive(Debug, Clone)]
+pub struct ReplayBuffer(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    bus: Arc<dyn Bus>,
+    cutover: CutoverLock<()>,
+    tails: Mutex<Vec<Tail>>,
+    /// One reader of the log at a time.
+    filling: CutoverLock<()>,
+    moved: Notify,
+}
+
+impl ReplayBuffer {
+    pub fn new(bus: Arc<dyn Bus>) -> Self {
+        let tails = (0..bus.partitions()).map(|_| Tail::default()).collect();
+        Self(Arc::new(Inner {
+            bus,
+            cutover: CutoverLock::default(),
+            tails: Mutex::new(tails),
+            filling: CutoverLock::default(),
+            moved: Notify::new(),
+        }))
+    }
+
+    /// Waits for the moment between two deliveries; while it is held none is made.
+    pub async fn cutover(&self) -> CutoverGuard<'_, ()> {
+        self.0.cutover.lock().await
+    }
+
+    /// What was delivered last of this partition, on this node. `None`: the log was never reached.
+    pub fn position(&self, partition: u16) -> Option<Position> {
+        let delivered = self.tail(partition, |tail| tail.end.clone());
+        delivered.or_else(|| self.0.bus.began(partition))
+    }
+
+    /// The relay delivers this, at the cutover.
+    pub(super) fn push(&self, delivery: Delivery) {
+        match delivery {
+            Delivery::Message(message) => {
+                let partition = self.0.bus.partition(&message.room);
+                self.tail(partition, |tail| tail.push(message));
+            }
+            Delivery::Gap { partition, epoch, to, .. } => {
+                self.tail(partition, |tail| tail.cut(Position { epoch, seq: to }));
+            }
+            Delivery::NewEpoch { partition, epoch, last } => {
+                self.tail(partition, |tail| tail.cut(Position { epoch, seq: last }));
+            }
+            Delivery::External(_)
+            | Delivery::SessionTaken { .. }
+            | Delivery::Signal(_)
+            | Delivery::SignalsLost { .. } => {}
+        }
+    }
+
+    /// Says to those who wait for it that something was delivered.
+    pub(super) fn moved(&self) {
+        self.0.moved.notify_waiters();
+    }
+
+    /// What those in any of these rooms were told after `after`.
+    pub fn missed(&self, partition: u16, after: &Position, rooms: &[RoomName]) -> Missed {
+        let began = self.0.bus.began(partition);
+        self.tail(partition, |tail| tail.missed(began, after, rooms))
+    }
+
+    /// Waits a moment until this node hears the partition: until then it knows nothing of it.
+    pub async fn begun(&self, partition: u16) -> Result<(), ReadError> {
+        let deadline = Instant::now() + BEGIN_WAIT_MAX;
+        while self.position(partition).is_none() {
+            if Instant::now() >= deadline {
+                return Err(ReadError::Unavailable(
+                    "this node has not begun to hear it".to_owned(),
+                ));
+            }
+            sleep(BEGIN_LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// Whether the log has come as far as `position`. What a client says need not be true.
+    pub async fn check_stored(&self, partition: u16, position: &Position) -> Result<(), TooOld> {
+        match self.0.bus.tail(partition, position.clone(), 1).await? {
+            sessions::Tail::Messages { top, .. } if top.seq >= position.seq => Ok(()),
+            _ => Err(TooOld::Gone),
+        }
+    }
+
+    /// Waits until this node has delivered `position`, which must be in the log, or is on another
+    /// epoch.
+    pub async fn reach(&self, partition: u16, position: &Position) -> Result<(), TooOld> {
+        self.begun(partition).await?;
+        self.check_stored(partition, position).await?;
+        loop {
+            let moved = self.0.moved.notified();
+            match self.position(partition) {
+                Some(end) if end.epoch != position.epoch || end.seq >= position.seq => {
+                    return Ok(());
+                }
+                _ => moved.await,
+            }
+        }
+    }
+
+    /// Makes the tail reach back to `after`, from the log.
+    pub async fn reach_back(&self, partition: u16, after: &Position) -> Result<(), TooOld> {
+        let _turn = self.0.filling.lock().await;
+        let mut older = Vec::new();
+        let mut bytes = 0;
+        let mut at = after.clone();
+        let mut failures = 0;
+        loop {
+            // What somebody else has read meanwhile, or what the relay has made superfluous.
+            if !matches!(self.missed(partition, after, &[]), Missed::Behind) {
+                return Ok(());
+            }
+            let read = match self.0.bus.tail(partition, at.clone(), READ_MAX).await {
+                // What is read already is not thrown away because of one slow answer.
+                Err(error) if failures < READ_TRIES => {
+                    failures += 1;
+                    tracing::debug!(%error, "the log is read again");
+                    sleep(READ_AGAIN_AFTER).await;
+                    continue;
+                }
+                read => read?,
+            };
+            failures = 0;
+            let messages = match read {
+                sessions::Tail::Messages { messages, .. } => messages,
+                sessions::Tail::Trimmed { .. } | sessions::Tail::OtherEpoch => {
+                    return Err(TooOld::Gone);
+                }
+            };
+            let Some(last) = messages.last() else { return Ok(()) };
+            at = last.position.clone();
+            for message in messages {
+                let entry = Entry::new(message);
+                bytes += entry.bytes();
+                older.push(Arc::new(entry));
+            }
+            if bytes > RECOVERY_BYTES_MAX {
+                return Err(TooOld::TooMuch);
+            }
+            let began = self.0.bus.began(partition);
+            if self.tail(partition, |tail| tail.prepend(began, &mut older)) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn tail<T>(&self, partition: u16, with: impl FnOnce(&mut Tail) -> T) -> T {
+        let mut tails: MutexGuard<'_, Vec<Tail>> =
+            self.0.tails.lock().unwrap_or_else(PoisonError::into_inner);
+        with(&mut tails[usize::from(partition)])
+    }
+}

@@ -1,0 +1,262 @@
+//! The newest part of a partition's log, and where in it each room is.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry as Slot},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::delivery::replay::Missed;
+use crate::{
+    dialects::{Dialect, Event},
+    domain::{
+        message::{Message, Position},
+        name::RoomName,
+    },
+    transport::registry::Registry,
+};
+
+/// Bytes kept of a partition, what they are kept in and the frames made of them included.
+const TAIL_BYTES_MAX: usize = 4 << 20;
+/// The same while clients come back that were away for longer.
+pub const RECOVERY_BYTES_MAX: usize = 64 << 20;
+/// How long after the last such client.
+const RECOVERY_BYTES_FOR: Duration = Duration::from_secs(30);
+/// What one message takes beside its body, about, its place in a room of its own included.
+const ENTRY_BYTES: usize = 400;
+
+/// Something at `position.seq` that clients of its room are told.
+#[derive(Debug)]
+pub struct Entry {
+    message: Message,
+    frames: [OnceLock<Bytes>; Dialect::ALL.len()],
+}
+
+impl Entry {
+    pub fn new(message: Message) -> Self {
+        Self { message, frames: Default::default() }
+    }
+
+    fn seq(&self) -> u64 {
+        self.message.position.seq
+    }
+
+    pub fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// The event as a websocket frame, made once for all who missed it; nothing where the dialect
+    /// has none.
+    pub fn frame(&self, dialect: Dialect, registry: &Registry) -> &Bytes {
+        let made = || Event::stored(&self.message, dialect).map(|event| registry.frame(&event));
+        self.frames[dialect as usize].get_or_init(|| made().unwrap_or_default())
+    }
+
+    /// The body is there twice once somebody has missed it.
+    pub fn bytes(&self) -> usize {
+        ENTRY_BYTES + 2 * self.message.body.as_json().len()
+    }
+}
+
+/// The newest part of one partition's log, without a hole.
+#[derive(Debug, Default)]
+pub struct Tail {
+    /// What was delivered last; `None` until the bus has begun.
+    pub end: Option<Position>,
+    entries: VecDeque<Arc<Entry>>,
+    /// Where in it those in a room are told something: what a client missed is found without
+    /// looking at what everybody else did.
+    told: HashMap<RoomName, VecDeque<u64>>,
+    bytes: usize,
+    roomy_until: Option<Instant>,
+}
+
+impl Tail {
+    pub fn push(&mut self, message: Message) {
+        let is_next = |end: &Position| {
+            end.epoch == message.position.epoch && end.seq + 1 == message.position.seq
+        };
+        if !self.end.as_ref().is_some_and(is_next) {
+            self.clear();
+        }
+        self.end = Some(message.position.clone());
+        let entry = Entry::new(message);
+        self.bytes += entry.bytes();
+        for room in entry.message.room.audience() {
+            self.told.entry(room).or_default().push_back(entry.seq());
+        }
+        self.entries.push_back(Arc::new(entry));
+        let bytes_max = match self.roomy_until {
+            Some(until) if until > Instant::now() => RECOVERY_BYTES_MAX,
+            _ => TAIL_BYTES_MAX,
+        };
+        while self.bytes > bytes_max
+            && let Some(oldest) = self.entries.pop_front()
+        {
+            self.bytes -= oldest.bytes();
+            for room in oldest.message.room.audience() {
+                if let Slot::Occupied(mut told) = self.told.entry(room) {
+                    told.get_mut().pop_front();
+                    if told.get().is_empty() {
+                        told.remove();
+                    }
+                }
+            }
+        }
+    }
+
+    /// What comes next stands behind a hole.
+    pub fn cut(&mut self, end: Position) {
+        self.clear();
+        self.end = Some(end);
+    }
+
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.told.clear();
+        self.bytes = 0;
+    }
+
+    /// The position before the first entry.
+    fn begin(&self, began: Option<Position>) -> Option<Position> {
+        let first = self.entries.front().map(|entry| Position {
+            epoch: entry.message.position.epoch.clone(),
+            seq: entry.message.position.seq - 1,
+        });
+        first.or_else(|| self.end.clone()).or(began)
+    }
+
+    /// What was told after `after` in any of these rooms.
+    pub fn missed(&self, began: Option<Position>, after: &Position, rooms: &[RoomName]) -> Missed {
+        let Some(begin) = self.begin(began) else { return Missed::Pipeline };
+        let end = self.end.clone().unwrap_or_else(|| begin.clone());
+        if end.epoch != after.epoch {
+            return Missed::OtherEpoch;
+        }
+        if after.seq > end.seq {
+            return Missed::Pipeline;
+        }
+        if after.seq < begin.seq {
+            return Missed::Behind;
+        }
+        let mut seqs = BTreeSet::new();
+        for told in
+            rooms.iter().flat_map(RoomName::audience).filter_map(|room| self.told.get(&room))
+        {
+            seqs.extend(told.range(told.partition_point(|seq| *seq <= after.seq)..));
+        }
+        let entry = |seq: u64| {
+            let place = usize::try_from(seq - begin.seq - 1).ok()?;
+            self.entries.get(place).cloned()
+        };
+        Missed::Entries { entries: seqs.into_iter().filter_map(entry).collect(), end }
+    }
+
+    /// Puts older messages in front, as far as there are none yet. `false`: some are missing
+    /// between them.
+    pub fn prepend(&mut self, began: Option<Position>, older: &mut Vec<Arc<Entry>>) -> bool {
+        let (Some(begin), Some(last)) = (self.begin(began), older.last()) else { return false };
+        if last.message.position.epoch != begin.epoch || last.message.position.seq < begin.seq {
+            return false;
+        }
+        for entry in older.drain(..).rev() {
+            if entry.seq() <= begin.seq {
+                self.bytes += entry.bytes();
+                for room in entry.message.room.audience() {
+                    self.told.entry(room).or_default().push_front(entry.seq());
+                }
+                self.entries.push_front(entry);
+            }
+        }
+        self.end.get_or_insert(begin);
+        self.roomy_until = Some(Instant::now() + RECOVERY_BYTES_FOR);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        message::{Body, Draft, Epoch, Timestamp},
+        name::{MessageId, UserId},
+    };
+
+    const ROOMS: [&str; 5] = ["red", "blue", "dm:ann:bob", "dm:ann:ann", "socket:0a"];
+
+    fn at(seq: u64) -> Position {
+        Position { epoch: Epoch::new("e"), seq }
+    }
+
+    fn message(seq: u64) -> Message {
+        let place = usize::try_from(seq * seq % 7).unwrap() % ROOMS.len();
+        let (room, from) = (RoomName::parse(ROOMS[place]), UserId::parse("ann"));
+        let id = MessageId::parse("m").unwrap();
+        let body = Body::from_json(&format!("\"{}\"", "x".repeat(1_000)));
+        Draft::new(room.unwrap(), from.unwrap(), id, Timestamp(1), body).at(at(seq))
+    }
+
+    fn seqs(tail: &Tail, after: u64, rooms: &[&str]) -> Option<Vec<u64>> {
+        let rooms: Vec<RoomName> =
+            rooms.iter().map(|room| RoomName::parse(room).unwrap()).collect();
+        match tail.missed(None, &at(after), &rooms) {
+            Missed::Entries { entries, .. } => {
+                Some(entries.iter().map(|entry| entry.seq()).collect())
+            }
+            _ => None,
+        }
+    }
+
+    /// The same by looking at all of them.
+    fn looked(from: u64, to: u64, rooms: &[&str]) -> Vec<u64> {
+        let is_told = |seq: &u64| {
+            let room = message(*seq).room;
+            rooms.iter().any(|name| {
+                let name = RoomName::parse(name).unwrap();
+                name.hears(&room) || room == name
+            })
+        };
+        (from..=to).filter(is_told).collect()
+    }
+
+    #[test]
+    fn what_is_missed_is_found_by_room() {
+        let mut tail = Tail::default();
+        for seq in 4_001..=9_000 {
+            tail.push(message(seq));
+        }
+        let mut begin = tail.begin(None).unwrap().seq;
+        assert!(begin > 4_001, "the oldest have left");
+        let check = |tail: &Tail, begin: u64| {
+            for rooms in [
+                &["red"][..],
+                &["blue", "red"],
+                &["red", "user:ann", "socket:0a"],
+                &["user:bob"],
+                &["dm:ann:bob"],
+                &["nowhere"],
+                &[],
+            ] {
+                assert_eq!(seqs(tail, begin - 1, rooms), None, "it does not reach back so far");
+                for after in [begin, begin + 1, begin + 700, 8_999, 9_000] {
+                    let found = seqs(tail, after, rooms);
+                    assert_eq!(found, Some(looked(after + 1, 9_000, rooms)), "{rooms:?} {after}");
+                }
+            }
+        };
+        check(&tail, begin);
+        let mut older: Vec<_> =
+            (4_001..=begin + 9).map(|seq| Arc::new(Entry::new(message(seq)))).collect();
+        assert!(tail.prepend(None, &mut older));
+        begin = 4_000;
+        check(&tail, begin);
+        let held: usize = tail.told.values().map(VecDeque::len).sum();
+        let told = (4_001..=9_000).flat_map(|seq| message(seq).room.audience());
+        assert_eq!(held, told.count());
+        tail.cut(at(9_001));
+        assert!(tail.told.is_empty());
+    }
+}

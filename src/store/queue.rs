@@ -1,0 +1,132 @@
+//! The drafts that wait for a bus's writer, bounded in number and in bytes.
+//!
+//! Both buses write the same way: take everything that waits, append it in one step, settle it.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::sync::mpsc::{self, error::TrySendError};
+
+use crate::domain::message::Draft;
+use crate::store::{Settle, SubmitError};
+
+/// Drafts that may wait for one writer.
+const DRAFTS_MAX: usize = 65_536;
+/// Bytes of bodies that may wait for one writer.
+const BYTES_MAX: usize = 64 << 20;
+/// What one append takes at most: bounds the time of a transaction or a script.
+pub const BATCH_MAX: usize = 256;
+pub const BATCH_BYTES_MAX: usize = 256 << 10;
+
+/// A draft and whom to tell.
+pub struct QueuedDraft {
+    pub draft: Draft,
+    pub settle: Settle,
+}
+
+/// The submitting end.
+#[derive(Debug)]
+pub struct DraftQueue {
+    /// `None` once closed.
+    sender: Mutex<Option<mpsc::Sender<QueuedDraft>>>,
+    bytes: Arc<AtomicUsize>,
+}
+
+/// The writer's end.
+#[derive(Debug)]
+pub struct DraftReceiver {
+    receiver: mpsc::Receiver<QueuedDraft>,
+    bytes: Arc<AtomicUsize>,
+}
+
+pub fn bounded() -> (DraftQueue, DraftReceiver) {
+    let (sender, receiver) = mpsc::channel(DRAFTS_MAX);
+    let bytes = Arc::new(AtomicUsize::new(0));
+    (
+        DraftQueue { sender: Mutex::new(Some(sender)), bytes: Arc::clone(&bytes) },
+        DraftReceiver { receiver, bytes },
+    )
+}
+
+impl DraftQueue {
+    pub fn push(&self, draft: Draft, settle: Settle) {
+        let size = draft.body.as_json().len();
+        if self.bytes.fetch_add(size, Ordering::Relaxed) + size > BYTES_MAX {
+            self.bytes.fetch_sub(size, Ordering::Relaxed);
+            return settle(Err(SubmitError::Busy));
+        }
+        let waiting = QueuedDraft { draft, settle };
+        let refused = match self.sender().as_ref() {
+            Some(sender) => sender.try_send(waiting),
+            None => Err(TrySendError::Closed(waiting)),
+        };
+        let (waiting, error) = match refused {
+            Ok(()) => return,
+            Err(TrySendError::Full(waiting)) => (waiting, SubmitError::Busy),
+            Err(TrySendError::Closed(waiting)) => (waiting, SubmitError::Unavailable),
+        };
+        self.bytes.fetch_sub(size, Ordering::Relaxed);
+        (waiting.settle)(Err(error));
+    }
+
+    /// Refuses further drafts; the writer still gets what waits, and then the end.
+    pub fn close(&self) {
+        self.sender().take();
+    }
+
+    fn sender(&self) -> MutexGuard<'_, Option<mpsc::Sender<QueuedDraft>>> {
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl DraftReceiver {
+    /// The next draft; `None` when the queue is closed and nothing is left. Nothing is lost where it
+    /// is given up.
+    pub async fn recv(&mut self) -> Option<QueuedDraft> {
+        let waiting = self.receiver.recv().await?;
+        Some(self.taken(waiting))
+    }
+
+    /// A draft that waits at this moment.
+    pub fn try_recv(&mut self) -> Option<QueuedDraft> {
+        let waiting = self.receiver.try_recv().ok()?;
+        Some(self.taken(waiting))
+    }
+
+    /// A batch, for a writer with a thread of its own: where a reader shares its core, that one
+    /// first hands over what else it has read. An idle system loses nothing. Empty: closed, and
+    /// nothing is left.
+    pub async fn next_after_readers(&mut self) -> Vec<QueuedDraft> {
+        let first = self.recv().await;
+        std::thread::yield_now();
+        self.batch(first)
+    }
+
+    fn batch(&mut self, first: Option<QueuedDraft>) -> Vec<QueuedDraft> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        let mut next = first;
+        while let Some(waiting) = next {
+            bytes += waiting.draft.body.as_json().len();
+            batch.push(waiting);
+            if batch.len() == BATCH_MAX || bytes >= BATCH_BYTES_MAX {
+                break;
+            }
+            next = self.try_recv();
+        }
+        batch
+    }
+
+    fn taken(&self, waiting: QueuedDraft) -> QueuedDraft {
+        self.bytes.fetch_sub(waiting.draft.body.as_json().len(), Ordering::Relaxed);
+        waiting
+    }
+}
+
+impl std::fmt::Debug for QueuedDraft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueuedDraft").field("draft", &self.draft).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,340 @@
+//! What one frame is made of, encoded draft by draft while the frame before is under way. No I/O.
+
+use std::{
+    collections::{HashMap, hash_map::Entry as Slot},
+    ops::Range,
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::store::redis::frame;
+use crate::{
+    domain::{
+        changes::{About, Change},
+        message::{Body, Draft, Stored, Timestamp},
+        name::{Emoji, RoomName, UserId},
+    },
+    store::{
+        Settle, SubmitError,
+        queue::{BATCH_BYTES_MAX, QueuedDraft},
+    },
+};
+
+/// What a frame takes at most. A script has a price of its own, which more messages share.
+const MESSAGES_MAX: usize = 512;
+/// Bytes of an id, as append.lua cuts them from the marks.
+const ID_BYTES: usize = 14;
+/// The largest time that has the 13 digits of a mark: the year 2286.
+const MARKED_AT_MAX: u64 = 9_999_999_999_999;
+
+/// A sender's message id as Redis remembers it: 112 bits of SHA-256 are as good as the whole, and
+/// with 14 bytes a string of Redis is of its smallest size but one.
+type Id = [u8; ID_BYTES];
+
+/// Drafts in the order they came.
+#[derive(Default)]
+pub struct Batch {
+    pub messages: Messages,
+    pub settles: Settles,
+}
+
+/// What is stored: each message once.
+#[derive(Default)]
+pub struct Messages {
+    /// A line per entry, with an end of line between them.
+    lines: Vec<u8>,
+    entries: Vec<Entry>,
+    firsts: HashMap<Id, usize, foldhash::fast::RandomState>,
+}
+
+/// Whom to tell what became of which entry: a repeat is told of the first.
+#[derive(Default)]
+pub struct Settles(Vec<(Settle, usize)>);
+
+/// A message of the batch.
+struct Entry {
+    room: RoomName,
+    at: Timestamp,
+    /// Only of one that its client may send again.
+    id: Option<Id>,
+    line: Range<usize>,
+    record: Option<Record>,
+}
+
+/// What is said of an earlier message. It is in the frame, and in no room's list.
+struct Record {
+    about: About,
+    from: UserId,
+    /// The body of an edit, the emoji of a reaction; `None`: it has none, and changes nothing.
+    text: Option<String>,
+}
+
+/// What is told, and whom.
+pub type Told = (Settle, Result<Stored, SubmitError>);
+
+impl Batch {
+    pub fn push(&mut self, QueuedDraft { draft, settle }: QueuedDraft) {
+        let entry = self.messages.entry(draft);
+        self.settles.0.push((settle, entry));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.settles.0.is_empty()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.settles.0.len() >= MESSAGES_MAX || self.messages.lines.len() >= BATCH_BYTES_MAX
+    }
+}
+
+impl Settles {
+    /// Whom to tell what, from what became of each entry.
+    pub fn told(
+        self,
+        outcomes: &[Result<Stored, SubmitError>],
+    ) -> impl Iterator<Item = Told> + use<'_> {
+        self.0.into_iter().map(|(settle, entry)| (settle, outcomes[entry].clone()))
+    }
+
+    pub fn refuse(self, error: SubmitError) {
+        for (settle, _) in self.0 {
+            settle(Err(error));
+        }
+    }
+}
+
+impl Messages {
+    /// The entry of a draft, a new one unless it repeats another.
+    fn entry(&mut self, draft: Draft) -> usize {
+        let id = draft.repeatable.then(|| id(&draft));
+        let next = self.entries.len();
+        match id.map(|id| self.firsts.entry(id)) {
+            Some(Slot::Occupied(first)) => return *first.get(),
+            Some(Slot::Vacant(vacant)) => {
+                vacant.insert(next);
+            }
+            None => {}
+        }
+        if next > 0 {
+            self.lines.push(b'\n');
+        }
+        let start = self.lines.len();
+        frame::push_line(&mut self.lines, &draft);
+        let line = start..self.lines.len();
+        let Draft { room, from, at, about, body, .. } = draft;
+        let record = about.map(|about| Record { about, from, text: text(about.change, &body) });
+        self.entries.push(Entry { room, at, id, line, record });
+        next
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn at(&self, entry: usize) -> Timestamp {
+        self.entries[entry].at
+    }
+
+    pub fn is_repeatable(&self, entry: usize) -> bool {
+        self.entries[entry].id.is_some()
+    }
+
+    /// `which` of its messages, a line each, after a header.
+    pub fn frame(&self, header: &str, which: &[usize]) -> Vec<u8> {
+        let mut frame = Vec::with_capacity(header.len() + 1 + self.lines.len());
+        frame.extend_from_slice(header.as_bytes());
+        frame.push(b'\n');
+        if which.len() == self.len() {
+            frame.extend_from_slice(&self.lines);
+        } else {
+            frame.extend(self.lines(which));
+        }
+        frame
+    }
+
+    /// The rooms that they are messages of, in the order they come, each with its places among
+    /// `which`, which count from 0.
+    pub fn rooms(&self, which: &[usize]) -> Vec<(&RoomName, Vec<usize>)> {
+        let mut order: Vec<(&RoomName, Vec<usize>)> = Vec::new();
+        let mut known: HashMap<&RoomName, usize, foldhash::fast::RandomState> = HashMap::default();
+        for (place, &entry) in which.iter().enumerate() {
+            let Entry { room, record: None, .. } = &self.entries[entry] else { continue };
+            // Nobody reads what was said to one connection but from the log.
+            if room.session().is_some() {
+                continue;
+            }
+            let at = *known.entry(room).or_insert_with(|| {
+                order.push((room, Vec::new()));
+                order.len() - 1
+            });
+            order[at].1.push(place);
+        }
+        order
+    }
+
+    /// The arguments of each record that append.lua describes.
+    pub fn records(&self, which: &[usize]) -> impl Iterator<Item = [String; 7]> {
+        (1..).zip(which).filter_map(|(place, &entry): (usize, _)| {
+            let Entry { room, at, record: Some(record), .. } = &self.entries[entry] else {
+                return None;
+            };
+            let Record { about, from, text: Some(text) } = record else { return None };
+            Some([
+                place.to_string(),
+                room.to_string(),
+                about.seq.to_string(),
+                about.change.as_str().to_owned(),
+                from.to_string(),
+                at.0.to_string(),
+                text.clone(),
+            ])
+        })
+    }
+
+    pub fn lines(&self, which: &[usize]) -> Vec<u8> {
+        let line = |&entry: &usize| &self.lines[self.entries[entry].line.clone()];
+        which.iter().map(line).collect::<Vec<&[u8]>>().join(&b'\n')
+    }
+
+    /// The marks that append.lua describes: id, place and time of each that may be repeated.
+    pub fn marks(&self, which: &[usize]) -> Vec<u8> {
+        let mut marks = Vec::new();
+        for (place, &entry) in (1..).zip(which) {
+            let Entry { id: Some(id), at, .. } = &self.entries[entry] else { continue };
+            marks.extend_from_slice(id);
+            push_digits::<4>(&mut marks, place);
+            push_digits::<13>(&mut marks, at.0.min(MARKED_AT_MAX));
+        }
+        marks
+    }
+}
+
+fn text(change: Change, body: &Body) -> Option<String> {
+    match change {
+        Change::Edit => Some(body.as_json().to_owned()),
+        Change::Delete => Some(String::new()),
+        Change::React | Change::Unreact => Some(Emoji::from_body(body)?.to_string()),
+    }
+}
+
+/// The last digits of a number, as many as are asked for.
+fn push_digits<const COUNT: usize>(text: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [b'0'; COUNT];
+    for digit in digits.iter_mut().rev() {
+        *digit += u8::try_from(number % 10).unwrap_or_default();
+        number /= 10;
+    }
+    text.extend_from_slice(&digits);
+}
+
+/// Neither a sender nor an id has an end of line.
+fn id(draft: &Draft) -> Id {
+    let mut hash = Sha256::new();
+    hash.update(draft.from.as_str());
+    hash.update("\n");
+    hash.update(draft.id.as_str());
+    let hash = hash.finalize();
+    std::array::from_fn(|at| hash[at])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::name::MessageId;
+
+    fn draft(room: &str, id: &str, repeatable: bool) -> Draft {
+        let (room, from) = (RoomName::parse(room).unwrap(), UserId::parse("ann").unwrap());
+        let id = MessageId::parse(id).unwrap();
+        let draft = Draft::new(room, from, id, Timestamp(7), Body::from_json("1"));
+        Draft { repeatable, ..draft }
+    }
+
+    fn batch(drafts: &[Draft]) -> Batch {
+        let mut batch = Batch::default();
+        for draft in drafts {
+            batch.push(QueuedDraft { draft: draft.clone(), settle: Box::new(drop) });
+        }
+        batch
+    }
+
+    #[test]
+    fn some_of_a_batch_is_what_a_batch_of_them_would_be() {
+        let drafts: Vec<Draft> =
+            (0..9).map(|n| draft(["red", "blue"][n % 2], &format!("m{n}"), n % 3 > 0)).collect();
+        let which = [1, 2, 3, 6, 7];
+        let some: Vec<Draft> = which.iter().map(|&at| drafts[at].clone()).collect();
+        let (all, some) = (batch(&drafts).messages, batch(&some).messages);
+        let every: Vec<usize> = (0..some.len()).collect();
+        assert_eq!(all.frame("h", &which), some.frame("h", &every));
+        assert_eq!(all.marks(&which), some.marks(&every));
+        assert_eq!(all.rooms(&which), some.rooms(&every));
+        assert_eq!(some.rooms(&every)[1], (&drafts[2].room, vec![1, 3]));
+    }
+
+    #[test]
+    fn what_is_said_to_one_connection_is_kept_in_no_room() {
+        let drafts = [draft("socket:0a", "m1", true), draft("red", "m2", true)];
+        assert_eq!(batch(&drafts).messages.rooms(&[0, 1]), [(&drafts[1].room, vec![1])]);
+    }
+
+    #[test]
+    fn a_record_is_no_message_of_its_room() {
+        let about = |change| Some(About { change, seq: 3 });
+        let mut drafts = ["a", "b", "c", "d"].map(|id| draft("red", id, true));
+        drafts[1].about = about(Change::React);
+        drafts[2].about = about(Change::React);
+        drafts[2].body = Body::from_json("\"+1\"");
+        drafts[3].about = about(Change::Edit);
+        let batch = batch(&drafts).messages;
+        assert_eq!(batch.rooms(&[0, 1, 2, 3]), [(&drafts[0].room, vec![0])]);
+        assert_eq!(batch.rooms(&[1, 2]), []);
+        let records: Vec<[String; 7]> = batch.records(&[0, 1, 2, 3]).collect();
+        let expected = [
+            ["3", "red", "3", "react", "ann", "7", "+1"],
+            ["4", "red", "3", "edit", "ann", "7", "1"],
+        ];
+        assert_eq!(records, expected.map(|record| record.map(str::to_owned)));
+    }
+
+    #[test]
+    fn a_mark_has_its_place_and_one_length() {
+        let mut drafts =
+            [draft("red", "a", true), draft("red", "b", false), draft("red", "c", true)];
+        drafts[2].at = Timestamp(u64::MAX);
+        let marks = batch(&drafts).messages.marks(&[0, 1, 2]);
+        let (first, second) = marks.split_at(31);
+        assert_eq!(first[ID_BYTES..], *b"00010000000000007");
+        assert_eq!(second[ID_BYTES..], *b"00039999999999999");
+        assert_ne!(first[..ID_BYTES], second[..ID_BYTES]);
+    }
+
+    #[test]
+    fn a_repeat_takes_no_place_and_is_told_of_the_first() {
+        let drafts = [draft("red", "a", true), draft("red", "b", true), draft("blue", "a", true)];
+        let batch = batch(&drafts);
+        assert_eq!(batch.messages.len(), 2);
+        let frame = String::from_utf8(batch.messages.frame("", &[0, 1])).unwrap();
+        assert_eq!(frame.matches("\"id\":\"a\"").count(), 1);
+        let outcomes = [Err(SubmitError::Busy), Err(SubmitError::Unconfirmed)];
+        let told: Vec<_> = batch.settles.told(&outcomes).map(|(_, outcome)| outcome).collect();
+        assert_eq!(told, [outcomes[0].clone(), outcomes[1].clone(), outcomes[0].clone()]);
+    }
+
+    #[test]
+    fn an_id_belongs_to_its_sender() {
+        let ids = [("ann", "b c"), ("ann b", "c")].map(|(from, name)| {
+            id(&Draft { from: UserId::parse(from).unwrap(), ..draft("red", name, true) })
+        });
+        assert_ne!(ids[0], ids[1]);
+    }
+
+    #[test]
+    fn a_batch_is_full_of_messages_or_of_bytes() {
+        let many: Vec<Draft> =
+            (0..MESSAGES_MAX).map(|n| draft("red", &n.to_string(), true)).collect();
+        assert!(batch(&many).is_full());
+        assert!(!batch(&many[1..]).is_full());
+        let body = Body::from_json(&format!("\"{}\"", "x".repeat(BATCH_BYTES_MAX)));
+        assert!(batch(&[Draft { body, ..many[0].clone() }]).is_full());
+    }
+}

@@ -1,0 +1,52 @@
+//! Calls to Redis that somebody waits for: answered in time, one way or the other.
+
+use fred::{
+    clients::Client,
+    error::Error,
+    interfaces::ClientLike,
+    types::{Value, scripts::Script},
+};
+use tokio::time::timeout;
+
+use crate::store::ReadError;
+use crate::store::redis::{
+    link::{COMMAND_TIMEOUT, Status},
+    scripts,
+};
+
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub client: Client,
+    pub status: Status,
+}
+
+impl Caller {
+    pub async fn run(
+        &self,
+        script: &Script,
+        keys: Vec<String>,
+        arguments: Vec<String>,
+    ) -> Result<Vec<Value>, ReadError> {
+        let arguments = arguments.into_iter().map(|text| Value::String(text.into())).collect();
+        self.ask(scripts::run(&self.client, script, keys, arguments)).await
+    }
+
+    pub async fn ask<T>(
+        &self,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, ReadError> {
+        if !self.is_up() {
+            return Err(away());
+        }
+        let reply = timeout(COMMAND_TIMEOUT, call).await.map_err(|_elapsed| away())?;
+        reply.map_err(|error| ReadError::Unavailable(error.to_string()))
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.status.can_append() && self.client.is_connected()
+    }
+}
+
+pub fn away() -> ReadError {
+    ReadError::Unavailable("Redis is away".to_owned())
+}

@@ -1,0 +1,65 @@
+//! The scripts that read the log for a node that catches up.
+
+use fred::{clients::Client, error::Error, types::Value};
+
+use crate::domain::message::Epoch;
+use crate::store::redis::{
+    fresh_name,
+    keys::Keys,
+    scripts::{self, BUMP, COMMON, READ, number, text},
+    tracker::Tracker,
+};
+
+/// What read.lua answers.
+pub struct Log {
+    pub epoch: Epoch,
+    pub top: u64,
+    pub kept: u64,
+    pub rolled_back: bool,
+    pub frames: Vec<Value>,
+}
+
+pub async fn read(
+    client: &Client,
+    keys: &Keys,
+    last: u64,
+    anchor: &str,
+    count: u64,
+) -> Result<Log, Error> {
+    let arguments = [last.to_string(), count.to_string(), anchor.to_owned(), fresh_name()];
+    let arguments = arguments.into_iter().map(|text| Value::String(text.into())).collect();
+    let mut reply = scripts::run(
+        client,
+        &READ,
+        vec![keys.log(), keys.meta(), keys.marks(), keys.rooms()],
+        arguments,
+    )
+    .await?;
+    let strange = || scripts::strange("read.lua");
+    let frames = reply.pop().ok_or_else(strange)?.into_array();
+    let [epoch, top, kept, anchor] = reply.as_slice() else { return Err(strange()) };
+    Ok(Log {
+        epoch: Epoch::new(text(epoch).ok_or_else(strange)?),
+        top: number(top).ok_or_else(strange)?,
+        kept: number(kept).ok_or_else(strange)?,
+        rolled_back: *anchor == Value::Integer(0),
+        frames,
+    })
+}
+
+/// Where this node's memory and the log part.
+pub async fn common(client: &Client, keys: &Keys, tracker: &Tracker) -> Result<u64, Error> {
+    let pairs = tracker.remembered().flat_map(|(seq, begin)| [seq.to_string(), begin.to_owned()]);
+    let arguments: Vec<Value> = pairs.map(|text| Value::String(text.into())).collect();
+    if arguments.is_empty() {
+        return Ok(0);
+    }
+    let reply = scripts::run(client, &COMMON, vec![keys.log()], arguments).await?;
+    reply.first().and_then(number).ok_or_else(|| scripts::strange("common.lua"))
+}
+
+pub async fn bump(client: &Client, keys: &Keys, old: &Epoch) -> Result<(), Error> {
+    let arguments = [old.to_string(), fresh_name()];
+    let arguments = arguments.into_iter().map(|text| Value::String(text.into())).collect();
+    scripts::run(client, &BUMP, vec![keys.meta()], arguments).await.map(|_epoch| ())
+}

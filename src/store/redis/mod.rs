@@ -1,0 +1,457 @@
+//! Many nodes, one chat: the bus over Redis. The only door to fred.
+//!
+//! The log in a stream is the truth; pub/sub is the fast path. A writer per partition stores and
+//! announces in one script (`append.lua`); the reader, on a thread of its own, delivers what it
+//! hears when it is next in sequence, and otherwise reads the log.
+
+mod batch;
+mod calls;
+mod frame;
+mod keys;
+mod leased_sessions;
+mod link;
+mod local_presence;
+mod log;
+mod pipeline;
+mod presence;
+mod profiles;
+mod reader;
+mod scripts;
+mod sessions;
+mod signal;
+mod tail;
+mod tracker;
+mod writer;
+
+use std::{collections::HashMap, sync::Arc};
+
+use fred::{
+    clients::Client,
+    interfaces::ClientLike,
+    types::{Builder, Value},
+};
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::store::redis::{
+    keys::Keys,
+    link::Status,
+    presence::RedisPresence,
+    profiles::RedisProfiles,
+    reader::{Began, Reader, Told},
+    scripts::{HISTORY, number, text},
+    sessions::RedisSessions,
+    writer::PartitionWriter,
+};
+use crate::store::{
+    Bus, DELIVERY_BATCHES_MAX, Deliveries, Health, History, ReadError, RetentionPolicy, Settle,
+    SubmitError,
+    presence::{Members, RoomSummary, Signal, Unread},
+    queue::{self, DraftQueue},
+    search::{self, Found},
+    sessions::{Holder, SessionRecord, Tail},
+};
+use crate::{
+    domain::{
+        changes::State,
+        message::{Draft, Epoch, Message, Position},
+        name::{PublicId, RoomName, UserId},
+        page::Page,
+        search::Search,
+        user::{Patch, User},
+    },
+    random,
+    shutdown::{self, Tasks},
+};
+
+/// Searches of this node that read from Redis at a time.
+const SEARCHES_MAX: usize = 2;
+
+#[derive(Debug, Clone)]
+pub struct RedisOptions {
+    pub url: String,
+    /// The URL without its password, for logs and reasons.
+    pub shown: String,
+    pub prefix: String,
+    pub partitions: u16,
+    pub retention: RetentionPolicy,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("--redis {shown}: {why}")]
+    Url { shown: String, why: String },
+    #[error("cannot start the thread that reads from Redis: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Needs no Redis to be there: the bus is down until one answers.
+pub fn open(options: RedisOptions) -> Result<(Arc<Redis>, Deliveries), ConfigError> {
+    // Another library's choice, if it came first, serves as well.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider was installed before");
+    }
+    let wrong = |why: fred::error::Error| ConfigError::Url {
+        shown: options.shown.clone(),
+        why: why.details().to_owned(),
+    };
+    let builder = link::builder(&options.url).map_err(wrong)?;
+    let client = builder.build().map_err(wrong)?;
+    client.connect();
+    let status = Status::new(&options.shown);
+    let (tasks, writers) = (Tasks::default(), Tasks::default());
+    let watch = link::watch(
+        client.clone(),
+        status.clone(),
+        Keys::new(&options.prefix, 0).probe(),
+        tasks.clone(),
+    );
+    tasks.spawn_vital("redis watchdog", watch);
+
+    let publish = if client.is_clustered() { "SPUBLISH" } else { "PUBLISH" };
+    let mut queues = Vec::new();
+    for partition in 0..options.partitions {
+        let (queue, drain) = queue::bounded();
+        let writer = PartitionWriter {
+            client: client.clone(),
+            keys: Keys::new(&options.prefix, partition),
+            status: status.clone(),
+            retention: options.retention.clone(),
+            publish,
+            newest: None,
+            name: fresh_name(),
+            frames: 0,
+        };
+        writers.spawn_vital("redis writer", writer.run(drain));
+        queues.push(queue);
+    }
+    let window = options.retention.recovery_window;
+    let sessions = RedisSessions::new(client.clone(), status.clone(), &options.prefix, window);
+    let keys = (0..options.partitions).map(|p| Keys::new(&options.prefix, p)).collect();
+    let people = RedisPresence::start(client.clone(), status.clone(), keys, &tasks);
+    let life = options.retention.history_ttl;
+    let profiles = RedisProfiles::new(client.clone(), status.clone(), &options.prefix, life);
+    let told = Told { sessions: Arc::clone(&sessions), people: Arc::clone(&people) };
+    let (deliveries, began) = start_reader(&options, builder, &status, &tasks, told)?;
+    let bus = Redis {
+        prefix: options.prefix,
+        client,
+        status,
+        sessions,
+        people,
+        profiles,
+        queues,
+        searches: Semaphore::new(SEARCHES_MAX),
+        began,
+        tasks,
+        writers,
+    };
+    Ok((Arc::new(bus), deliveries))
+}
+
+/// fred spawns where it connects, so a runtime of its own keeps the reader's work off the others.
+fn start_reader(
+    options: &RedisOptions,
+    builder: Builder,
+    status: &Status,
+    tasks: &Tasks,
+    told: Told,
+) -> Result<(Deliveries, Began), ConfigError> {
+    let (sender, deliveries) = mpsc::channel(DELIVERY_BATCHES_MAX);
+    let keys = (0..options.partitions).map(|p| Keys::new(&options.prefix, p)).collect();
+    let lobby = partition_of(&RoomName::lobby(), options.partitions);
+    let keeping = Arc::clone(&told.sessions).keep(sender.clone(), tasks.clone());
+    tasks.spawn_vital("redis sessions", keeping);
+    let reader = Reader::new(builder, keys, lobby, status.clone(), told, sender, tasks.clone());
+    let began = reader.began();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (done, finished) = tokio::sync::oneshot::channel::<()>();
+    std::thread::Builder::new().name("redis-reader".into()).spawn(move || {
+        let run = std::panic::AssertUnwindSafe(|| runtime.block_on(reader.run()));
+        if std::panic::catch_unwind(run).is_err() {
+            shutdown::end_process("redis reader");
+        }
+        drop(done);
+    })?;
+    tasks.spawn("redis reader", async move {
+        // An error is how a dropped sender shows: the thread has ended.
+        finished.await.unwrap_or_default();
+    });
+    Ok((deliveries, began))
+}
+
+#[derive(Debug)]
+pub struct Redis {
+    prefix: String,
+    client: Client,
+    status: Status,
+    sessions: Arc<RedisSessions>,
+    people: Arc<RedisPresence>,
+    profiles: RedisProfiles,
+    queues: Vec<DraftQueue>,
+    searches: Semaphore,
+    began: Began,
+    /// The watchdog, the keepers of sessions and of people, the sender of signals, and the reader.
+    tasks: Tasks,
+    writers: Tasks,
+}
+
+impl Bus for Redis {
+    fn submit(&self, draft: Draft, settle: Settle) {
+        if !self.status.can_append() {
+            return settle(Err(SubmitError::Unavailable));
+        }
+        match self.queues.get(usize::from(self.partition(&draft.room))) {
+            Some(queue) => queue.push(draft, settle),
+            None => settle(Err(SubmitError::Unavailable)),
+        }
+    }
+
+    fn history(
+        &self,
+        room: RoomName,
+        page: Page,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<History, ReadError>> {
+        self.read_history(room, page, limit).boxed()
+    }
+
+    /// Redis has no index of words.
+    fn search(&self, search: Search) -> BoxFuture<'_, Result<Found, ReadError>> {
+        async move {
+            let _turn = self.searches.acquire().await;
+            search::scan(self, &search, 0).await
+        }
+        .boxed()
+    }
+
+    fn tail(
+        &self,
+        partition: u16,
+        after: Position,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Tail, ReadError>> {
+        async move {
+            if usize::from(partition) >= self.queues.len() {
+                return Ok(Tail::OtherEpoch);
+            }
+            if !self.status.can_append() {
+                return Err(calls::away());
+            }
+            tail::read(&self.client, &Keys::new(&self.prefix, partition), &after, limit).await
+        }
+        .boxed()
+    }
+
+    fn save_session(
+        &self,
+        session: PublicId,
+        holder: Holder,
+        record: SessionRecord,
+    ) -> BoxFuture<'_, Result<bool, ReadError>> {
+        // In the order of the calls, whoever is polled first.
+        self.sessions.remember(session, holder, &record);
+        self.sessions.save(holder).boxed()
+    }
+
+    fn claim_session(
+        &self,
+        session: PublicId,
+        holder: Holder,
+        user: UserId,
+    ) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>> {
+        self.sessions.claim(session, holder, user).boxed()
+    }
+
+    fn release_session(&self, _session: PublicId, holder: Holder) {
+        self.sessions.release(holder);
+    }
+
+    fn session(
+        &self,
+        session: PublicId,
+    ) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>> {
+        async move { self.sessions.read(&session).await }.boxed()
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.people.signal(signal.room().map_or(0, |room| self.partition(room)), signal);
+    }
+
+    fn add_presence(&self, room: RoomName, user: User) {
+        self.people.add_presence(self.partition(&room), room, &user);
+    }
+
+    fn remove_presence(&self, room: RoomName, user: UserId) {
+        self.people.remove_presence(self.partition(&room), room, user);
+    }
+
+    fn members(&self, room: RoomName, users_max: u32) -> BoxFuture<'_, Result<Members, ReadError>> {
+        let partition = self.partition(&room);
+        async move { self.people.members(partition, &room, users_max).await }.boxed()
+    }
+
+    fn rooms(&self, limit: u32) -> BoxFuture<'_, Result<Vec<RoomSummary>, ReadError>> {
+        self.people.rooms(limit).boxed()
+    }
+
+    fn profile(&self, user: UserId) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
+        self.profiles.profile(user).boxed()
+    }
+
+    fn patch_profile(&self, patch: Patch) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
+        self.profiles.change(patch).boxed()
+    }
+
+    fn mark_read(
+        &self,
+        user: UserId,
+        room: RoomName,
+        seq: u64,
+    ) -> BoxFuture<'_, Result<u64, ReadError>> {
+        self.profiles.mark(self.partition(&room), user, room, seq).boxed()
+    }
+
+    fn is_known(&self, user: UserId) -> BoxFuture<'_, Result<bool, ReadError>> {
+        let partition = self.partition(&RoomName::personal(&user));
+        async move { self.profiles.is_known(partition, &user).await }.boxed()
+    }
+
+    fn direct_rooms(&self, user: UserId) -> BoxFuture<'_, Result<Vec<(RoomName, u64)>, ReadError>> {
+        let partition = self.partition(&RoomName::personal(&user));
+        async move { self.profiles.direct_rooms(partition, &user).await }.boxed()
+    }
+
+    fn unread(
+        &self,
+        user: UserId,
+        rooms: Vec<RoomName>,
+    ) -> BoxFuture<'_, Result<Vec<Unread>, ReadError>> {
+        self.profiles.unread(user, rooms, |room| self.partition(room)).boxed()
+    }
+
+    fn partitions(&self) -> u16 {
+        u16::try_from(self.queues.len()).expect("there were at most that many options")
+    }
+
+    fn began(&self, partition: u16) -> Option<Position> {
+        self.began[usize::from(partition)].get().cloned()
+    }
+
+    fn partition(&self, room: &RoomName) -> u16 {
+        partition_of(room, self.partitions())
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.status.watch()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        async move {
+            for queue in &self.queues {
+                queue.close();
+            }
+            self.writers.stop();
+            self.writers.finished().await;
+            // The reader still brings out what the writers have appended.
+            self.tasks.stop();
+            self.tasks.finished().await;
+            if let Err(error) = self.client.quit().await {
+                tracing::debug!(%error, "Redis was gone before the connection closed");
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Redis {
+    async fn read_history(
+        &self,
+        room: RoomName,
+        page: Page,
+        limit: u32,
+    ) -> Result<History, ReadError> {
+        if !self.status.can_append() {
+            return Err(calls::away());
+        }
+        let keys = Keys::new(&self.prefix, self.partition(&room));
+        let (kind, seq) = match page {
+            Page::Newest => ("newest", 0),
+            Page::Before(seq) => ("before", seq),
+            Page::After(seq) => ("after", seq),
+        };
+        let arguments = [kind.to_owned(), seq.to_string(), limit.to_string(), room.to_string()];
+        let arguments = arguments.into_iter().map(|text| Value::String(text.into())).collect();
+        let keys = vec![keys.room(&room), keys.meta(), keys.rooms(), keys.states(&room)];
+        let reply = scripts::run(&self.client, &HISTORY, keys, arguments)
+            .await
+            .map_err(|error| ReadError::Unavailable(error.to_string()))?;
+        page_of(&reply, page, limit)
+    }
+}
+
+/// Cuts the page from the items that history.lua answers.
+fn page_of(reply: &[Value], page: Page, limit: u32) -> Result<History, ReadError> {
+    let corrupt = |why: &str| ReadError::Corrupt(why.to_owned());
+    let [epoch, seq, more, trimmed, items, states] = reply else {
+        return Err(corrupt("history.lua answered in an unknown shape"));
+    };
+    let Some(epoch) = text(epoch).filter(|epoch| !epoch.is_empty()).map(Epoch::new) else {
+        return Err(ReadError::Unavailable("the log was lost just now".to_owned()));
+    };
+    let items = match items {
+        Value::Array(items) => items.as_slice(),
+        _ => &[],
+    };
+    let mut messages = Vec::new();
+    for pair in items.chunks(2) {
+        let [Some(header), Some(lines)] =
+            [pair.first(), pair.get(1)].map(|item| item.and_then(text))
+        else {
+            return Err(corrupt("an item is no text"));
+        };
+        messages.extend(frame::in_room(header, lines, &epoch).map_err(|why| corrupt(&why))?);
+    }
+    messages.retain(|message: &Message| match page {
+        Page::Newest => true,
+        Page::Before(seq) => message.position.seq < seq,
+        Page::After(seq) => message.position.seq > seq,
+    });
+    let surplus = messages.len().saturating_sub(limit as usize);
+    match page {
+        Page::Newest | Page::Before(_) => drop(messages.drain(..surplus)),
+        Page::After(_) => messages.truncate(limit as usize),
+    }
+    let mut states = states_of(states).ok_or_else(|| corrupt("a state cannot be read"))?;
+    let as_now = |message: Message| match states.remove(&message.position.seq) {
+        Some(state) => message.with_state(state),
+        None => message,
+    };
+    Ok(History {
+        messages: messages.into_iter().map(as_now).collect(),
+        more: surplus > 0 || number(more) == Some(1),
+        trimmed: number(trimmed) == Some(1),
+        top: Position { seq: number(seq).unwrap_or_default(), epoch },
+    })
+}
+
+fn states_of(reply: &Value) -> Option<HashMap<u64, State>> {
+    let Value::Array(states) = reply else { return Some(HashMap::new()) };
+    let pairs = states
+        .chunks(2)
+        .map(|pair| Some((number(pair.first()?)?, State::parse(text(pair.get(1)?)?)?)));
+    pairs.collect()
+}
+
+/// FNV-1a: the same on every node and release, which is all that is asked of it.
+fn partition_of(room: &RoomName, partitions: u16) -> u16 {
+    let hash = room.ordered_by().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    u16::try_from(hash % u64::from(partitions.max(1))).unwrap_or_default()
+}
+
+/// A name that nobody else has, for one life of the log or of a writer.
+fn fresh_name() -> String {
+    random::hex::<8>()
+}

@@ -1,0 +1,178 @@
+//! What a writer does while Redis works on its frame: it tells what became of the frame before, and
+//! encodes the next. Redis waits for nothing but the call itself.
+
+use std::{convert::Infallible, future::pending, mem};
+
+use tokio::task::yield_now;
+
+use crate::store::redis::batch::{Batch, Told};
+use crate::store::{SubmitError, queue::DraftReceiver};
+
+/// What comes after the frame under way, and what is left to tell of the one before.
+pub struct Pipeline {
+    drain: DraftReceiver,
+    next: Batch,
+    told: Vec<Told>,
+}
+
+impl Pipeline {
+    pub fn new(drain: DraftReceiver) -> Self {
+        Self { drain, next: Batch::default(), told: Vec::new() }
+    }
+
+    /// All that waits, or else the next that comes. `None`: the queue is closed, and nothing is left.
+    pub async fn batch(&mut self) -> Option<Batch> {
+        self.top_up();
+        if self.next.is_empty() {
+            self.tell();
+            let first = self.drain.recv().await?;
+            self.next.push(first);
+            self.top_up();
+        }
+        Some(mem::take(&mut self.next))
+    }
+
+    /// To be told once the next frame is under way, or nothing waits.
+    pub fn tell_later(&mut self, told: impl Iterator<Item = Told>) {
+        self.told.extend(told);
+    }
+
+    pub fn tell(&mut self) {
+        self.told.drain(..).for_each(|(settle, outcome)| settle(outcome));
+    }
+
+    /// Gathers and tells for as long as something else takes.
+    pub async fn during<T>(&mut self, call: impl Future<Output = T>) -> T {
+        tokio::select! {
+            biased;
+            outcome = call => outcome,
+            never = self.gather() => match never {},
+        }
+    }
+
+    /// Refuses whatever came after the frame under way.
+    pub fn refuse(&mut self, error: SubmitError) {
+        mem::take(&mut self.next).settles.refuse(error);
+        while let Some(waiting) = self.drain.try_recv() {
+            (waiting.settle)(Err(error));
+        }
+    }
+
+    async fn gather(&mut self) -> Infallible {
+        // The task that writes to Redis was woken on this thread: it has its turn first.
+        yield_now().await;
+        self.tell();
+        while !self.next.is_full() {
+            match self.drain.recv().await {
+                Some(waiting) => self.next.push(waiting),
+                None => break,
+            }
+        }
+        pending().await
+    }
+
+    fn top_up(&mut self) {
+        while !self.next.is_full() {
+            match self.drain.try_recv() {
+                Some(waiting) => self.next.push(waiting),
+                None => break,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            atomic::{AtomicUsize, Ordering},
+            mpsc,
+        },
+        time::Duration,
+    };
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{
+        domain::{
+            message::{Body, Draft, Timestamp},
+            name::{MessageId, RoomName, UserId},
+        },
+        store::{
+            Settle,
+            queue::{self, DraftQueue},
+        },
+    };
+
+    /// Each draft tells its number when it is settled.
+    fn push(queue: &DraftQueue, number: usize, settled: &mpsc::SyncSender<usize>) {
+        let settled = settled.clone();
+        let settle: Settle = Box::new(move |_| settled.send(number).unwrap());
+        let from = UserId::parse("ann").unwrap();
+        let id = MessageId::parse(&number.to_string()).unwrap();
+        let body = Body::from_json("1");
+        let draft = Draft::new(RoomName::lobby(), from, id, Timestamp(7), body);
+        queue.push(draft, settle);
+    }
+
+    /// A call that Redis answers when something is so, or never.
+    async fn answered(pipeline: &mut Pipeline, so: impl Fn() -> bool) {
+        let call = async {
+            while !so() {
+                yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(20), pipeline.during(call)).await.expect("it is so in time");
+    }
+
+    #[tokio::test]
+    async fn the_frame_before_is_told_while_the_next_is_under_way() {
+        let (queue, drain) = queue::bounded();
+        let (settled, told) = mpsc::sync_channel(8);
+        let mut pipeline = Pipeline::new(drain);
+        push(&queue, 1, &settled);
+        let first = pipeline.batch().await.unwrap();
+        pipeline.tell_later(first.settles.told(&[Err(SubmitError::Busy)]));
+        push(&queue, 2, &settled);
+        assert_eq!(pipeline.batch().await.unwrap().messages.len(), 1);
+        assert!(told.try_recv().is_err(), "the next frame goes first");
+        answered(&mut pipeline, || told.try_recv() == Ok(1)).await;
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_a_frame_is_under_way_is_the_next_in_order() {
+        const COUNT: usize = 2_000;
+        let (queue, drain) = queue::bounded();
+        let (settled, told) = mpsc::sync_channel(COUNT);
+        let mut pipeline = Pipeline::new(drain);
+        for number in 0..COUNT {
+            push(&queue, number, &settled);
+        }
+        // A call that takes a few turns: long enough to gather something.
+        let turns = AtomicUsize::new(0);
+        answered(&mut pipeline, || turns.fetch_add(1, Ordering::Relaxed) > 8).await;
+        assert!(!pipeline.next.is_empty());
+        queue.close();
+        while let Some(batch) = pipeline.batch().await {
+            batch.settles.refuse(SubmitError::Busy);
+        }
+        assert!(told.try_iter().eq(0..COUNT), "each once, in order");
+    }
+
+    #[tokio::test]
+    async fn what_was_gathered_is_refused_with_what_waits() {
+        let (queue, drain) = queue::bounded();
+        let (settled, told) = mpsc::sync_channel(8);
+        let mut pipeline = Pipeline::new(drain);
+        push(&queue, 1, &settled);
+        let turns = AtomicUsize::new(0);
+        answered(&mut pipeline, || turns.fetch_add(1, Ordering::Relaxed) > 8).await;
+        assert!(!pipeline.next.is_empty());
+        push(&queue, 2, &settled);
+        pipeline.refuse(SubmitError::Unavailable);
+        assert!(told.try_iter().eq([1, 2]));
+        queue.close();
+        assert!(pipeline.batch().await.is_none(), "nothing is left");
+    }
+}

@@ -1,0 +1,472 @@
+//! The one reader of a node: hears every partition, fills what it missed, and never lies about it.
+//!
+//! Live frames are delivered only when they are next in sequence. Everything else - a hole, a
+//! reconnect, an overrun, a silence while the log moves on - leads to the log. While it is read,
+//! live frames may be dropped by the client library: they are in the log.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use fred::{
+    clients::{Client, SubscriberClient},
+    error::{Error, ErrorKind},
+    interfaces::{ClientLike, EventInterface, HashesInterface, PubsubInterface},
+    types::{Builder, Message as Published, Value},
+};
+use tokio::{
+    sync::{broadcast::Receiver, broadcast::error::RecvError, mpsc},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
+
+use crate::store::redis::{
+    frame,
+    keys::{Keys, SIGNALS},
+    link::{COMMAND_TIMEOUT, Component, Status, force_reconnection},
+    log,
+    presence::RedisPresence,
+    scripts::{self, ECHO, number, text},
+    sessions::RedisSessions,
+    signal,
+    tracker::{Tracker, Verdict},
+};
+use crate::{
+    domain::message::{Body, Position},
+    shutdown::Tasks,
+    store::Delivery,
+};
+
+/// How often the position is compared with the log's.
+const CHECK_EVERY: Duration = Duration::from_millis(250);
+/// The log moved and nothing was heard for this long: the subscription is deaf.
+const DEAF_AFTER: Duration = Duration::from_secs(1);
+const RETRY_EVERY: Duration = Duration::from_millis(100);
+/// Frames in one read of the log: bounds the memory of a catch-up and the time of the script.
+/// Fewer after a read that took too long, since the next one would as well.
+const FRAMES_PER_READ_MAX: u64 = 32;
+/// Frames taken from the subscription before they are handed on.
+const DRAIN_MAX: usize = 64;
+/// Longest text that a person may publish by hand.
+const EXTERNAL_BYTES_MAX: usize = 64 << 10;
+
+/// Why the reader stops listening and synchronises again, in words for the log.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("this node is stopping")]
+    Stopping,
+    #[error("the subscription was interrupted")]
+    Reconnected,
+    #[error("the subscription is deaf: the log moved on and nothing was heard")]
+    Deaf,
+    #[error("the subscription does not answer")]
+    Silent,
+    #[error("the subscription is refused: {}", .0.details())]
+    Refused(Error),
+    #[error("{}", .0.details())]
+    Redis(#[from] Error),
+}
+
+/// The position after which each partition is heard, once it is.
+pub type Began = Arc<[OnceLock<Position>]>;
+
+pub struct Reader {
+    builder: Builder,
+    keys: Vec<Keys>,
+    /// The partition whose channel people may publish onto.
+    lobby: u16,
+    status: Status,
+    told: Told,
+    out: mpsc::Sender<Vec<Delivery>>,
+    tasks: Tasks,
+    trackers: Vec<Tracker>,
+    began: Began,
+    /// When each partition was last heard.
+    heard: Vec<Instant>,
+    /// The partition that was found deaf, until it is heard again.
+    deaf: Option<usize>,
+    frames_per_read: u64,
+}
+
+/// Who else is told what the reader hears, or may have missed.
+pub struct Told {
+    pub sessions: Arc<RedisSessions>,
+    pub people: Arc<RedisPresence>,
+}
+
+/// The connections, which live on the reader's own runtime.
+struct Link {
+    subscriber: SubscriberClient,
+    /// For reading the log: a subscriber may send nothing but SUBSCRIBE and PING.
+    client: Client,
+    messages: Receiver<Published>,
+    reconnects: Receiver<fred::types::config::Server>,
+}
+
+impl Reader {
+    pub fn new(
+        builder: Builder,
+        keys: Vec<Keys>,
+        lobby: u16,
+        status: Status,
+        told: Told,
+        out: mpsc::Sender<Vec<Delivery>>,
+        tasks: Tasks,
+    ) -> Self {
+        let heard = vec![Instant::now(); keys.len()];
+        let began = keys.iter().map(|_| OnceLock::new()).collect();
+        Self {
+            builder,
+            keys,
+            lobby,
+            status,
+            told,
+            out,
+            tasks,
+            trackers: Vec::new(),
+            began,
+            heard,
+            deaf: None,
+            frames_per_read: FRAMES_PER_READ_MAX,
+        }
+    }
+
+    pub fn began(&self) -> Began {
+        Arc::clone(&self.began)
+    }
+
+    pub async fn run(mut self) {
+        let mut link = match self.connect() {
+            Ok(link) => link,
+            // The builder has built one client from the same settings already.
+            Err(error) => return tracing::error!(%error, "the Redis reader cannot be built"),
+        };
+        loop {
+            let trouble = match self.synchronise(&mut link).await {
+                Ok(()) => {
+                    // A subscription that was deaf once has to be heard before it is believed.
+                    match self.deaf {
+                        None => self.status.up(Component::Subscription),
+                        Some(_) => self.status.down(Component::Subscription, Trouble::Deaf),
+                    }
+                    self.listen(&mut link).await
+                }
+                Err(trouble) => trouble,
+            };
+            match &trouble {
+                Trouble::Stopping => break,
+                Trouble::Silent | Trouble::Refused(_) | Trouble::Deaf => {
+                    force_reconnection(&link.subscriber).await;
+                }
+                Trouble::Redis(error) if *error.kind() == ErrorKind::Timeout => {
+                    self.frames_per_read = (self.frames_per_read / 2).max(1);
+                    force_reconnection(&link.client).await;
+                }
+                Trouble::Reconnected | Trouble::Redis(_) => {}
+            }
+            tracing::debug!(%trouble, "synchronising with the log");
+            self.status.down(Component::Subscription, &trouble);
+            if !matches!(trouble, Trouble::Reconnected | Trouble::Deaf) {
+                tokio::select! {
+                    () = sleep(RETRY_EVERY) => {}
+                    () = self.tasks.stopping() => break,
+                }
+            }
+        }
+        self.bring_out_the_last(&link).await;
+    }
+
+    fn connect(&self) -> Result<Link, Error> {
+        let (subscriber, client) = (self.builder.build_subscriber_client()?, self.builder.build()?);
+        let (messages, reconnects) = (subscriber.message_rx(), subscriber.reconnect_rx());
+        subscriber.connect();
+        client.connect();
+        Ok(Link { subscriber, client, messages, reconnects })
+    }
+
+    /// Subscribes, makes sure of it, and only then reads the log: nothing falls between.
+    async fn synchronise(&mut self, link: &mut Link) -> Result<(), Trouble> {
+        let connected = async {
+            link.subscriber.wait_for_connect().await?;
+            link.client.wait_for_connect().await
+        };
+        tokio::select! {
+            connected = connected => connected?,
+            () = self.tasks.stopping() => return Err(Trouble::Stopping),
+        }
+        while link.reconnects.try_recv().is_ok() {}
+        for keys in &self.keys {
+            if link.subscriber.is_clustered() {
+                link.subscriber.ssubscribe(keys.channel()).await?;
+                link.subscriber.ssubscribe(keys.signals()).await?;
+            } else {
+                link.subscriber.subscribe(keys.channel()).await?;
+                link.subscriber.subscribe(keys.signals()).await?;
+            }
+        }
+        link.subscriber.subscribe(self.told.sessions.channel().to_owned()).await?;
+        // A subscribe returns when it is written; a pong comes after it has been done.
+        ping(&link.subscriber).await?;
+        self.missed(0..self.trackers.len()).await?;
+        for index in 0..self.keys.len() {
+            self.catch_up(&link.client, index).await?;
+        }
+        Ok(())
+    }
+
+    /// What nobody keeps was not heard for a while. A partition that was never heard has nothing
+    /// to lose.
+    async fn missed(&self, partitions: impl Iterator<Item = usize>) -> Result<(), Trouble> {
+        self.told.sessions.missed();
+        self.told.people.missed();
+        let lost = |index| Delivery::SignalsLost { partition: number_of(index) };
+        self.deliver(&mut partitions.map(lost).collect()).await
+    }
+
+    /// Delivers until something is wrong.
+    async fn listen(&mut self, link: &mut Link) -> Trouble {
+        let mut checks = interval(CHECK_EVERY);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let outcome = tokio::select! {
+                heard = link.messages.recv() => self.hear(link, heard).await,
+                // The first connection is told as well; that one has been waited for.
+                _ = link.reconnects.recv() => Err(Trouble::Reconnected),
+                _ = checks.tick() => self.check(link).await,
+                () = self.tasks.stopping() => Err(Trouble::Stopping),
+            };
+            if let Err(trouble) = outcome {
+                return trouble;
+            }
+        }
+    }
+
+    async fn hear(
+        &mut self,
+        link: &mut Link,
+        first: Result<Published, RecvError>,
+    ) -> Result<(), Trouble> {
+        let mut out = Vec::new();
+        let mut next = match first {
+            Ok(published) => Some(published),
+            Err(RecvError::Lagged(missed)) => return self.overrun(link, missed).await,
+            Err(RecvError::Closed) => return Err(Trouble::Silent),
+        };
+        // Without draining, the library's reader outruns this task and overwrites the queue.
+        let mut taken = 0;
+        while let Some(published) = next {
+            if let Err(index) = self.take(&published, &mut out) {
+                self.deliver(&mut out).await?;
+                self.catch_up(&link.client, index).await?;
+            }
+            taken += 1;
+            next = if taken < DRAIN_MAX { link.messages.try_recv().ok() } else { None };
+        }
+        self.deliver(&mut out).await
+    }
+
+    async fn overrun(&mut self, link: &Link, missed: u64) -> Result<(), Trouble> {
+        tracing::debug!(missed, "the subscription overran; reading the log");
+        self.missed(0..self.trackers.len()).await?;
+        for index in 0..self.keys.len() {
+            self.catch_up(&link.client, index).await?;
+        }
+        Ok(())
+    }
+
+    /// `Err` is the partition whose log has to be read.
+    fn take(&mut self, published: &Published, out: &mut Vec<Delivery>) -> Result<(), usize> {
+        let channel = &*published.channel;
+        if channel == self.told.sessions.channel() {
+            self.told.sessions.heard(text(&published.value).unwrap_or_default());
+            return Ok(());
+        }
+        let (base, signals) = match channel.strip_suffix(SIGNALS) {
+            Some(base) => (base, true),
+            None => (channel, false),
+        };
+        let Some(index) = self.keys.iter().position(|keys| keys.base == base) else {
+            return Ok(());
+        };
+        let Some(said) = text(&published.value) else {
+            tracing::warn!(channel, "ignored something that is not text on the channel");
+            return Ok(());
+        };
+        if signals {
+            signal::heard(said, out);
+            return Ok(());
+        }
+        let (Some(tracker), Some(heard)) =
+            (self.trackers.get_mut(index), self.heard.get_mut(index))
+        else {
+            return Ok(());
+        };
+        let Some((header, lines)) = frame::split(said) else {
+            if tracker.partition == self.lobby {
+                external(said, out);
+            }
+            return Ok(());
+        };
+        *heard = Instant::now();
+        if self.deaf == Some(index) {
+            self.deaf = None;
+            self.status.up(Component::Subscription);
+        }
+        match tracker.judge(&header, said) {
+            Verdict::Deliver => tracker.take(&header, lines, said, out),
+            Verdict::Known => {}
+            Verdict::ReadLog => return Err(index),
+        }
+        Ok(())
+    }
+
+    /// Compares positions with the log, and asks a silent subscription for a sign of life.
+    async fn check(&mut self, link: &mut Link) -> Result<(), Trouble> {
+        for index in 0..self.keys.len() {
+            let Some((keys, tracker)) = self.keys.get(index).zip(self.trackers.get(index)) else {
+                continue;
+            };
+            let meta: Vec<Option<String>> = link.client.hmget(keys.meta(), vec!["e", "s"]).await?;
+            let epoch = meta.first().cloned().flatten();
+            let top = meta.get(1).cloned().flatten().and_then(|seq| seq.parse().ok());
+            let same_epoch = epoch.as_deref() == Some(tracker.epoch.as_str());
+            let behind = top.is_some_and(|top: u64| top > tracker.last);
+            let silent = self.heard.get(index).is_none_or(|heard| heard.elapsed() > DEAF_AFTER);
+            if !same_epoch || top.is_none_or(|top| top < tracker.last) {
+                self.catch_up(&link.client, index).await?;
+            } else if (behind || self.deaf == Some(index)) && silent && link.messages.is_empty() {
+                // A frame may be on its way: it counts only if the pong overtakes it.
+                ping(&link.subscriber).await?;
+                if link.messages.is_empty() {
+                    if self.deaf.replace(index).is_none() {
+                        tracing::warn!("the subscription to Redis is deaf; subscribing anew");
+                    }
+                    return Err(Trouble::Deaf);
+                }
+            }
+        }
+        if let Some(index) = self.deaf {
+            self.ask_for_an_echo(link, index).await?;
+        }
+        if self.heard.iter().all(|heard| heard.elapsed() > DEAF_AFTER) {
+            ping(&link.subscriber).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a subscription hears shows only when something is said: the newest frame again, which
+    /// every other node knows.
+    async fn ask_for_an_echo(&mut self, link: &Link, index: usize) -> Result<(), Error> {
+        let Some(keys) = self.keys.get(index) else { return Ok(()) };
+        let publish = if link.subscriber.is_clustered() { "SPUBLISH" } else { "PUBLISH" };
+        let arguments = [publish.to_owned(), keys.channel()];
+        let arguments = arguments.into_iter().map(|text| Value::String(text.into())).collect();
+        let said = scripts::run(&link.client, &ECHO, vec![keys.log()], arguments).await?;
+        if said.first().and_then(number) == Some(0) {
+            // Nothing is left that could be said: the log has been trimmed or lost.
+            self.deaf = None;
+            self.status.up(Component::Subscription);
+        }
+        Ok(())
+    }
+
+    /// Delivers from the log until its end.
+    async fn catch_up(&mut self, client: &Client, index: usize) -> Result<(), Trouble> {
+        let Some(keys) = self.keys.get(index).cloned() else { return Ok(()) };
+        loop {
+            let Some(tracker) = self.trackers.get_mut(index) else {
+                // The first look at this partition: what is there now was before our time.
+                let log = log::read(client, &keys, 0, "", 0).await?;
+                let partition = number_of(index);
+                let began = Position { epoch: log.epoch.clone(), seq: log.top };
+                self.began[index].get_or_init(|| began);
+                self.trackers.push(Tracker::new(partition, log.epoch, log.top));
+                return Ok(());
+            };
+            let log =
+                log::read(client, &keys, tracker.last, tracker.anchor(), self.frames_per_read)
+                    .await?;
+            let mut out = Vec::new();
+            if log.epoch != tracker.epoch {
+                // Who lost the log may have lost sessions and rosters with it.
+                self.missed(std::iter::once(index)).await?;
+                let Some(tracker) = self.trackers.get_mut(index) else { return Ok(()) };
+                let common = log::common(client, &keys, tracker).await?;
+                tracker.begin(log.epoch, common, &mut out);
+                self.deliver(&mut out).await?;
+                continue;
+            }
+            if log.top < tracker.last || log.rolled_back {
+                tracing::warn!(
+                    last = tracker.last,
+                    top = log.top,
+                    "Redis lost messages that it had confirmed; beginning a new epoch"
+                );
+                log::bump(client, &keys, &tracker.epoch).await?;
+                continue;
+            }
+            let before = tracker.last;
+            tracker.take_read(&log, &mut out);
+            let done = tracker.last >= log.top || tracker.last == before;
+            if done {
+                tracker.fresh_epoch = false;
+            }
+            self.deliver(&mut out).await?;
+            if done {
+                self.frames_per_read = FRAMES_PER_READ_MAX;
+                if let Some(heard) = self.heard.get_mut(index) {
+                    *heard = Instant::now();
+                }
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for the relay: meanwhile the subscription may overrun, and the log fills the hole.
+    async fn deliver(&self, out: &mut Vec<Delivery>) -> Result<(), Trouble> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        self.out.send(std::mem::take(out)).await.map_err(|_relay_is_gone| Trouble::Stopping)
+    }
+
+    /// A stopping node still shows what it has appended.
+    async fn bring_out_the_last(&mut self, link: &Link) {
+        for index in 0..self.trackers.len() {
+            let last = timeout(COMMAND_TIMEOUT, self.catch_up(&link.client, index)).await;
+            if !matches!(last, Ok(Ok(()))) {
+                tracing::debug!("the end of the log could not be read before stopping");
+            }
+        }
+        for quit in [link.subscriber.quit().await, link.client.quit().await] {
+            if let Err(error) = quit {
+                tracing::debug!(%error, "Redis was gone before the connection closed");
+            }
+        }
+    }
+}
+
+fn number_of(index: usize) -> u16 {
+    u16::try_from(index).expect("partitions are counted by an u16")
+}
+
+/// What a person typed: JSON as JSON, anything else as text.
+fn external(said: &str, out: &mut Vec<Delivery>) {
+    if said.len() > EXTERNAL_BYTES_MAX {
+        return tracing::warn!(bytes = said.len(), "ignored a too long text on the channel");
+    }
+    let json = match serde_json::from_str::<serde::de::IgnoredAny>(said) {
+        Ok(_) => said.trim().to_owned(),
+        Err(_no_json) => serde_json::Value::from(said).to_string(),
+    };
+    out.push(Delivery::External(Body::from_json(&json)));
+}
+
+async fn ping(subscriber: &SubscriberClient) -> Result<(), Trouble> {
+    match timeout(COMMAND_TIMEOUT, subscriber.ping::<Value>(None)).await {
+        Ok(Ok(_pong)) => Ok(()),
+        // The library gives the answer to a refused SUBSCRIBE to whoever asks next.
+        Ok(Err(error)) if error.details().starts_with("NOPERM") => Err(Trouble::Refused(error)),
+        Ok(Err(_)) | Err(_) => Err(Trouble::Silent),
+    }
+}

@@ -1,0 +1,73 @@
+//! The log after a position, for clients that come back: all rooms, a bounded piece at a time.
+
+use fred::{clients::Client, types::Value};
+
+use crate::store::redis::{
+    frame,
+    keys::Keys,
+    scripts::{self, TAIL, number, text},
+};
+use crate::{
+    domain::message::{Epoch, Position},
+    store::{
+        ReadError,
+        sessions::{TAIL_BYTES_MAX, Tail},
+    },
+};
+
+pub async fn read(
+    client: &Client,
+    keys: &Keys,
+    after: &Position,
+    limit: u32,
+) -> Result<Tail, ReadError> {
+    let arguments = [
+        after.epoch.to_string(),
+        after.seq.to_string(),
+        limit.max(1).to_string(),
+        TAIL_BYTES_MAX.to_string(),
+    ];
+    let arguments = arguments.into_iter().map(|text| Value::String(text.into())).collect();
+    let reply = scripts::run(client, &TAIL, vec![keys.log(), keys.meta()], arguments)
+        .await
+        .map_err(|error| ReadError::Unavailable(error.to_string()))?;
+    tail_of(&reply, after, limit)
+}
+
+/// Cuts the piece from the frames that tail.lua answers.
+fn tail_of(reply: &[Value], after: &Position, limit: u32) -> Result<Tail, ReadError> {
+    let corrupt = |why: &str| ReadError::Corrupt(why.to_owned());
+    let strange = || corrupt("tail.lua answered in an unknown shape");
+    let [epoch, top, kept, Value::Array(frames)] = reply else { return Err(strange()) };
+    let epoch = Epoch::new(text(epoch).ok_or_else(strange)?);
+    let top = number(top).ok_or_else(strange)?;
+    let kept = number(kept).ok_or_else(strange)?;
+    if epoch != after.epoch {
+        return Ok(Tail::OtherEpoch);
+    }
+    let first = if kept == 0 { top + 1 } else { kept };
+    if first > after.seq.saturating_add(1) {
+        return Ok(Tail::Trimmed { first });
+    }
+    let mut messages = Vec::new();
+    let mut bytes = 0;
+    for frame in frames {
+        let frame = text(frame).ok_or_else(|| corrupt("a frame is no text"))?;
+        let (header, lines) =
+            frame::split(frame).ok_or_else(|| corrupt("a frame has no header"))?;
+        for (seq, line) in (header.first..=header.last()).zip(lines.split('\n')) {
+            if seq <= after.seq {
+                continue;
+            }
+            let position = Position { epoch: epoch.clone(), seq };
+            let message = frame::message(line, position).map_err(|why| corrupt(&why))?;
+            bytes += message.body.as_json().len();
+            let full = messages.len() >= limit.max(1) as usize || bytes > TAIL_BYTES_MAX;
+            if full && !messages.is_empty() {
+                return Ok(Tail::Messages { messages, top: Position { epoch, seq: top } });
+            }
+            messages.push(message);
+        }
+    }
+    Ok(Tail::Messages { messages, top: Position { epoch, seq: top } })
+}

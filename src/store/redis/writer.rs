@@ -1,0 +1,337 @@
+//! One partition's writer: everything that waits goes to Redis in one script, one at a time.
+//!
+//! One script in flight keeps the order exact, also over retries. A timeout is no failure: the
+//! script may run later, so it is repeated with the same ids, which Redis recognises.
+
+use std::time::Duration;
+
+use fred::{
+    clients::Client,
+    error::{Error, ErrorKind},
+    interfaces::ClientLike,
+    types::Value,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::store::redis::{
+    batch::{Batch, Messages},
+    frame,
+    keys::Keys,
+    link::{Component, Status},
+    pipeline::Pipeline,
+    scripts::{self, APPEND},
+};
+use crate::{
+    clock,
+    domain::message::{Epoch, Position, Stored, Timestamp},
+    store::{RetentionPolicy, SubmitError, queue::DraftReceiver},
+};
+
+/// How long a batch is repeated before its senders hear that nobody knows.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(6);
+const RETRY_EVERY: Duration = Duration::from_millis(50);
+/// Messages the log keeps for nodes that catch up, whatever their age.
+const LOG_MAX: u64 = 1_000_000;
+/// A bucket outlives its window by more than a call is repeated, in seconds.
+const IDS_SLACK_S: u128 = 30;
+/// Where append.lua is told that the call may have been done before.
+const MAY_BE_STORED: usize = 14;
+
+pub struct PartitionWriter {
+    pub client: Client,
+    pub keys: Keys,
+    pub status: Status,
+    pub retention: RetentionPolicy,
+    /// `PUBLISH`, or `SPUBLISH` in a cluster.
+    pub publish: &'static str,
+    /// The newest position that it was given: a log that ends before it was rolled back.
+    pub newest: Option<Position>,
+    /// Names this writer's frames, with their number, among those of all nodes and times.
+    pub name: String,
+    pub frames: u64,
+}
+
+impl PartitionWriter {
+    /// Ends when the queue is closed and empty.
+    pub async fn run(mut self, drain: DraftReceiver) {
+        let mut pipeline = Pipeline::new(drain);
+        while let Some(Batch { messages, settles }) = pipeline.batch().await {
+            if !self.status.can_append() || !self.client.is_connected() {
+                settles.refuse(SubmitError::Unavailable);
+                continue;
+            }
+            let outcomes = self.append(&messages, &mut pipeline).await;
+            self.newest = newest(self.newest.take(), &outcomes);
+            pipeline.tell_later(settles.told(&outcomes));
+        }
+    }
+
+    /// Stores what is new and finds the place of what is known. Where some are known, Redis has
+    /// stored none of the batch, and the rest goes again.
+    async fn append(
+        &mut self,
+        batch: &Messages,
+        pipeline: &mut Pipeline,
+    ) -> Vec<Result<Stored, SubmitError>> {
+        let mut rest: Vec<usize> = (0..batch.len()).collect();
+        let mut places: Vec<Option<Stored>> = vec![None; batch.len()];
+        let bucket = self.bucket();
+        let mut failed = SubmitError::Unconfirmed;
+        while !rest.is_empty() {
+            let call = self.call(batch, &rest, bucket);
+            let reply = match self.confirmed(call, pipeline).await {
+                Ok(reply) => reply,
+                Err(error) => {
+                    failed = error;
+                    break;
+                }
+            };
+            let place =
+                |seq, at| Stored { position: Position { epoch: reply.epoch.clone(), seq }, at };
+            if reply.known.is_empty() {
+                for (seq, entry) in (reply.before + 1..).zip(rest.drain(..)) {
+                    places[entry] = Some(place(seq, batch.at(entry)));
+                }
+            } else {
+                let repeatable: Vec<usize> =
+                    rest.iter().copied().filter(|&entry| batch.is_repeatable(entry)).collect();
+                for (index, (seq, at)) in reply.known {
+                    places[repeatable[index]] = Some(place(seq, at));
+                }
+                rest.retain(|&entry| places[entry].is_none());
+            }
+        }
+        places.into_iter().map(|place| place.ok_or(failed)).collect()
+    }
+
+    /// Repeats one call until Redis answers it, or time is up.
+    async fn confirmed(
+        &self,
+        mut call: Call,
+        pipeline: &mut Pipeline,
+    ) -> Result<Reply, SubmitError> {
+        let deadline = Instant::now() + CONFIRM_WITHIN;
+        let mut may_be_stored = false;
+        loop {
+            let run =
+                scripts::run(&self.client, &APPEND, call.keys.clone(), call.arguments.clone());
+            let outcome = pipeline.during(run).await.and_then(|reply| {
+                Reply::read(&reply).ok_or_else(|| scripts::strange("append.lua"))
+            });
+            let error = match outcome {
+                Ok(reply) => {
+                    if reply.problem.is_empty() {
+                        self.status.up(Component::Append);
+                    } else {
+                        let why = format!("stored, but not announced: {}", reply.problem);
+                        self.status.down(Component::Append, why);
+                    }
+                    return Ok(reply);
+                }
+                Err(error) => error,
+            };
+            tracing::debug!(%error, "an append failed");
+            let give_up = match kind(&error) {
+                Failure::Refused => {
+                    let why = format!("it refuses to store: {}", error.details());
+                    self.status.down(Component::Append, why);
+                    true
+                }
+                Failure::OtherLog => true,
+                Failure::NotNow => false,
+                Failure::Unknown => {
+                    may_be_stored = true;
+                    if let Some(told) = call.arguments.get_mut(MAY_BE_STORED) {
+                        *told = Value::String("1".into());
+                    }
+                    false
+                }
+            };
+            let late = Instant::now() >= deadline;
+            if late && !may_be_stored {
+                self.status
+                    .down(Component::Append, format!("it does not store: {}", error.details()));
+            }
+            if give_up || late {
+                return Err(if may_be_stored {
+                    SubmitError::Unconfirmed
+                } else {
+                    SubmitError::Unavailable
+                });
+            }
+            // Whoever came later is certainly not stored, and need not wait to hear it.
+            if !self.status.can_append() {
+                pipeline.refuse(SubmitError::Unavailable);
+            }
+            pipeline.tell();
+            sleep(RETRY_EVERY).await;
+        }
+    }
+
+    /// A retry within the window finds its message in this bucket or in the one before.
+    fn bucket(&self) -> u128 {
+        u128::from(clock::now().0) / self.window_millis()
+    }
+
+    fn window_millis(&self) -> u128 {
+        self.retention.idempotency_window.as_millis().max(1_000)
+    }
+
+    /// The keys and arguments that append.lua describes, for some messages of a batch.
+    fn call(&mut self, batch: &Messages, which: &[usize], bucket: u128) -> Call {
+        self.frames += 1;
+        let (epoch, seq) = match &self.newest {
+            Some(newest) => (newest.epoch.to_string(), newest.seq),
+            None => (String::new(), 0),
+        };
+        let header = format!("{}:{epoch}:{}", seq + 1, which.len());
+        let mut keys = vec![
+            self.keys.log(),
+            self.keys.meta(),
+            self.keys.marks(),
+            self.keys.rooms(),
+            self.keys.ids(bucket),
+            self.keys.ids(bucket - 1),
+            self.keys.ids(bucket + 1),
+        ];
+        let text = |text: String| Value::String(text.into());
+        let mut arguments: Vec<Value> = [
+            super::fresh_name(),
+            self.publish.to_owned(),
+            self.keys.channel(),
+            clock::now().0.to_string(),
+            (self.window_millis() * 2 / 1_000 + IDS_SLACK_S).to_string(),
+            LOG_MAX.to_string(),
+            self.retention.recovery_window.as_millis().to_string(),
+            self.retention.history_max.to_string(),
+            self.retention.history_ttl.as_millis().to_string(),
+            epoch,
+            seq.to_string(),
+            which.len().to_string(),
+            format!("{}.{}", self.name, self.frames),
+        ]
+        .map(text)
+        .into();
+        arguments.extend([
+            Value::Bytes(batch.frame(&header, which).into()),
+            text("0".to_owned()),
+            Value::Bytes(batch.marks(which).into()),
+        ]);
+        for (room, places) in batch.rooms(which) {
+            keys.push(self.keys.room(room));
+            arguments.extend([room.to_string(), places.len().to_string()].map(text));
+            arguments.extend(if places.len() == which.len() {
+                [String::new(), String::new()].map(text)
+            } else {
+                let own: Vec<usize> = places.iter().map(|&place| which[place]).collect();
+                let numbers: Vec<String> =
+                    places.iter().map(|place| (place + 1).to_string()).collect();
+                [text(numbers.join(",")), Value::Bytes(batch.lines(&own).into())]
+            });
+        }
+        for record in batch.records(which) {
+            arguments.extend(record.map(text));
+        }
+        Call { keys, arguments }
+    }
+}
+
+struct Call {
+    keys: Vec<String>,
+    arguments: Vec<Value>,
+}
+
+/// What a failed call says about the messages in it.
+enum Failure {
+    /// Redis read the script and stored nothing; repeating it now would not help.
+    Refused,
+    /// Redis stored nothing, but soon may: it is loading, or no longer the master.
+    NotNow,
+    /// The log was lost since an earlier attempt, and with it whether that one was stored: storing
+    /// it again could show it twice.
+    OtherLog,
+    /// It may have run, or may run yet.
+    Unknown,
+}
+
+/// Redis before 7 says first where in the script it was, then shows the error as it is on the wire.
+fn script_error(details: &str) -> &str {
+    let inner = details.rsplit_once("@user_script: ").and_then(|(_, inner)| inner.split_once(": "));
+    inner.map_or(details, |(_line, error)| error).trim_start_matches('-')
+}
+
+fn kind(error: &Error) -> Failure {
+    let details = script_error(error.details());
+    let starts = |words: &[&str]| words.iter().any(|word| details.starts_with(word));
+    if starts(&["EPOCH"]) {
+        return Failure::OtherLog;
+    }
+    if starts(&["LOADING", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN", "NOREPLICAS"]) {
+        return Failure::NotNow;
+    }
+    if starts(&["OOM", "MISCONF", "NOPERM", "WRONGTYPE", "ERR", "NOAUTH"]) {
+        return Failure::Refused;
+    }
+    match error.kind() {
+        ErrorKind::InvalidArgument | ErrorKind::InvalidCommand => Failure::Refused,
+        _ => Failure::Unknown,
+    }
+}
+
+/// A batch of nothing but retries says less than what was known before.
+fn newest(known: Option<Position>, outcomes: &[Result<Stored, SubmitError>]) -> Option<Position> {
+    let stored = outcomes.iter().flatten();
+    let last = stored.map(|stored| &stored.position).max_by_key(|position| position.seq);
+    match (known, last) {
+        (Some(known), Some(last)) if known.epoch == last.epoch && known.seq > last.seq => {
+            Some(known)
+        }
+        (known, last) => last.cloned().or(known),
+    }
+}
+
+/// What append.lua answers.
+struct Reply {
+    epoch: Epoch,
+    before: u64,
+    /// The index among the ids of the call, and the place, of each message stored earlier.
+    known: Vec<(usize, (u64, Timestamp))>,
+    /// What went wrong after the messages were stored, or nothing.
+    problem: String,
+}
+
+impl Reply {
+    fn read(reply: &[Value]) -> Option<Self> {
+        let [epoch, before, Value::Array(known), problem] = reply else { return None };
+        let known = known.chunks_exact(2).map(|pair| {
+            let [index, mark] = pair else { return None };
+            let index = usize::try_from(scripts::number(index)?).ok()?;
+            Some((index, frame::mark(scripts::text(mark)?)?))
+        });
+        Some(Self {
+            epoch: Epoch::new(scripts::text(epoch)?),
+            before: scripts::number(before)?,
+            known: known.collect::<Option<_>>()?,
+            problem: scripts::text(problem)?.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_of_a_script_is_read_as_every_release_writes_it() {
+        for written in [
+            "OOM command not allowed",
+            "-OOM command not allowed",
+            "@user_script: 43: -OOM command not allowed",
+            "ERR Error running script (call to f_0a): @user_script:43: @user_script: 43: -OOM \
+             command not allowed",
+        ] {
+            assert_eq!(script_error(written), "OOM command not allowed");
+        }
+        assert_eq!(script_error("EPOCH the log: another"), "EPOCH the log: another");
+    }
+}

@@ -1,0 +1,172 @@
+//! What a search answers, and how it is done where no index is: page by page, a bounded part of the
+//! history at a time.
+
+use crate::domain::{
+    message::{Body, Epoch, Message},
+    page::Page,
+    search::{Search, words},
+};
+use crate::store::{Bus, History, ReadError, size};
+
+/// Messages, and bytes of them, after which one search has looked at enough.
+const MESSAGES_MAX: usize = 2_000;
+const BYTES_MAX: usize = 1 << 20;
+/// Messages that are read at once.
+const PAGE_MESSAGES: u32 = 100;
+
+/// What a search has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub epoch: Epoch,
+    /// Oldest first, as in a page of history.
+    pub messages: Vec<Message>,
+    /// What lies before this `seq` was not looked at. `None`: it was, as far as history reaches.
+    pub next: Option<u64>,
+}
+
+impl Found {
+    /// Leaves out the oldest messages until the rest have at most `bytes_max`. At least one stays.
+    pub fn fit(&mut self, bytes_max: usize) {
+        let sizes = self.messages.iter().rev().map(size);
+        let mut bytes = 0;
+        let fitting = sizes.take_while(|size| {
+            bytes += size;
+            bytes <= bytes_max
+        });
+        let left_out = self.messages.len().saturating_sub(fitting.count().max(1));
+        if left_out > 0 {
+            self.messages.drain(..left_out);
+            self.next = self.messages.first().map(|oldest| oldest.position.seq);
+        }
+    }
+}
+
+/// Looks through the history after `floor`, newest first, for as much as one search may.
+pub async fn scan(bus: &dyn Bus, search: &Search, floor: u64) -> Result<Found, ReadError> {
+    let limit = search.limit as usize;
+    let mut page = search.before.map_or(Page::Newest, Page::Before);
+    let mut epoch = None;
+    let mut found = Vec::new();
+    let (mut looked_at, mut bytes) = (0, 0);
+    let next = loop {
+        let history = bus.history(search.room.clone(), page, PAGE_MESSAGES).await?;
+        let History { top, messages, more, trimmed: _ } = history;
+        if *epoch.get_or_insert_with(|| top.epoch.clone()) != top.epoch {
+            return Err(ReadError::Unavailable("the log was lost just now".to_owned()));
+        }
+        looked_at += messages.len();
+        bytes += messages.iter().map(size).sum::<usize>();
+        let oldest = messages.first().map(|oldest| oldest.position.seq);
+        found.extend(sift(messages, search.clone(), floor).await?);
+        if found.len() > limit {
+            found.truncate(limit);
+            break found.last().map(|oldest: &Message| oldest.position.seq);
+        }
+        let Some(oldest) = oldest.filter(|oldest| more && *oldest > floor) else { break None };
+        if found.len() == limit || looked_at >= MESSAGES_MAX || bytes >= BYTES_MAX {
+            break Some(oldest);
+        }
+        page = Page::Before(oldest);
+    };
+    found.reverse();
+    let epoch = epoch.expect("a page was read");
+    Ok(Found { epoch, messages: found, next })
+}
+
+/// Those that are looked for, newest first. Folding a page of long messages takes a while, and the
+/// runtime has better to do.
+async fn sift(
+    messages: Vec<Message>,
+    search: Search,
+    floor: u64,
+) -> Result<Vec<Message>, ReadError> {
+    let is_wanted = move |message: &Message| {
+        message.position.seq > floor && search.query.is_in(&words_of(&message.body))
+    };
+    tokio::task::spawn_blocking(move || messages.into_iter().rev().filter(is_wanted).collect())
+        .await
+        .map_err(|cause| ReadError::Unavailable(cause.to_string()))
+}
+
+/// The words of all texts in a body. The names in its objects are none of what was said.
+pub fn words_of(body: &Body) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut rest = body.as_json();
+    while let Some(begin) = rest.find('"') {
+        let (_, literal) = rest.split_at(begin);
+        let (literal, after) = literal.split_at(literal_bytes(literal));
+        rest = after;
+        if after.trim_start().starts_with(':') {
+            continue;
+        }
+        // Half a surrogate pair is allowed in JSON, but is no text.
+        if let Ok(text) = serde_json::from_str::<String>(literal) {
+            found.extend(words(&text));
+        }
+    }
+    found
+}
+
+/// How long the quoted text is that this begins with.
+fn literal_bytes(json: &str) -> usize {
+    let mut is_escaped = false;
+    for (at, byte) in json.bytes().enumerate().skip(1) {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = true,
+            b'"' => return at + 1,
+            _ => {}
+        }
+    }
+    json.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop_assert_eq, proptest};
+
+    use super::*;
+    use crate::domain::{
+        message::{Draft, Position, Timestamp},
+        name::{MessageId, RoomName, UserId},
+    };
+
+    fn found(json: &str) -> Vec<String> {
+        words_of(&Body::from_json(json))
+    }
+
+    #[test]
+    fn texts_are_looked_through_and_names_are_not() {
+        assert_eq!(found(r#""a \"b\" \\""#), ["a", "b"]);
+        assert_eq!(found(r#"{"n":"one","m" : {"o":["two",3,"n"]},"p":null}"#), ["one", "two", "n"]);
+        assert_eq!(found(r#"["\u00e9t\u00e9","\ud800","\ud83d\ude00x",1e400]"#), ["été", "x"]);
+        assert_eq!(found("17"), [""; 0]);
+        assert_eq!(found(r#"["",""]"#), [""; 0]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_still_to_be_looked_at() {
+        let (from, id) = (UserId::parse("u").unwrap(), MessageId::parse("m").unwrap());
+        let body = Body::from_json("\"12345678\"");
+        let draft = Draft::new(RoomName::lobby(), from, id, Timestamp(1), body);
+        let message = |seq| draft.clone().at(Position { epoch: Epoch::new("e"), seq });
+        for (bytes_max, kept, next) in
+            [(30, 3, None), (29, 2, Some(2)), (10, 1, Some(3)), (1, 1, Some(3))]
+        {
+            let messages = (1..=3).map(message).collect();
+            let mut found = Found { epoch: Epoch::new("e"), messages, next: None };
+            found.fit(bytes_max);
+            assert_eq!((found.messages.len(), found.next), (kept, next), "{bytes_max}");
+            assert_eq!(found.messages.last().unwrap().position.seq, 3);
+        }
+    }
+
+    proptest! {
+        /// Whatever a text is, and wherever in a body it stands.
+        #[test]
+        fn a_body_has_the_words_of_its_texts(text in any::<String>(), name in any::<String>()) {
+            let body = serde_json::json!({ (name): [text, 1] }).to_string();
+            prop_assert_eq!(found(&body), words(&text));
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Which words the stored messages have: written behind the log, a little at a time, and looked up.
+//!
+//! Indexing a message costs more than storing it. So it is done later, in steps that take a small
+//! share of the writer's time; what is not indexed yet can be looked through. The words are ours
+//! (`domain/search.rs`): nothing in them means anything to FTS5, whose `ascii` tokenizer only parts
+//! them at the spaces.
+
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+
+use crate::store::sqlite::{
+    history::{message, read_error},
+    states,
+};
+use crate::{
+    domain::{
+        message::{Body, Epoch, Message},
+        search::Search,
+    },
+    store::{ReadError, search::words_of},
+};
+
+/// Messages of one step, at most. As long as fewer wait, nothing is done: they are quickly looked through.
+pub const STEP_MESSAGES: usize = 256;
+/// Bytes of bodies after which a step ends.
+const STEP_BYTES: usize = 128 << 10;
+/// Pages of the index that a step at most rewrites, to keep it in few pieces. By itself FTS5 would do
+/// that seldom and then at length.
+const STEP_PAGES: u32 = 32;
+/// After a step the writer does other things for so many times as long.
+const REST: u32 = 15;
+/// After a step that failed; the log itself may well work.
+const RETRY: Duration = Duration::from_secs(60);
+/// What a room's number is written behind, to be a word that no text has.
+const ROOM_MARK: char = '\u{e000}';
+
+#[derive(Debug)]
+pub struct Indexer {
+    indexed_to: u64,
+    resume_at: Instant,
+}
+
+impl Indexer {
+    pub fn new(connection: &Connection) -> rusqlite::Result<Self> {
+        let indexed_to = stored(connection)?;
+        Ok(Self { indexed_to, resume_at: Instant::now() })
+    }
+
+    /// How long until a step is due. `None`: not before more is stored.
+    pub fn wait(&self, last_seq: u64, now: Instant) -> Option<Duration> {
+        let is_behind = last_seq.saturating_sub(self.indexed_to) >= STEP_MESSAGES as u64;
+        is_behind.then(|| self.resume_at.saturating_duration_since(now))
+    }
+
+    /// One bounded transaction.
+    pub fn step(&mut self, connection: &mut Connection, last_seq: u64) {
+        let begin = Instant::now();
+        match index(connection, self.indexed_to, last_seq) {
+            Ok(indexed_to) => {
+                self.indexed_to = indexed_to;
+                let end = Instant::now();
+                self.resume_at = end + end.duration_since(begin) * REST;
+            }
+            Err(cause) => {
+                tracing::warn!(%cause, "messages cannot be indexed; searching them takes longer");
+                self.resume_at = Instant::now() + RETRY;
+            }
+        }
+    }
+}
+
+/// Answers up to where it came.
+fn index(connection: &mut Connection, from: u64, last_seq: u64) -> rusqlite::Result<u64> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Behind the last row there may be sequences whose rows are gone.
+    let mut indexed_to = last_seq;
+    transaction
+        .prepare_cached("INSERT INTO words (words, rank) VALUES ('merge', ?1)")?
+        .execute([STEP_PAGES])?;
+    {
+        let mut messages = transaction.prepare_cached(
+            "SELECT seq, room, body, of_seq IS NULL FROM messages WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+        )?;
+        let mut rows = messages.query(params![from, STEP_MESSAGES])?;
+        let (mut count, mut bytes) = (0, 0);
+        while let Some(row) = rows.next()? {
+            let (seq, room): (u64, i64) = (row.get(0)?, row.get(1)?);
+            let body = Body::from_json(row.get_ref(2)?.as_str()?);
+            if row.get(3)? {
+                insert(&transaction, room, seq, &body)?;
+            }
+            count += 1;
+            bytes += body.as_json().len();
+            if count == STEP_MESSAGES || bytes >= STEP_BYTES {
+                indexed_to = seq;
+                break;
+            }
+        }
+    }
+    transaction.prepare_cached("UPDATE log SET indexed_to = ?1")?.execute([indexed_to])?;
+    transaction.commit()?;
+    Ok(indexed_to)
+}
+
+fn insert(transaction: &Transaction<'_>, room: i64, seq: u64, body: &Body) -> rusqlite::Result<()> {
+    let mut words = words_of(body);
+    words.push(room_word(room));
+    transaction
+        .prepare_cached("INSERT INTO words (rowid, text) VALUES (?1, ?2)")?
+        .execute(params![seq, words.join(" ")])?;
+    Ok(())
+}
+
+/// A message that has another body now. One that is not indexed yet will be with this one.
+pub fn replace(
+    transaction: &Transaction<'_>,
+    room: i64,
+    seq: u64,
+    body: &Body,
+) -> rusqlite::Result<()> {
+    if seq > stored(transaction)? {
+        return Ok(());
+    }
+    transaction.prepare_cached("DELETE FROM words WHERE rowid = ?1")?.execute([seq])?;
+    insert(transaction, room, seq, body)
+}
+
+/// Before a room's messages are deleted, up to a sequence.
+pub fn forget(transaction: &Transaction<'_>, room: i64, last: u64) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "DELETE FROM words WHERE rowid IN
+                 (SELECT seq FROM messages INDEXED BY messages_by_room
+                  WHERE room = ?1 AND of_seq IS NULL AND seq <= ?2)",
+        )?
+        .execute(params![room, last])?;
+    Ok(())
+}
+
+/// Every message up to this sequence can be looked up.
+pub fn indexed_to(connection: &Connection) -> Result<u64, ReadError> {
+    stored(connection).map_err(read_error)
+}
+
+fn stored(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.query_row("SELECT indexed_to FROM log", [], |row| row.get(0))
+}
+
+/// The newest messages up to `indexed_to` that are searched for, oldest first, and whether there
+/// are more.
+pub fn look_up(
+    connection: &mut Connection,
+    epoch: &Epoch,
+    search: &Search,
+    indexed_to: u64,
+    limit: usize,
+) -> Result<(Vec<Message>, bool), ReadError> {
+    let snapshot = connection.transaction().map_err(read_error)?;
+    let known: Option<(i64, u64)> = snapshot
+        .prepare_cached("SELECT id, trimmed_to FROM rooms WHERE name = ?1")
+        .and_then(|mut rooms| {
+            let found = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            rooms.query_row([search.room.as_str()], found).optional()
+        })
+        .map_err(read_error)?;
+    let Some((room, trimmed_to)) = known else { return Ok((Vec::new(), false)) };
+    let before = search.before.unwrap_or(u64::MAX).min(indexed_to.saturating_add(1));
+    let mut statement = snapshot
+        .prepare_cached(
+            "SELECT m.seq, body, sender, name, id, at, except_socket, change, of_seq, state
+             FROM words CROSS JOIN messages m ON m.seq = words.rowid
+             LEFT JOIN states s ON s.seq = m.seq
+             WHERE words MATCH ?1 AND words.rowid > ?2 AND words.rowid < ?3
+             ORDER BY words.rowid DESC LIMIT ?4",
+        )
+        .map_err(read_error)?;
+    // One row beyond what was asked for tells whether there is more.
+    let mut rows = statement
+        .query(params![expression(room, search), trimmed_to, before, limit + 1])
+        .map_err(read_error)?;
+    let mut messages = Vec::new();
+    while let Some(row) = rows.next().map_err(read_error)? {
+        if messages.len() == limit {
+            messages.reverse();
+            return Ok((messages, true));
+        }
+        messages.push(states::applied(message(row, epoch, &search.room)?, row)?);
+    }
+    messages.reverse();
+    Ok((messages, false))
+}
+
+/// For FTS5: all of these. Only letters and digits are between the quotes, whatever a client sent.
+fn expression(room: i64, search: &Search) -> String {
+    let words = search.query.words().iter().map(|word| format!("\"{word}\""));
+    words.chain([format!("\"{}\"", room_word(room))]).collect::<Vec<_>>().join(" ")
+}
+
+fn room_word(room: i64) -> String {
+    format!("{ROOM_MARK}{room}")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{prop_assert_eq, proptest};
+
+    use super::*;
+    use crate::{
+        domain::{name::RoomName, search::Query},
+        store::sqlite::schema,
+    };
+
+    /// A log with these texts in room 1 of two, whose rows have the odd sequences.
+    fn log(texts: &[String]) -> Connection {
+        let connection = schema::writer(None).expect("it opens");
+        schema::log(&connection, None).expect("a log");
+        let rooms = "INSERT INTO rooms VALUES (1, 'red', 0, 0, 0), (2, 'blue', 0, 0, 0)";
+        connection.execute(rooms, []).expect("two rooms");
+        for (number, text) in texts.iter().enumerate() {
+            let body = serde_json::json!({ "number": [text] }).to_string();
+            for room in [1, 2] {
+                connection
+                    .execute(
+                        "INSERT INTO messages (seq, room, sender, id, at, body) VALUES (?1, ?2, 'ann', 'm', 1, ?3)",
+                        params![number * 2 + room, room, body],
+                    )
+                    .expect("a row");
+            }
+        }
+        connection
+    }
+
+    fn index_all(connection: &mut Connection, last_seq: u64) {
+        let mut indexed_to = 0;
+        while indexed_to < last_seq {
+            indexed_to = index(connection, indexed_to, last_seq).expect("it is indexed");
+        }
+    }
+
+    fn found(connection: &mut Connection, text: &str, limit: usize) -> (Vec<u64>, bool) {
+        let query = Query::parse(text).expect("a query");
+        let room = RoomName::parse("red").expect("a room");
+        let search = Search { room, query, before: None, limit: 0 };
+        let (messages, more) =
+            look_up(connection, &Epoch::new("e"), &search, 10_000, limit).expect("it is read");
+        (messages.iter().map(|message| message.position.seq).collect(), more)
+    }
+
+    #[test]
+    fn the_newest_are_found_and_what_is_trimmed_or_deleted_is_not() {
+        let texts = vec!["word".to_owned(); 600];
+        let mut connection = log(&texts);
+        index_all(&mut connection, 1_200);
+        assert_eq!(found(&mut connection, "word", 2), (vec![1_197, 1_199], true));
+        connection.execute("UPDATE rooms SET trimmed_to = 1196", []).expect("it is trimmed");
+        assert_eq!(found(&mut connection, "word", 2), (vec![1_197, 1_199], false));
+        connection.execute("UPDATE rooms SET trimmed_to = 0", []).expect("as before");
+        let transaction = connection.transaction().expect("a transaction");
+        forget(&transaction, 1, 1_197).expect("they are forgotten");
+        // Once more, and so of rows that are not indexed.
+        forget(&transaction, 1, 1_197).expect("there is nothing to forget");
+        transaction.commit().expect("it is written");
+        assert_eq!(found(&mut connection, "word", 2), (vec![1_199], false));
+        let left = connection.query_row("SELECT count(*) FROM words_docsize", [], |row| row.get(0));
+        assert_eq!(left, Ok(601_u64));
+    }
+
+    proptest! {
+        #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+
+        /// What is looked up is what looking through all would find.
+        #[test]
+        fn the_index_and_the_rule_agree(
+            texts in proptest::collection::vec("[aAbß\u{f6}Ö\u{308}o日本 \"*:(,.\\-0\u{e000}]{0,12}", 1..40),
+            query in "[aAbß\u{f6}Ö\u{308}o日本 \"*:(,.\\-0\u{e000}]{0,4}[aAo本ö0]",
+        ) {
+            let mut connection = log(&texts);
+            index_all(&mut connection, texts.len() as u64 * 2);
+            let parsed = Query::parse(&query).expect("it has a word");
+            let matches = |text: &str| parsed.is_in(&crate::domain::search::words(text));
+            let expected = (0_u64..).zip(&texts).filter(|(_, text)| matches(text));
+            let expected: Vec<u64> = expected.map(|(number, _)| number * 2 + 1).collect();
+            prop_assert_eq!(found(&mut connection, &query, 100), (expected, false));
+        }
+    }
+}

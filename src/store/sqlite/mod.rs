@@ -1,0 +1,391 @@
+//! The bus of a single node: a SQLite file, or memory. The reference meaning of the contract.
+//!
+//! One thread writes: it takes what waits, stores it in one transaction, hands it to the relay,
+//! then settles it. Reading has a connection of its own, so that it goes on when writing cannot.
+
+mod history;
+mod ids;
+mod index;
+mod presence;
+mod profiles;
+mod retention;
+mod schema;
+mod sessions;
+mod states;
+mod tail;
+mod writer;
+
+use std::{
+    fs::{File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use futures_util::future::BoxFuture;
+use rusqlite::Connection;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::store::sqlite::{
+    presence::SqlitePresence,
+    sessions::{Jobs, SessionJob},
+};
+use crate::store::{
+    Bus, DELIVERY_BATCHES_MAX, Deliveries, Health, History, ReadError, RetentionPolicy, Settle,
+    presence::{Members, RoomSummary, Signal, Unread},
+    queue::{self, DraftQueue},
+    search::{self, Found},
+    sessions::{Holder, SessionRecord, Tail},
+};
+use crate::{
+    clock,
+    domain::{
+        message::{Draft, Epoch, Position},
+        name::{PublicId, RoomName, UserId},
+        page::Page,
+        search::Search,
+        user::{Patch, User},
+    },
+};
+
+/// The database's name in the data directory.
+const DATABASE: &str = "roomcast.db";
+/// Held locked while a process uses the data directory. It stays, empty, when the process ends.
+const LOCK: &str = "roomcast.lock";
+
+#[derive(Debug, Clone)]
+pub struct SqliteOptions {
+    pub location: Location,
+    pub retention: RetentionPolicy,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// Nothing outlives the process.
+    Memory,
+    /// The data directory; it is created.
+    Dir(PathBuf),
+}
+
+/// Why the log cannot be opened, as a line for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot use the data directory {}: {cause}", dir.display())]
+    Directory { dir: PathBuf, cause: io::Error },
+    #[error("the data directory {} is in use by another roomcast process", dir.display())]
+    InUse { dir: PathBuf },
+    #[error("cannot open the message log {file}: {cause}")]
+    Database { file: String, cause: rusqlite::Error },
+    #[error(
+        "the message log {file} has version {found}, this program knows up to {known}: \
+         start a newer roomcast"
+    )]
+    Newer { file: String, found: usize, known: usize },
+    #[error("cannot draw a random epoch: {0}")]
+    Random(getrandom::Error),
+    #[error("cannot start the writer's thread: {0}")]
+    Thread(io::Error),
+}
+
+#[derive(Debug)]
+pub struct Sqlite {
+    queue: DraftQueue,
+    jobs: Arc<Jobs>,
+    rosters: Arc<SqlitePresence>,
+    reader: Arc<Mutex<Connection>>,
+    /// Readers wait here, and not each on a thread of the runtime's blocking pool.
+    turn: Arc<Semaphore>,
+    /// Searches wait here first, so that a page of history waits for one of them at most.
+    searches: Semaphore,
+    epoch: Epoch,
+    /// What the log had at the start.
+    began: u64,
+    health: watch::Receiver<Health>,
+    stopped: CancellationToken,
+}
+
+/// Opens the log and starts its writer. It blocks for as long as SQLite needs to recover the file
+/// and to read the ids of the idempotency window.
+pub fn open(options: SqliteOptions) -> Result<(Arc<Sqlite>, Deliveries), OpenError> {
+    let SqliteOptions { location, retention } = options;
+    let (file, lock) = match &location {
+        Location::Memory => (None, None),
+        Location::Dir(dir) => (Some(dir.join(DATABASE)), Some(lock(dir)?)),
+    };
+    let file = file.as_deref();
+    let connection = schema::writer(file)?;
+    start(file, lock, Arc::new(Mutex::new(connection)), retention)
+}
+
+/// Starts the bus on a connection that can write.
+fn start(
+    file: Option<&Path>,
+    lock: Option<File>,
+    connection: Arc<Mutex<Connection>>,
+    retention: RetentionPolicy,
+) -> Result<(Arc<Sqlite>, Deliveries), OpenError> {
+    let failed = |cause| OpenError::Database { file: schema::shown(file), cause };
+    let (epoch, last_seq, recent, indexer) = {
+        let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let (epoch, last_seq) = schema::log(&connection, file)?;
+        let recent = writer::recent_ids(&connection, &retention, clock::now(), Instant::now())
+            .map_err(failed)?;
+        sessions::end_all(&connection, clock::now(), retention.recovery_window).map_err(failed)?;
+        let indexer = index::Indexer::new(&connection).map_err(failed)?;
+        (Epoch::new(&epoch), last_seq, recent, indexer)
+    };
+    let reader = match file {
+        Some(file) => Arc::new(Mutex::new(schema::reader(file)?)),
+        None => Arc::clone(&connection),
+    };
+
+    let (queue, drain) = queue::bounded();
+    let (jobs, rosters) = (Arc::new(Jobs::default()), Arc::new(SqlitePresence::default()));
+    let (deliveries, delivered) = mpsc::channel(DELIVERY_BATCHES_MAX);
+    let (health_sender, health) = watch::channel(Health::Ready);
+    let stopped = CancellationToken::new();
+    writer::LogWriter {
+        file: schema::shown(file),
+        lock,
+        connection,
+        drain,
+        jobs: Arc::clone(&jobs),
+        rosters: Arc::clone(&rosters),
+        owed: Vec::new(),
+        deliveries,
+        health: health_sender,
+        epoch: epoch.clone(),
+        last_seq,
+        recent,
+        indexer,
+        window: retention.idempotency_window,
+        recovery_window: retention.recovery_window,
+        history_ttl: retention.history_ttl,
+        retention_task: retention::Retention::new(retention),
+    }
+    .start(stopped.clone())
+    .map_err(OpenError::Thread)?;
+    let bus = Sqlite {
+        queue,
+        jobs,
+        rosters,
+        reader,
+        turn: Arc::new(Semaphore::new(1)),
+        searches: Semaphore::new(1),
+        epoch,
+        began: last_seq,
+        health,
+        stopped,
+    };
+    Ok((Arc::new(bus), delivered))
+}
+
+impl Bus for Sqlite {
+    fn submit(&self, draft: Draft, settle: Settle) {
+        self.queue.push(draft, settle);
+    }
+
+    fn history(
+        &self,
+        room: RoomName,
+        page: Page,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<History, ReadError>> {
+        Box::pin(self.read(move |reader, epoch| history::page(reader, epoch, &room, &page, limit)))
+    }
+
+    fn search(&self, search: Search) -> BoxFuture<'_, Result<Found, ReadError>> {
+        Box::pin(self.find(search))
+    }
+
+    fn tail(
+        &self,
+        partition: u16,
+        after: Position,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Tail, ReadError>> {
+        Box::pin(async move {
+            if partition != 0 {
+                return Ok(Tail::OtherEpoch);
+            }
+            self.read(move |reader, epoch| tail::read(reader, epoch, &after, limit)).await
+        })
+    }
+
+    fn save_session(
+        &self,
+        session: PublicId,
+        holder: Holder,
+        record: SessionRecord,
+    ) -> BoxFuture<'_, Result<bool, ReadError>> {
+        let (answer, answered) = oneshot::channel();
+        self.jobs.push(SessionJob::Save { session, holder, record, answer });
+        Box::pin(async { answered.await.unwrap_or_else(|_dropped| Err(refused())) })
+    }
+
+    fn claim_session(
+        &self,
+        session: PublicId,
+        holder: Holder,
+        user: UserId,
+    ) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>> {
+        let (answer, answered) = oneshot::channel();
+        self.jobs.push(SessionJob::Claim { session, holder, user, answer });
+        Box::pin(async { answered.await.unwrap_or_else(|_dropped| Err(refused())) })
+    }
+
+    fn release_session(&self, session: PublicId, holder: Holder) {
+        self.jobs.push(SessionJob::Release { session, holder });
+    }
+
+    fn session(
+        &self,
+        session: PublicId,
+    ) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>> {
+        Box::pin(self.read(move |reader, _epoch| sessions::read(reader, &session, clock::now())))
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.rosters.signal(signal);
+    }
+
+    fn add_presence(&self, room: RoomName, user: User) {
+        self.rosters.add_presence(room, user);
+    }
+
+    fn remove_presence(&self, room: RoomName, user: UserId) {
+        self.rosters.remove_presence(room, &user);
+    }
+
+    fn members(&self, room: RoomName, users_max: u32) -> BoxFuture<'_, Result<Members, ReadError>> {
+        Box::pin(std::future::ready(Ok(self.rosters.members(&room, users_max))))
+    }
+
+    fn rooms(&self, limit: u32) -> BoxFuture<'_, Result<Vec<RoomSummary>, ReadError>> {
+        let occupied = self.rosters.occupied(limit);
+        Box::pin(self.read(move |reader, _epoch| profiles::rooms(reader, occupied, limit)))
+    }
+
+    fn profile(&self, user: UserId) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
+        Box::pin(self.read(move |reader, _epoch| profiles::profile(reader, &user, clock::now())))
+    }
+
+    fn patch_profile(&self, patch: Patch) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
+        let (answer, answered) = oneshot::channel();
+        self.jobs.push(SessionJob::People(profiles::Job::Patch { patch, answer }));
+        Box::pin(async { answered.await.unwrap_or_else(|_dropped| Err(refused())) })
+    }
+
+    fn mark_read(
+        &self,
+        user: UserId,
+        room: RoomName,
+        seq: u64,
+    ) -> BoxFuture<'_, Result<u64, ReadError>> {
+        let (answer, answered) = oneshot::channel();
+        self.jobs.push(SessionJob::People(profiles::Job::Mark { user, room, seq, answer }));
+        Box::pin(async { answered.await.unwrap_or_else(|_dropped| Err(refused())) })
+    }
+
+    fn is_known(&self, user: UserId) -> BoxFuture<'_, Result<bool, ReadError>> {
+        Box::pin(self.read(move |reader, _epoch| profiles::is_known(reader, &user)))
+    }
+
+    fn direct_rooms(&self, user: UserId) -> BoxFuture<'_, Result<Vec<(RoomName, u64)>, ReadError>> {
+        Box::pin(self.read(move |reader, _epoch| profiles::direct_rooms(reader, &user)))
+    }
+
+    fn unread(
+        &self,
+        user: UserId,
+        rooms: Vec<RoomName>,
+    ) -> BoxFuture<'_, Result<Vec<Unread>, ReadError>> {
+        Box::pin(self.read(move |reader, _epoch| profiles::unread(reader, &user, rooms)))
+    }
+
+    fn partitions(&self) -> u16 {
+        1
+    }
+
+    fn began(&self, _partition: u16) -> Option<Position> {
+        Some(Position { epoch: self.epoch.clone(), seq: self.began })
+    }
+
+    fn partition(&self, _room: &RoomName) -> u16 {
+        0
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
+    }
+
+    /// Ends when the relay has taken what was stored, or is gone: keep reading, or drop the
+    /// deliveries.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.queue.close();
+        Box::pin(self.stopped.cancelled())
+    }
+}
+
+impl Sqlite {
+    /// What is not indexed yet is looked through, and what lies before it looked up.
+    async fn find(&self, search: Search) -> Result<Found, ReadError> {
+        let _turn = self.searches.acquire().await;
+        let indexed_to = self.read(|reader, _epoch| index::indexed_to(reader)).await?;
+        let mut found = search::scan(self, &search, indexed_to).await?;
+        if found.next.is_some() {
+            return Ok(found);
+        }
+        let missing = (search.limit as usize).saturating_sub(found.messages.len());
+        let look_up = move |reader: &mut Connection, epoch: &Epoch| {
+            index::look_up(reader, epoch, &search, indexed_to, missing)
+        };
+        let (mut older, more) = self.read(look_up).await?;
+        older.append(&mut found.messages);
+        found.next = older.first().filter(|_| more).map(|oldest| oldest.position.seq);
+        Ok(Found { messages: older, ..found })
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut Connection, &Epoch) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let gone = |cause: &dyn std::fmt::Display| ReadError::Unavailable(cause.to_string());
+        let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|cause| gone(&cause))?;
+        let (reader, epoch) = (Arc::clone(&self.reader), self.epoch.clone());
+        tokio::task::spawn_blocking(move || {
+            // A caller that went away does not end this read, so it keeps its turn.
+            let _turn = turn;
+            let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            read(&mut reader, &epoch)
+        })
+        .await
+        .map_err(|cause| gone(&cause))?
+    }
+}
+
+/// Takes the directory for this process; the kernel gives it back however the process ends.
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let failed = |cause| OpenError::Directory { dir: dir.to_owned(), cause };
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    let file = File::options()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(dir.join(LOCK))
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { dir: dir.to_owned() }),
+        Err(TryLockError::Error(cause)) => Err(failed(cause)),
+    }
+}
+
+fn refused() -> ReadError {
+    ReadError::Unavailable("too much waits for the log's writer, or it has stopped".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

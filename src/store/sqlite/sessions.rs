@@ -1,0 +1,244 @@
+//! What waits for the writer beside messages, and sessions in the file: what it does of them in its
+//! transaction.
+//!
+//! A session whose connection lives has no end. One that was released has, and so, from the next
+//! start on, has every session that a process left behind when it died.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use tokio::sync::{Notify, oneshot};
+
+use crate::store::sqlite::{history::read_error, profiles, retention::after};
+use crate::{
+    domain::{
+        message::Timestamp,
+        name::{NameError, PublicId, UserId},
+    },
+    store::{
+        ReadError,
+        sessions::{Holder, Joined, JoinedLine, SessionRecord},
+    },
+};
+
+/// Jobs that may wait for the writer.
+const WAITING_MAX: usize = 65_536;
+/// What one transaction does at most.
+const JOBS_PER_COMMIT: usize = 1_024;
+
+/// What is asked of the writer.
+#[derive(Debug)]
+pub enum SessionJob {
+    Save {
+        session: PublicId,
+        holder: Holder,
+        record: SessionRecord,
+        answer: oneshot::Sender<Result<bool, ReadError>>,
+    },
+    Claim {
+        session: PublicId,
+        holder: Holder,
+        user: UserId,
+        answer: oneshot::Sender<Result<Option<SessionRecord>, ReadError>>,
+    },
+    Release {
+        session: PublicId,
+        holder: Holder,
+    },
+    People(profiles::Job),
+}
+
+/// Jobs in the order they came, beside the queue of messages: a client that comes back does not
+/// wait until everything that was said before is stored.
+#[derive(Debug)]
+pub struct Jobs {
+    /// `None` once closed.
+    waiting: Mutex<Option<VecDeque<SessionJob>>>,
+    work: Notify,
+}
+
+impl Default for Jobs {
+    fn default() -> Self {
+        Self { waiting: Mutex::new(Some(VecDeque::new())), work: Notify::new() }
+    }
+}
+
+impl Jobs {
+    /// A job that is not taken is dropped, and with it its answer.
+    pub fn push(&self, job: SessionJob) {
+        if let Some(waiting) = self.waiting().as_mut() {
+            // There is a release for each connection at most, and nobody would repeat it.
+            if waiting.len() < WAITING_MAX || matches!(job, SessionJob::Release { .. }) {
+                waiting.push_back(job);
+                self.work.notify_one();
+            }
+        }
+    }
+
+    /// Returns when there is something to do.
+    pub async fn ready(&self) {
+        while self.waiting().as_ref().is_none_or(VecDeque::is_empty) {
+            self.work.notified().await;
+        }
+    }
+
+    /// What one transaction takes.
+    pub fn take(&self) -> Vec<SessionJob> {
+        let mut waiting = self.waiting();
+        let Some(waiting) = waiting.as_mut() else { return Vec::new() };
+        let count = waiting.len().min(JOBS_PER_COMMIT);
+        waiting.drain(..count).collect()
+    }
+
+    /// Refuses further jobs, and gives the last ones out.
+    pub fn close(&self) -> Vec<SessionJob> {
+        self.waiting().take().unwrap_or_default().into()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<VecDeque<SessionJob>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub enum Done {
+    Saved(bool),
+    Claimed { columns: Option<Columns>, lost_by: Option<Holder> },
+    Released,
+    People(profiles::Done),
+}
+
+/// A record as its row has it. What cannot be read fails its own claim, not the transaction.
+#[derive(Debug)]
+pub struct Columns {
+    user: String,
+    rooms: String,
+}
+
+/// Gives every session an end that a process left without one.
+pub fn end_all(connection: &Connection, now: Timestamp, window: Duration) -> rusqlite::Result<()> {
+    let end = after(now, window);
+    connection.execute("UPDATE sessions SET ends = ?1 WHERE ends IS NULL", [end])?;
+    Ok(())
+}
+
+/// `window` is how long a released session can be claimed, `life` how long a profile is kept.
+pub fn perform(
+    transaction: &Transaction<'_>,
+    job: &SessionJob,
+    now: Timestamp,
+    (window, life): (Duration, Duration),
+) -> rusqlite::Result<Done> {
+    match job {
+        SessionJob::Save { session, holder, record, answer: _ } => {
+            save(transaction, session, *holder, record, now).map(Done::Saved)
+        }
+        SessionJob::Claim { session, holder, user, answer: _ } => {
+            claim(transaction, session, *holder, user, now)
+        }
+        SessionJob::Release { session, holder } => {
+            transaction
+                .prepare_cached("UPDATE sessions SET ends = ?3 WHERE id = ?1 AND holder = ?2")?
+                .execute(params![session.as_str(), bits(*holder), after(now, window)])?;
+            Ok(Done::Released)
+        }
+        SessionJob::People(job) => profiles::perform(transaction, job, now, life).map(Done::People),
+    }
+}
+
+fn save(
+    transaction: &Transaction<'_>,
+    session: &PublicId,
+    holder: Holder,
+    record: &SessionRecord,
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
+    let rooms: Vec<JoinedLine> = record.rooms.iter().map(Joined::line).collect();
+    let saved = transaction
+        .prepare_cached(
+            "INSERT INTO sessions (id, holder, user, rooms, ends)
+             VALUES (?1, ?2, ?3, ?4, NULL)
+             ON CONFLICT (id) DO UPDATE SET
+                 holder = excluded.holder, user = excluded.user, rooms = excluded.rooms, ends = NULL
+             WHERE holder = excluded.holder OR ends <= ?5",
+        )?
+        .execute(params![
+            session.as_str(),
+            bits(holder),
+            record.user.as_str(),
+            serde_json::to_string(&rooms).expect("text and numbers are JSON"),
+            now.0,
+        ])?;
+    Ok(saved == 1)
+}
+
+fn claim(
+    transaction: &Transaction<'_>,
+    session: &PublicId,
+    holder: Holder,
+    user: &UserId,
+    now: Timestamp,
+) -> rusqlite::Result<Done> {
+    let read = |row: &Row<'_>| {
+        let columns = Columns { user: row.get(2)?, rooms: row.get(3)? };
+        Ok((row.get::<_, i64>(0)?, row.get::<_, Option<u64>>(1)?, columns))
+    };
+    let found = transaction
+        .prepare_cached(
+            "SELECT holder, ends, user, rooms FROM sessions
+             WHERE id = ?1 AND user = ?3 AND (ends IS NULL OR ends > ?2)",
+        )?
+        .query_row(params![session.as_str(), now.0, user.as_str()], read)
+        .optional()?;
+    let Some((before, ends, columns)) = found else {
+        return Ok(Done::Claimed { columns: None, lost_by: None });
+    };
+    transaction
+        .prepare_cached("UPDATE sessions SET holder = ?2, ends = NULL WHERE id = ?1")?
+        .execute(params![session.as_str(), bits(holder)])?;
+    let lost_by = (before != bits(holder) && ends.is_none())
+        .then(|| Holder::from_bits(before.cast_unsigned()));
+    Ok(Done::Claimed { columns: Some(columns), lost_by })
+}
+
+/// What a session has, if it lives or can be claimed.
+pub fn read(
+    reader: &Connection,
+    session: &PublicId,
+    now: Timestamp,
+) -> Result<Option<SessionRecord>, ReadError> {
+    let columns = reader
+        .prepare_cached(
+            "SELECT user, rooms FROM sessions WHERE id = ?1 AND (ends IS NULL OR ends > ?2)",
+        )
+        .and_then(|mut select| {
+            let read = |row: &Row<'_>| Ok(Columns { user: row.get(0)?, rooms: row.get(1)? });
+            select.query_row(params![session.as_str(), now.0], read).optional()
+        })
+        .map_err(read_error)?;
+    columns.map(|columns| columns.record()).transpose()
+}
+
+/// SQLite's integers have a sign.
+fn bits(holder: Holder) -> i64 {
+    holder.bits().cast_signed()
+}
+
+impl Columns {
+    pub fn record(&self) -> Result<SessionRecord, ReadError> {
+        let corrupt = |why: &dyn std::fmt::Display| ReadError::Corrupt(format!("a session: {why}"));
+        let bad_name = |why: NameError| corrupt(&why);
+        let rooms: Vec<JoinedLine> =
+            serde_json::from_str(&self.rooms).map_err(|why| corrupt(&why))?;
+        let rooms = rooms.iter().map(Joined::from_line).collect::<Result<_, _>>();
+        Ok(SessionRecord {
+            user: UserId::parse(&self.user).map_err(bad_name)?,
+            rooms: rooms.map_err(bad_name)?,
+        })
+    }
+}

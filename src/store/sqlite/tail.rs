@@ -1,0 +1,57 @@
+//! The log after a position, for clients that come back: all rooms, a bounded piece at a time.
+
+use rusqlite::{Connection, params};
+
+use crate::store::sqlite::history::{message, read_error};
+use crate::{
+    domain::{
+        message::{Epoch, Position},
+        name::RoomName,
+    },
+    store::{
+        ReadError,
+        sessions::{TAIL_BYTES_MAX, Tail},
+    },
+};
+
+/// By the primary key, and each message's room looked up: never the other way round.
+const AFTER: &str = "
+    SELECT m.seq, m.body, m.sender, m.name, m.id, m.at, m.except_socket, m.change, m.of_seq, r.name
+    FROM messages m CROSS JOIN rooms r ON r.id = m.room
+    WHERE m.seq > ?1 ORDER BY m.seq LIMIT ?2";
+
+/// One snapshot of the log of this epoch.
+pub fn read(
+    connection: &mut Connection,
+    epoch: &Epoch,
+    after: &Position,
+    limit: u32,
+) -> Result<Tail, ReadError> {
+    if *epoch != after.epoch {
+        return Ok(Tail::OtherEpoch);
+    }
+    let snapshot = connection.transaction().map_err(read_error)?;
+    let (top, deleted_to): (u64, u64) = snapshot
+        .prepare_cached("SELECT last_seq, deleted_to FROM log")
+        .and_then(|mut log| log.query_row([], |row| Ok((row.get(0)?, row.get(1)?))))
+        .map_err(read_error)?;
+    if after.seq < deleted_to {
+        return Ok(Tail::Trimmed { first: deleted_to + 1 });
+    }
+    let mut messages = Vec::new();
+    let mut bytes = 0;
+    let mut statement = snapshot.prepare_cached(AFTER).map_err(read_error)?;
+    let from = after.seq.min(i64::MAX as u64);
+    let mut rows = statement.query(params![from, limit.max(1)]).map_err(read_error)?;
+    while let Some(row) = rows.next().map_err(read_error)? {
+        let room = row.get_ref(9).and_then(|name| Ok(name.as_str()?)).map_err(read_error)?;
+        let room = RoomName::parse(room).map_err(|why| ReadError::Corrupt(why.to_string()))?;
+        let message = message(row, epoch, &room)?;
+        bytes += message.body.as_json().len();
+        if bytes > TAIL_BYTES_MAX && !messages.is_empty() {
+            break;
+        }
+        messages.push(message);
+    }
+    Ok(Tail::Messages { messages, top: Position { epoch: epoch.clone(), seq: top } })
+}

@@ -1,0 +1,503 @@
+//! The one thread that writes: batches of drafts, sessions with them, retention and the index of
+//! words between them, and word of its health.
+//!
+//! The order is commit, deliver, settle. Nothing of a batch is kept in memory before the commit,
+//! so a failed one leaves no trace and the next starts from what the file says.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, ffi, params};
+use tokio::{
+    runtime::Runtime,
+    sync::{mpsc, watch},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::store::sqlite::{
+    ids::{IDS_MAX, RecentIds},
+    index::{Indexer, STEP_MESSAGES},
+    presence::SqlitePresence,
+    retention::{Retention, STEP_EVERY},
+    sessions::{self, Done, Jobs, SessionJob},
+    states::{self, RoomRow},
+};
+use crate::{
+    clock,
+    domain::{
+        message::{Draft, Epoch, Message, Position, Stored, Timestamp},
+        name::{MessageId, PublicId, UserId, UserName},
+    },
+    store::{
+        Delivery, Health, ReadError, RetentionPolicy, SubmitError,
+        queue::{BATCH_BYTES_MAX, DraftReceiver, QueuedDraft},
+    },
+};
+
+/// How often an idle writer looks for what is too old, and one that is down tries again.
+const TICK: Duration = Duration::from_secs(1);
+
+pub struct LogWriter {
+    /// The database, for people.
+    pub file: String,
+    pub lock: Option<File>,
+    pub connection: Arc<Mutex<Connection>>,
+    pub drain: DraftReceiver,
+    pub jobs: Arc<Jobs>,
+    pub rosters: Arc<SqlitePresence>,
+    /// Releases that could not be written, and that nobody but this writer would repeat.
+    pub owed: Vec<SessionJob>,
+    pub deliveries: mpsc::Sender<Vec<Delivery>>,
+    pub health: watch::Sender<Health>,
+    pub epoch: Epoch,
+    pub last_seq: u64,
+    pub recent: RecentIds,
+    pub indexer: Indexer,
+    pub window: Duration,
+    pub recovery_window: Duration,
+    pub history_ttl: Duration,
+    pub retention_task: Retention,
+}
+
+enum Wake {
+    Batch(Vec<QueuedDraft>),
+    Jobs,
+    Signals,
+    Index,
+    Tick,
+}
+
+/// What a committed batch leaves to do.
+struct Appended {
+    messages: Vec<Message>,
+    /// The key and the sequence of each new message.
+    ids: Vec<(u64, u64)>,
+    /// What each draft is told, in order.
+    outcomes: Vec<Result<Stored, SubmitError>>,
+    /// How many messages, or records, each room has now.
+    counts: Vec<(i64, u64)>,
+    /// What became of each job, in order.
+    done: Vec<Done>,
+}
+
+/// A room as a batch found it, and then with what the batch adds.
+struct RoomCount {
+    place: RoomRow,
+    kept: u64,
+    records: u64,
+}
+
+impl LogWriter {
+    pub fn start(self, stopped: CancellationToken) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let end = End { health: self.health.clone(), jobs: Arc::clone(&self.jobs), stopped };
+        std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || {
+            // Dropped last, also by a panic: nobody waits for a writer that is gone.
+            let _end = end;
+            self.run(&runtime);
+        })?;
+        Ok(())
+    }
+
+    fn run(mut self, runtime: &Runtime) {
+        let mut since_step = 0;
+        let mut pause = TICK;
+        loop {
+            self.deliver(self.rosters.take());
+            let batch = match runtime.block_on(self.wake(pause)) {
+                Wake::Batch(batch) if batch.is_empty() => break,
+                Wake::Batch(batch) => batch,
+                Wake::Jobs => Vec::new(),
+                Wake::Signals => continue,
+                Wake::Index => Vec::new(),
+                Wake::Tick => {
+                    pause = self.tick();
+                    if !self.owed.is_empty() {
+                        self.append(Vec::new(), Vec::new());
+                    }
+                    continue;
+                }
+            };
+            let jobs = self.jobs.take();
+            since_step += batch.len() + jobs.len();
+            self.append(batch, jobs);
+            since_step += self.index();
+            if since_step >= STEP_EVERY {
+                since_step = 0;
+                pause = self.tick();
+            }
+        }
+        let last = self.jobs.close();
+        self.append(Vec::new(), last);
+        self.deliver(self.rosters.take());
+        // What is not moved into the database now is when it is next opened.
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(cause) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        {
+            tracing::debug!(file = self.file, %cause, "the log was closed without a checkpoint");
+        }
+        drop(connection);
+        drop(self.lock);
+    }
+
+    async fn wake(&mut self, pause: Duration) -> Wake {
+        let index = self.indexer.wait(self.last_seq, Instant::now()).unwrap_or(Duration::MAX);
+        tokio::select! {
+            biased;
+            batch = self.drain.next_after_readers() => Wake::Batch(batch),
+            () = self.jobs.ready() => Wake::Jobs,
+            () = self.rosters.ready() => Wake::Signals,
+            () = tokio::time::sleep(index) => Wake::Index,
+            () = tokio::time::sleep(pause) => Wake::Tick,
+        }
+    }
+
+    fn append(&mut self, batch: Vec<QueuedDraft>, jobs: Vec<SessionJob>) {
+        let (drafts, settles): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|waiting| (waiting.draft, waiting.settle)).unzip();
+        let mut all_jobs = std::mem::take(&mut self.owed);
+        all_jobs.extend(jobs);
+        let outcomes = match self.commit(&drafts, &all_jobs) {
+            Ok(mut appended) => {
+                let done = std::mem::take(&mut appended.done);
+                let outcomes = self.stored(appended);
+                self.answer(all_jobs, done);
+                outcomes
+            }
+            Err(cause) => {
+                self.down(&cause);
+                self.refuse(all_jobs, &cause);
+                let error = failure(&cause);
+                drafts.iter().map(|_| Err(error)).collect()
+            }
+        };
+        for (settle, outcome) in settles.into_iter().zip(outcomes) {
+            settle(outcome);
+        }
+    }
+
+    /// One transaction for all drafts and jobs. An error means that it was rolled back.
+    fn commit(&mut self, drafts: &[Draft], jobs: &[SessionJob]) -> rusqlite::Result<Appended> {
+        let now = Instant::now();
+        self.recent.expire(now);
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut rooms: HashMap<&str, RoomCount> = HashMap::new();
+        let mut ids: HashMap<u64, u64> = HashMap::new();
+        let mut outcomes = Vec::with_capacity(drafts.len());
+        let mut messages = Vec::with_capacity(drafts.len());
+        let mut ids_left = self.recent.room_left();
+        let mut seq = self.last_seq;
+        for draft in drafts {
+            let key = self.recent.key(&draft.from, &draft.id);
+            let candidates = ids.get(&key).copied().into_iter().chain(self.recent.candidates(key));
+            if let Some((seq, at)) = first(&transaction, draft, candidates, self.window)? {
+                let position = Position { epoch: self.epoch.clone(), seq };
+                outcomes.push(Ok(Stored { position, at }));
+                continue;
+            }
+            if ids_left == 0 {
+                outcomes.push(Err(SubmitError::Busy));
+                continue;
+            }
+            ids_left -= 1;
+            seq += 1;
+            let room = match rooms.entry(draft.room.as_str()) {
+                std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+                std::collections::hash_map::Entry::Vacant(new) => {
+                    new.insert(room(&transaction, draft.room.as_str())?)
+                }
+            };
+            insert(&transaction, seq, room.place.room, draft)?;
+            match draft.about {
+                None => room.kept += 1,
+                Some(about) => {
+                    room.records += 1;
+                    states::fold(&transaction, seq, room.place, about, draft)?;
+                }
+            }
+            ids.insert(key, seq);
+            let position = Position { epoch: self.epoch.clone(), seq };
+            outcomes.push(Ok(Stored { position: position.clone(), at: draft.at }));
+            messages.push(draft.clone().at(position));
+        }
+        let mut counts = Vec::with_capacity(rooms.len());
+        for RoomCount { place, kept, records } in rooms.into_values() {
+            transaction
+                .prepare_cached("UPDATE rooms SET kept = ?2, records = ?3 WHERE id = ?1")?
+                .execute(params![place.room, kept, records])?;
+            counts.push((place.room, kept.max(records)));
+        }
+        if !messages.is_empty() {
+            transaction.prepare_cached("UPDATE log SET last_seq = ?1")?.execute([seq])?;
+        }
+        let (at, lives) = (clock::now(), (self.recovery_window, self.history_ttl));
+        let done = jobs.iter().map(|job| sessions::perform(&transaction, job, at, lives));
+        let done = done.collect::<Result<_, _>>()?;
+        transaction.commit()?;
+        Ok(Appended { messages, ids: ids.into_iter().collect(), outcomes, counts, done })
+    }
+
+    /// What follows a commit, up to the settling.
+    fn stored(&mut self, appended: Appended) -> Vec<Result<Stored, SubmitError>> {
+        let Appended { messages, ids, outcomes, counts, done: _ } = appended;
+        let Some(last) = messages.last() else { return outcomes };
+        self.last_seq = last.position.seq;
+        let now = Instant::now();
+        for (key, seq) in ids {
+            self.recent.remember(key, seq, now);
+        }
+        for (room, count) in counts {
+            self.retention_task.notice(room, count);
+        }
+        self.up();
+        self.deliver(messages.into_iter().map(Delivery::Message).collect());
+        outcomes
+    }
+
+    fn deliver(&self, deliveries: Vec<Delivery>) {
+        if deliveries.is_empty() {
+            return;
+        }
+        // A relay that is gone has nobody left to deliver to; storing goes on without it.
+        if self.deliveries.blocking_send(deliveries).is_err() {
+            tracing::trace!("nobody reads the deliveries");
+        }
+    }
+
+    /// Tells who has lost a session before who has it now. A caller may have stopped waiting.
+    fn answer(&self, jobs: Vec<SessionJob>, done: Vec<Done>) {
+        let mut taken = Vec::new();
+        for (job, done) in jobs.iter().zip(&done) {
+            if let (
+                SessionJob::Claim { session, .. },
+                Done::Claimed { lost_by: Some(holder), .. },
+            ) = (job, done)
+            {
+                taken.push(Delivery::SessionTaken { session: session.clone(), holder: *holder });
+            }
+        }
+        self.deliver(taken);
+        for answered in jobs.into_iter().zip(done) {
+            match answered {
+                (SessionJob::Save { answer, .. }, Done::Saved(saved)) => {
+                    drop(answer.send(Ok(saved)))
+                }
+                (SessionJob::Claim { answer, .. }, Done::Claimed { columns, .. }) => {
+                    drop(answer.send(columns.map(|columns| columns.record()).transpose()));
+                }
+                (SessionJob::People(job), Done::People(done)) => {
+                    if let Some(signal) = job.answer(done) {
+                        self.rosters.signal(signal);
+                    }
+                }
+                // Nobody waits for a release.
+                (
+                    SessionJob::Save { .. }
+                    | SessionJob::Claim { .. }
+                    | SessionJob::Release { .. }
+                    | SessionJob::People(_),
+                    _,
+                ) => {}
+            }
+        }
+    }
+
+    /// After a transaction that failed.
+    fn refuse(&mut self, jobs: Vec<SessionJob>, cause: &rusqlite::Error) {
+        let error = || ReadError::Unavailable(cause.to_string());
+        for job in jobs {
+            match job {
+                SessionJob::Save { answer, .. } => drop(answer.send(Err(error()))),
+                SessionJob::Claim { answer, .. } => drop(answer.send(Err(error()))),
+                SessionJob::People(job) => job.refuse(error()),
+                SessionJob::Release { .. } => self.owed.push(job),
+            }
+        }
+    }
+
+    /// RetentionPolicy, or while the log is down a try whether it still is. Answers when to come again.
+    fn tick(&mut self) -> Duration {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_down = *self.health.borrow() != Health::Ready;
+        let result = if is_down { probe(&connection) } else { Ok(()) }
+            .and_then(|()| self.retention_task.step(&mut connection, clock::now()));
+        drop(connection);
+        match result {
+            Ok(more) => {
+                self.up();
+                if more { Duration::ZERO } else { TICK }
+            }
+            Err(cause) => {
+                self.down(&cause);
+                TICK
+            }
+        }
+    }
+
+    /// A step, if it is due. Answers how many messages it counts for.
+    fn index(&mut self) -> usize {
+        if self.indexer.wait(self.last_seq, Instant::now()) != Some(Duration::ZERO) {
+            return 0;
+        }
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        self.indexer.step(&mut connection, self.last_seq);
+        STEP_MESSAGES
+    }
+
+    fn up(&self) {
+        self.health.send_if_modified(|health| {
+            let changed = *health != Health::Ready;
+            *health = Health::Ready;
+            changed
+        });
+    }
+
+    fn down(&self, cause: &rusqlite::Error) {
+        let reason = format!("cannot write {}: {cause}", self.file);
+        self.health.send_replace(Health::Down { reason });
+    }
+}
+
+/// The ids that a retry may still name, from the rows that carry them.
+pub fn recent_ids(
+    connection: &Connection,
+    retention: &RetentionPolicy,
+    now: Timestamp,
+    known_since: Instant,
+) -> rusqlite::Result<RecentIds> {
+    let window = retention.idempotency_window;
+    let mut recent = RecentIds::new(window, IDS_MAX);
+    let oldest = now.0.saturating_sub(u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
+    let mut statement =
+        connection.prepare("SELECT seq, sender, id, at FROM messages ORDER BY seq DESC")?;
+    let mut rows = statement.query([])?;
+    let mut keys = Vec::new();
+    while let Some(row) = rows.next()? {
+        // Rows are in the order of their times but for the moments they waited in the queue, so
+        // a whole window of slack before the end is more than enough.
+        if row.get::<_, u64>(3)? < oldest.saturating_sub(oldest.abs_diff(now.0))
+            || keys.len() == IDS_MAX
+        {
+            break;
+        }
+        let from = UserId::parse(row.get_ref(1)?.as_str()?);
+        let id = MessageId::parse(row.get_ref(2)?.as_str()?);
+        if let (Ok(from), Ok(id)) = (from, id) {
+            keys.push((recent.key(&from, &id), row.get::<_, u64>(0)?));
+        }
+    }
+    for (key, seq) in keys.into_iter().rev() {
+        recent.remember(key, seq, known_since);
+    }
+    Ok(recent)
+}
+
+/// The first message with the draft's id, if it is recent enough to be the same one.
+fn first(
+    transaction: &Transaction<'_>,
+    draft: &Draft,
+    candidates: impl Iterator<Item = u64>,
+    window: Duration,
+) -> rusqlite::Result<Option<(u64, Timestamp)>> {
+    for seq in candidates {
+        let at = transaction
+            .prepare_cached("SELECT at FROM messages WHERE seq = ?1 AND sender = ?2 AND id = ?3")?
+            .query_row(params![seq, draft.from.as_str(), draft.id.as_str()], |row| row.get(0))
+            .optional()?;
+        if let Some(at) = at {
+            // A clock that was set back gives no age, and then it is the same message.
+            let age = Duration::from_millis(draft.at.0.saturating_sub(at));
+            return Ok((age <= window).then_some((seq, Timestamp(at))));
+        }
+    }
+    Ok(None)
+}
+
+fn room(transaction: &Transaction<'_>, name: &str) -> rusqlite::Result<RoomCount> {
+    let found = |row: &rusqlite::Row<'_>| {
+        let place = RoomRow { room: row.get(0)?, trimmed_to: row.get(1)? };
+        Ok(RoomCount { place, kept: row.get(2)?, records: row.get(3)? })
+    };
+    let known = transaction
+        .prepare_cached("SELECT id, trimmed_to, kept, records FROM rooms WHERE name = ?1")?
+        .query_row([name], found)
+        .optional()?;
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    // A room of this name may have been forgotten, with messages that are gone.
+    transaction
+        .prepare_cached(
+            "INSERT INTO rooms (name, kept, trimmed_to) SELECT ?1, 0, forgotten_to FROM log
+             RETURNING id, trimmed_to, kept, records",
+        )?
+        .query_row([name], found)
+}
+
+fn insert(
+    transaction: &Transaction<'_>,
+    seq: u64,
+    room: i64,
+    draft: &Draft,
+) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "INSERT INTO messages (seq, room, sender, id, at, body, name, except_socket, change, of_seq)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        )?
+        .execute(params![
+            seq,
+            room,
+            draft.from.as_str(),
+            draft.id.as_str(),
+            draft.at.0,
+            draft.body.as_json(),
+            draft.name.as_ref().map(UserName::as_str),
+            draft.except.as_ref().map(PublicId::as_str),
+            draft.about.map(|about| about.change.as_str()),
+            draft.about.map(|about| about.seq.min(i64::MAX as u64)),
+        ])?;
+    Ok(())
+}
+
+/// Writes as much as the largest batch, and takes it away again: a disk with room for less would
+/// only be called ready until the next batch.
+fn probe(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute("INSERT INTO probe VALUES (zeroblob(?1))", [BATCH_BYTES_MAX])?;
+    connection.execute("DELETE FROM probe", [])?;
+    Ok(())
+}
+
+/// After a failed fsync of the commit its record may be in the file, and a crash before the next
+/// write would bring it back. Every other failure comes before the record is complete.
+fn failure(cause: &rusqlite::Error) -> SubmitError {
+    match cause {
+        rusqlite::Error::SqliteFailure(error, _)
+            if error.extended_code == ffi::SQLITE_IOERR_FSYNC =>
+        {
+            SubmitError::Unconfirmed
+        }
+        _ => SubmitError::Unavailable,
+    }
+}
+
+/// The end of the writer's thread, however it came.
+struct End {
+    health: watch::Sender<Health>,
+    jobs: Arc<Jobs>,
+    stopped: CancellationToken,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.health.send_replace(Health::Down { reason: "the log's writer has stopped".into() });
+        drop(self.jobs.close());
+        self.stopped.cancel();
+    }
+}

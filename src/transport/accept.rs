@@ -1,0 +1,203 @@
+//! Our own websocket acceptor: it takes the connection back out of the upgrade, and gives the
+//! engine a lane in its place.
+//!
+//! Both kinds come here: a fresh websocket, and the upgrade of a polling session (`sid=`). Other
+//! requests are for the engine's own service.
+
+use std::any::Any;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::{rt::TokioIo, server::conn::auto};
+use socketioxide::service::SocketIoService;
+use socketioxide_core::Sid;
+use tokio::net::TcpStream;
+use tower::Service;
+use tungstenite::handshake::derive_accept_key;
+
+use crate::transport::{
+    adapter::Adapter,
+    lane::{Lane, LaneStream},
+    registry::Registry,
+    stream::Stream,
+};
+
+/// A request to the engine that ends a session, as its own client would write it.
+const END: &str = "1";
+
+/// Whether a request is for the acceptor.
+pub fn wants_websocket<B>(request: &Request<B>) -> bool {
+    let upgrade = request.headers().get(header::UPGRADE);
+    upgrade.is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Turns upgrade requests into registry.
+#[derive(Clone)]
+pub struct Acceptor<S: Clone> {
+    service: SocketIoService<S, Adapter>,
+    registry: Registry,
+}
+
+/// Held for as long as the connection: a place among `--connections-max`, for example.
+pub type Guard = Box<dyn Any + Send + Sync>;
+
+impl<S> Acceptor<S>
+where
+    S: Clone + Send + Sync + 'static,
+    SocketIoService<S, Adapter>: Service<Request<String>> + Clone + Send,
+    <SocketIoService<S, Adapter> as Service<Request<String>>>::Future: Send + 'static,
+{
+    pub fn new(
+        service: SocketIoService<S, Adapter>,
+        path: &'static str,
+        registry: Registry,
+    ) -> Self {
+        let ender = std::sync::Mutex::new(service.clone());
+        registry.set_end_polling(Box::new(move |sid| {
+            let mut service =
+                ender.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            end_polling(&mut service, path, sid)
+        }));
+        Self { service, registry }
+    }
+
+    /// Answers the handshake; when it is through, the engine has the connection.
+    pub fn accept<B>(
+        &self,
+        mut request: Request<B>,
+        guard: Option<Guard>,
+    ) -> Response<&'static str> {
+        let key = match handshake_key(&request) {
+            Ok(key) => derive_accept_key(key.as_bytes()),
+            Err((status, why)) => return refuse(status, why),
+        };
+        let Ok(accept) = HeaderValue::try_from(key) else {
+            return refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is not a key");
+        };
+        // Otherwise a name that is no session's would be answered with a session of its own.
+        if names_session(request.uri()) && session(request.uri()).is_none() {
+            return refuse(StatusCode::BAD_REQUEST, "sid is no session");
+        }
+        let upgrade = hyper::upgrade::on(&mut request);
+        let acceptor = self.clone();
+        let uri = request.uri().clone();
+        self.registry.tasks().spawn("upgrade", acceptor.upgraded(upgrade, uri, guard));
+        let mut response = Response::new("");
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        response
+    }
+
+    async fn upgraded(self, upgrade: OnUpgrade, uri: Uri, guard: Option<Guard>) {
+        let stopping = self.registry.tasks().clone();
+        let upgraded = tokio::select! {
+            upgraded = upgrade => upgraded,
+            () = stopping.stopping() => return,
+        };
+        // A client that is gone before its handshake has left nothing behind.
+        let Ok(upgraded) = upgraded else { return };
+        let (stream, head) = connection(upgraded);
+        self.serve(stream, head, &uri, guard);
+    }
+
+    /// Gives the engine a websocket connection whose handshake is done. `uri` has its query.
+    pub fn serve(mut self, stream: Stream, head: Bytes, uri: &Uri, guard: Option<Guard>) {
+        let upgrades = session(uri);
+        let lane = Lane::new(stream, head, upgrades, guard, self.registry.clone());
+        if let Some(sid) = upgrades
+            && !self.registry.opened(sid, &lane)
+        {
+            // It has a lane, or another upgrade is under way: that one must not suffer.
+            lane.close(1008, "this session already has a websocket");
+            return;
+        }
+        let stream = LaneStream::new(lane);
+        let mut request = Request::new(());
+        // A copy, because the original keeps the request's whole read buffer alive.
+        *request.uri_mut() = uri.to_string().parse().expect("it was one before");
+        let taken =
+            Service::<(LaneStream, Request<()>)>::call(&mut self.service, (stream, request));
+        if let Err(error) = taken.into_inner() {
+            tracing::debug!(%error, "a websocket request that is not the engine's");
+        }
+    }
+}
+
+impl<S: Clone> std::fmt::Debug for Acceptor<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Acceptor").field("registry", &self.registry).finish_non_exhaustive()
+    }
+}
+
+fn end_polling<T>(service: &mut T, path: &str, sid: Sid) -> BoxFuture<'static, ()>
+where
+    T: Service<Request<String>>,
+    T::Future: Send + 'static,
+{
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(format!("{path}?EIO=4&transport=polling&sid={sid}"))
+        .body(END.to_owned())
+        .expect("a path and a session id make a request");
+    let answer = service.call(request);
+    // Whatever is answered, nobody polls by this id any more.
+    Box::pin(async move { drop(answer.await) })
+}
+
+/// Or the status and the words of the refusal.
+fn handshake_key<B>(request: &Request<B>) -> Result<&HeaderValue, (StatusCode, &'static str)> {
+    let headers = request.headers();
+    if request.method() != Method::GET {
+        return Err((StatusCode::BAD_REQUEST, "a websocket handshake is a GET"));
+    }
+    let upgrades = headers.get_all(header::CONNECTION).iter().any(|value| {
+        let names = value.to_str().unwrap_or_default().split(',');
+        names.into_iter().any(|name| name.trim().eq_ignore_ascii_case("upgrade"))
+    });
+    if !upgrades {
+        return Err((StatusCode::BAD_REQUEST, "Connection does not say Upgrade"));
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes) != Some(b"13") {
+        return Err((StatusCode::BAD_REQUEST, "only websocket version 13 is spoken here"));
+    }
+    headers
+        .get(header::SEC_WEBSOCKET_KEY)
+        .ok_or((StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing"))
+}
+
+fn refuse(status: StatusCode, why: &'static str) -> Response<&'static str> {
+    let mut refusal = Response::new(why);
+    *refusal.status_mut() = status;
+    refusal
+}
+
+/// The session that a request names, read as the engine reads it.
+pub fn session(uri: &Uri) -> Option<Sid> {
+    uri.query()?.split('&').find_map(|pair| pair.strip_prefix("sid="))?.parse().ok()
+}
+
+fn names_session(uri: &Uri) -> bool {
+    uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("sid=")))
+}
+
+/// The TCP connection under an upgrade, or whatever else it is, and what was read beyond the head.
+fn connection(upgraded: Upgraded) -> (Stream, Bytes) {
+    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => return (Stream::Tcp(parts.io.into_inner()), copy(&parts.read_buf)),
+        Err(upgraded) => upgraded,
+    };
+    match auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
+        Ok(parts) => (Stream::Tcp(parts.io.into_inner()), copy(&parts.read_buf)),
+        Err(upgraded) => (Stream::Other(Box::pin(TokioIo::new(upgraded))), Bytes::new()),
+    }
+}
+
+/// A slice would keep the request's whole read buffer alive.
+fn copy(read: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(read)
+}

@@ -1,0 +1,76 @@
+//! socketioxide's adapter: what the application broadcasts is encoded once and handed to the
+//! flush flush_tasks.
+//!
+//! The application says `io.to(room).emit(..)` as with any adapter. Rooms, `except` and `local`
+//! mean what they mean there, and are looked up when the pass runs. A volatile emit is sent like
+//! any other: it may be dropped, and is not.
+
+use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
+
+use socketioxide::adapter::Emitter;
+use socketioxide_core::{
+    adapter::{
+        BroadcastOptions, CoreAdapter, CoreLocalAdapter, DefinedAdapter, SocketEmitter,
+        errors::BroadcastError,
+    },
+    packet::Packet,
+};
+
+use crate::transport::{flush::Flusher, registry::Registry};
+
+/// The adapter of the one namespace.
+pub struct Adapter {
+    local: Arc<CoreLocalAdapter<Emitter>>,
+    registry: Registry,
+}
+
+impl CoreAdapter<Emitter> for Adapter {
+    type Error = Infallible;
+    type State = Registry;
+    type AckStream = <Emitter as SocketEmitter>::AckStream;
+    type InitRes = ();
+
+    /// # Panics
+    /// When a second namespace is made: a lane's order is that of one.
+    fn new(registry: &Registry, local: CoreLocalAdapter<Emitter>) -> Self {
+        let local = Arc::new(local);
+        registry.set_flusher(Flusher::start(Arc::clone(&local), registry));
+        Self { local, registry: registry.clone() }
+    }
+
+    fn init(self: Arc<Self>, on_success: impl FnOnce() + Send + 'static) {
+        on_success();
+    }
+
+    /// Ready when the packet is queued for every pass; at once, unless a pass is far behind.
+    async fn broadcast(
+        &self,
+        packet: Packet,
+        audience: BroadcastOptions,
+    ) -> Result<(), BroadcastError> {
+        self.registry.broadcast(packet, audience).await;
+        Ok(())
+    }
+
+    /// Each socket has its own ack id here, so nothing is shared and the ordinary way is taken.
+    async fn broadcast_with_ack(
+        &self,
+        packet: Packet,
+        audience: BroadcastOptions,
+        timeout: Option<Duration>,
+    ) -> Result<Self::AckStream, Infallible> {
+        Ok(self.local.broadcast_with_ack(packet, audience, timeout).0)
+    }
+
+    fn get_local(&self) -> &CoreLocalAdapter<Emitter> {
+        &self.local
+    }
+}
+
+impl DefinedAdapter for Adapter {}
+
+impl fmt::Debug for Adapter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Adapter").field("registry", &self.registry).finish_non_exhaustive()
+    }
+}

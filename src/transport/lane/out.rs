@@ -1,0 +1,389 @@
+//! What a lane knows of its stream: what waits for it, in which order, and what was read from it.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    io::{self, IoSlice},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Buf, Bytes};
+use socketioxide_core::Sid;
+use tokio::{io::ReadBuf, time::Instant};
+
+use crate::transport::lane::cut_error;
+use crate::transport::{
+    accept::Guard,
+    connect_reply,
+    frame::{self, Inspector},
+    registry::Registry,
+    stream::Stream,
+};
+
+/// How a marker begins: it is sent to a lane through the engine's queue, and swallowed when it
+/// flush_tasks. No application event has this name.
+const MARKER: &[u8] = b"42[\"~lane\",";
+/// Slices in one write; the system takes 1 024, and a backlog seldom has more than a few.
+const SLICES_MAX: usize = 64;
+/// Bytes of one read.
+const READ_BYTES_MAX: usize = 16 << 10;
+
+thread_local! {
+    /// Where a thread reads to, before it is known how much came.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES_MAX].into());
+}
+
+/// What the client has done about its session so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The marker is not sent; `retry`: it was refused, the next own frame asks again.
+    Opening { retry: bool },
+    /// The marker of this number is in the engine's queue.
+    Marked(u32),
+    /// The marker has passed: shared frames go straight out.
+    Live,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadPause {
+    None,
+    Since(Instant),
+    /// Held for as long as pongs allow: reading goes on, and what comes is answered `busy`.
+    Expired,
+}
+
+/// What passed in an own write and the rest of the server should know.
+#[derive(Debug, Default)]
+pub struct Passed {
+    pub opened: Option<Sid>,
+    pub connected: bool,
+}
+
+pub struct Out {
+    /// `None`: cut, or given up by the engine.
+    pub stream: Option<Stream>,
+    /// The connection's reader, which also flushes.
+    pub reader: Option<Waker>,
+    /// Whole frames to write; of the first chunk, `written` bytes are gone.
+    pub ready: VecDeque<Bytes>,
+    written: usize,
+    /// Shared frames that wait for the marker.
+    held: Vec<Bytes>,
+    /// Of `ready` and `held`, less `written`.
+    pub bytes: usize,
+    /// What of `bytes` was asked for: the messages that a client missed may be more than it may
+    /// let wait later.
+    pub missed: usize,
+    pub order: Order,
+    /// Numbers markers. Only the last one counts: the session of one before it may have left, and
+    /// taken it along.
+    markers: u32,
+    /// Shared frames of flush_tasks before this one were for a session that has left.
+    pub since: u64,
+    /// When bytes last moved, if any wait.
+    pub progress: Instant,
+    pub read_pause: ReadPause,
+    /// Whether the supervisor has this lane on its list.
+    pub watched: bool,
+    pub sid: Option<Sid>,
+    /// Read from the stream, or with the upgrade request, and not yet taken by the engine.
+    came: Bytes,
+    /// Follows what the client sends.
+    pub inspector: Inspector,
+    /// The start of a frame whose end the engine has not written yet. It writes whole frames as
+    /// long as every write is taken, so this stays empty.
+    pub unfinished: Vec<u8>,
+    /// Dropped with the connection, and not before.
+    pub guard: Option<Guard>,
+}
+
+impl Out {
+    /// `came` is what came with the upgrade request.
+    pub fn new(stream: Stream, came: Bytes, sid: Option<Sid>, guard: Option<Guard>) -> Self {
+        Self {
+            stream: Some(stream),
+            reader: None,
+            ready: VecDeque::new(),
+            written: 0,
+            held: Vec::new(),
+            bytes: 0,
+            missed: 0,
+            order: Order::Opening { retry: false },
+            markers: 0,
+            since: 0,
+            progress: Instant::now(),
+            read_pause: ReadPause::None,
+            watched: false,
+            sid,
+            came,
+            inspector: Inspector::default(),
+            unfinished: Vec::new(),
+            guard,
+        }
+    }
+
+    /// The session is about to enter the namespace.
+    pub fn entering(&mut self, stamp: u64) {
+        self.since = stamp;
+        if self.order != (Order::Opening { retry: true }) {
+            self.order = Order::Opening { retry: false };
+        }
+    }
+
+    /// The event to put into the engine's queue next, if the lane waits for it.
+    pub fn marker(&mut self) -> Option<String> {
+        let Order::Opening { .. } = self.order else { return None };
+        self.markers += 1;
+        self.order = Order::Marked(self.markers);
+        Some(format!("[\"~lane\",{}]", self.markers))
+    }
+
+    /// It is not in the engine's queue.
+    pub fn marker_refused(&mut self) {
+        if let Order::Marked(_) = self.order {
+            self.order = Order::Opening { retry: true };
+        }
+    }
+
+    /// Shared frames that wait for the marker.
+    pub fn hold_back(&mut self, chunks: &[Bytes]) {
+        self.touch();
+        self.bytes += chunks.iter().map(Bytes::len).sum::<usize>();
+        self.held.extend(chunks.iter().cloned());
+    }
+
+    /// The deadline runs from the moment that something first waits.
+    pub fn touch(&mut self) {
+        if self.bytes == 0 {
+            self.progress = Instant::now();
+        }
+    }
+
+    /// Own frames, in order; what must be known about them; without the marker, and with the
+    /// connect_reply in the place of the CONNECT reply.
+    pub fn pass(&mut self, frames: &[u8], registry: &Registry) -> Passed {
+        let mut passed = Passed::default();
+        let mut from = 0;
+        let mut at = 0;
+        while let Some(frame) = frames.get(at..).and_then(frame::first) {
+            let text = frame.text.unwrap_or_default();
+            let end = at + frame.size;
+            let connects = connect_reply::is_connect(text);
+            if let Some(number) = text.strip_prefix(MARKER) {
+                self.write_own(&frames[from..at]);
+                self.marker_passed(number, registry);
+                from = end;
+            } else if let Order::Opening { retry } = self.order {
+                if let Some(sid) = opened_session(text) {
+                    self.sid = Some(sid);
+                    passed.opened = Some(sid);
+                }
+                passed.connected |= retry || connects || text == b"3probe";
+            }
+            if connects
+                && let Some(connect_reply) =
+                    self.sid.and_then(|sid| registry.take_connect_reply(sid))
+            {
+                self.write_own(&frames[from..at]);
+                let missed = connect_reply.missed.len();
+                self.send(&[connect_reply.connect, connect_reply.missed]);
+                self.missed = if self.ready.is_empty() { 0 } else { missed };
+                from = end;
+            }
+            at = end;
+        }
+        self.write_own(&frames[from..]);
+        passed
+    }
+
+    fn marker_passed(&mut self, rest: &[u8], registry: &Registry) {
+        let is_last = rest.strip_suffix(b"]") == Some(self.markers.to_string().as_bytes());
+        // One that was sent before the session entered again says nothing about now.
+        if !is_last || self.order != Order::Marked(self.markers) {
+            return;
+        }
+        if self.sid.is_some_and(|sid| registry.has_connect_reply(sid)) {
+            // It was asked for by the session's last entry, and is before the CONNECT reply of this.
+            self.order = Order::Opening { retry: true };
+            return;
+        }
+        self.order = Order::Live;
+        let held = std::mem::take(&mut self.held);
+        self.bytes -= held.iter().map(Bytes::len).sum::<usize>();
+        self.send(&held);
+    }
+
+    /// Own frames are in the engine's buffer, so what cannot be written now is copied.
+    pub fn write_own(&mut self, frames: &[u8]) {
+        let mut written = 0;
+        if self.ready.is_empty() {
+            while written < frames.len() {
+                match self.write(&[IoSlice::new(&frames[written..])]) {
+                    Some(n) => written += n,
+                    None => break,
+                }
+            }
+        }
+        if written == frames.len() {
+            return;
+        }
+        self.touch();
+        self.bytes += frames.len() - written;
+        // Kept from the start of the frame that is partly gone, so that its end can be found.
+        let start = frame::start_of_frame(frames, written);
+        if self.ready.is_empty() {
+            self.written = written - start;
+        }
+        self.ready.push_back(Bytes::copy_from_slice(&frames[start..]));
+    }
+
+    /// Shared frames, which are referred to and never copied.
+    pub fn send(&mut self, chunks: &[Bytes]) {
+        let was_empty = self.ready.is_empty();
+        let size: usize = chunks.iter().map(Bytes::len).sum();
+        if !was_empty {
+            // The stream is known to take no more, and the reader will be woken when it does.
+            self.bytes += size;
+            self.ready.extend(chunks.iter().cloned());
+            return;
+        }
+        let (mut first, mut offset) = (0, 0);
+        while first < chunks.len() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = gather(&mut slices, chunks[first..].iter(), offset);
+            let Some(mut written) = self.write(&slices[..count]) else { break };
+            while first < chunks.len() && written >= chunks[first].len() - offset {
+                written -= chunks[first].len() - offset;
+                first += 1;
+                offset = 0;
+            }
+            offset += written;
+        }
+        if first < chunks.len() {
+            self.touch();
+            self.written = offset;
+            self.ready.extend(chunks[first..].iter().cloned());
+            self.bytes += chunks[first..].iter().map(Bytes::len).sum::<usize>() - offset;
+        }
+    }
+
+    /// Writes what waits, as far as the stream takes it.
+    pub fn flush(&mut self) {
+        while !self.ready.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = gather(&mut slices, self.ready.iter(), self.written);
+            let (reader, stream) = (&self.reader, &mut self.stream);
+            let Some(mut written) = write(reader.as_ref(), stream, &slices[..count]) else {
+                return;
+            };
+            self.progress = Instant::now();
+            self.bytes -= written;
+            while let Some(chunk) = self.ready.front()
+                && written >= chunk.len() - self.written
+            {
+                written -= chunk.len() - self.written;
+                self.written = 0;
+                self.ready.pop_front();
+            }
+            self.written += written;
+        }
+        // A burst's backlog is not kept as capacity: idle registry are what memory is for.
+        self.ready = VecDeque::new();
+        self.missed = 0;
+    }
+
+    /// Reads as much as there is, whatever the engine has room for: it keeps a buffer for each
+    /// connection, which must be small, and small reads are dear.
+    pub fn read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(Err(cut_error())) };
+        if self.came.is_empty() {
+            self.came = std::task::ready!(SCRATCH.with_borrow_mut(|scratch| {
+                let mut read = ReadBuf::new(scratch);
+                std::task::ready!(stream.poll_read(cx, &mut read))?;
+                let size = read.filled().len().min(into.remaining());
+                let (first, rest) = read.filled().split_at(size);
+                into.put_slice(first);
+                Poll::Ready(Ok::<_, io::Error>(Bytes::copy_from_slice(rest)))
+            }))?;
+        } else {
+            let size = self.came.len().min(into.remaining());
+            into.put_slice(&self.came.split_to(size));
+            if self.came.is_empty() {
+                // An empty slice would keep what it was cut from.
+                self.came = Bytes::new();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// One write. `None`: the stream takes no more, or failed; its reader sees the failure.
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> Option<usize> {
+        write(self.reader.as_ref(), &mut self.stream, slices)
+    }
+
+    /// What waits, from where the client has it.
+    pub fn rest(&self) -> Vec<Bytes> {
+        let mut rest: Vec<Bytes> = self.ready.iter().cloned().collect();
+        if let Some(front) = rest.first_mut() {
+            front.advance(self.written);
+        }
+        rest
+    }
+
+    /// The end of the frame of which the client has the beginning.
+    pub fn unfinished_frame(&self) -> Vec<Bytes> {
+        self.ready.front().map_or_else(Vec::new, |front| {
+            vec![front.slice(self.written..frame::end_of_frame(front, self.written))]
+        })
+    }
+
+    /// Forgets what waits, and answers who must be told.
+    pub fn give_up(&mut self) -> Option<Waker> {
+        self.ready = VecDeque::new();
+        self.held = Vec::new();
+        self.written = 0;
+        self.bytes = 0;
+        self.reader.take()
+    }
+}
+
+fn write(
+    reader: Option<&Waker>,
+    stream: &mut Option<Stream>,
+    slices: &[IoSlice<'_>],
+) -> Option<usize> {
+    // Before the reader's first poll nobody can be woken; that poll flushes.
+    let mut cx = Context::from_waker(reader.unwrap_or(Waker::noop()));
+    let stream = stream.as_mut()?;
+    match stream.poll_write(&mut cx, slices) {
+        Poll::Ready(Ok(written)) if written > 0 => {
+            match stream.poll_flush(&mut cx) {
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+                Poll::Ready(Err(_)) => return None,
+            }
+            Some(written)
+        }
+        Poll::Ready(Ok(_) | Err(_)) | Poll::Pending => None,
+    }
+}
+
+/// Fills `slices` with chunks, of the first from `offset`. Answers how many.
+fn gather<'a>(
+    slices: &mut [IoSlice<'a>; SLICES_MAX],
+    chunks: impl Iterator<Item = &'a Bytes>,
+    offset: usize,
+) -> usize {
+    let mut count = 0;
+    for (slice, chunk) in slices.iter_mut().zip(chunks) {
+        *slice = IoSlice::new(if count == 0 { &chunk[offset..] } else { chunk });
+        count += 1;
+    }
+    count
+}
+
+/// The session id in Engine.IO's first packet.
+fn opened_session(text: &[u8]) -> Option<Sid> {
+    let rest = text.strip_prefix(b"0{\"sid\":\"")?;
+    let end = rest.iter().position(|&byte| byte == b'"')?;
+    std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
+}

@@ -1,0 +1,289 @@
+//! Who is where, when nodes die or freeze, and when Redis is away or forgets.
+
+use std::time::{Duration, Instant};
+
+use roomcast::store::Bus;
+
+use crate::{
+    harness::{
+        PATIENCE,
+        bus::{DEADLINE, Log, Node, retention, room},
+        eventually,
+        proxy::{Network, Proxy},
+        redis::{Keeps, Redis, Reply},
+    },
+    presence::{Watch, id, members, person, save},
+    redis::{Shared, open, ready},
+    session_faults::Mortal,
+    sqlite,
+};
+
+/// After a kill -9 of their node people are gone within this time.
+const GONE_WITHIN: Duration = Duration::from_secs(15);
+/// What a loaded machine may add to it.
+const SLACK: Duration = Duration::from_secs(5);
+/// A node that is not heard for longer has lost its lease.
+const LEASE: Duration = Duration::from_secs(10);
+
+/// Two or more are there, sooner or later, whatever was told meanwhile.
+async fn are_there(node: &Node, name: &str, wanted: &[&str]) {
+    eventually("they are there", DEADLINE, async || {
+        let members = node.bus.members(room(name), 1_000).await.ok()?;
+        let ids: Vec<&str> = members.users.iter().map(|user| user.id.as_str()).collect();
+        (ids == wanted).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_people_of_a_dead_node_leave_once() {
+    let redis = Redis::start(Keeps::Nothing).await;
+    let mut nodes = [(); 2].map(|()| None);
+    for node in &mut nodes {
+        *node = Some(open(&redis.url(), 1, retention()).await);
+    }
+    let mut nodes = nodes.map(|node| node.expect("it was opened"));
+    let mortal = Mortal::start(&redis, retention()).await;
+    // More than one call takes away, in several rooms.
+    for n in 0..1_000 {
+        let name = format!("room {}", n % 3);
+        mortal.node.bus.add_presence(room(&name), person(&format!("u{n}"), "U"));
+    }
+    mortal.node.bus.add_presence(room("lobby"), person("ann", "Ann"));
+    mortal.node.bus.add_presence(room("lobby"), person("bob", "Bob"));
+    nodes[0].bus.add_presence(room("lobby"), person("bob", "Bob"));
+    let mut watches = [Watch::default(), Watch::default()];
+    for (node, watch) in nodes.iter_mut().zip(&mut watches) {
+        let all = |watch: &Watch| {
+            let rooms = (0..3).map(|n| watch.count(&format!("room {n}"))).sum::<usize>();
+            rooms == 1_000 && watch.count("lobby") == 2
+        };
+        watch.until(node, "all are there", all).await;
+    }
+    mortal.die();
+    let died = Instant::now();
+    for (node, watch) in nodes.iter_mut().zip(&mut watches) {
+        watch.until(node, "they are gone", |watch| watch.left.len() == 1_001).await;
+        assert!(died.elapsed() < GONE_WITHIN + SLACK, "{:?}", died.elapsed());
+        for name in ["room 0", "room 1", "room 2", "lobby"] {
+            watch.check(&*node.bus, name).await;
+        }
+        assert_eq!(watch.count("lobby"), 1, "bob is on a node that lives");
+        assert_eq!(watch.lost, 0);
+    }
+    println!("1 001 people of a dead node were gone after {:?}", died.elapsed());
+    eventually("nothing is left of the node", PATIENCE, async || {
+        let nodes = redis.call(&["ZCARD", "test:{0}:nodes"]).await;
+        let keys = redis.call(&["KEYS", "test:{0}:at:*"]).await;
+        let one = matches!(keys, Reply::Many(keys) if keys.len() == 1);
+        (nodes == Reply::Number(1) && one).then_some(())
+    })
+    .await;
+    let [one, _] = &mut nodes;
+    one.hear_no_more().await;
+    for node in &nodes {
+        node.bus.close().await;
+    }
+}
+
+/// Its people leave when its lease has ended, and are back when it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_frozen_comes_back_with_its_people() {
+    let redis = Redis::start(Keeps::Nothing).await;
+    let mut steady = open(&redis.url(), 1, retention()).await;
+    let road = Proxy::start(redis.address).await;
+    let frozen = open(&format!("redis://{}", road.address), 1, retention()).await;
+    frozen.bus.add_presence(room("lobby"), person("ann", "Ann"));
+    frozen.bus.add_presence(room("lobby"), person("bob", "Bob"));
+    let mut watch = Watch::default();
+    watch.until(&mut steady, "they have come", |watch| watch.count("lobby") == 2).await;
+    road.set(Network::HalfOpen);
+    watch.until(&mut steady, "they are gone", |watch| watch.count("lobby") == 0).await;
+    // While nobody hears it, one goes, and one comes.
+    frozen.bus.remove_presence(room("lobby"), id("ann"));
+    frozen.bus.add_presence(room("lobby"), person("cem", "Cem"));
+    road.heal();
+    watch.until(&mut steady, "who is there has come", |watch| watch.count("lobby") == 2).await;
+    watch.check(&*steady.bus, "lobby").await;
+    assert_eq!(watch.left.len(), 2);
+    let ids: Vec<&str> = watch.rosters[&room("lobby")].users.keys().map(|id| id.as_str()).collect();
+    assert_eq!(ids, ["bob", "cem"]);
+    ready(&*frozen.bus, PATIENCE).await;
+    frozen.bus.remove_presence(room("lobby"), id("bob"));
+    watch.until(&mut steady, "bob has left", |watch| watch.count("lobby") == 1).await;
+    steady.hear_no_more().await;
+    frozen.bus.close().await;
+    steady.bus.close().await;
+}
+
+/// Leases end while Redis stands still, but nobody has left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_redis_makes_nobody_leave() {
+    let mut log = Shared::fresh(retention()).await;
+    let (mut one, two) = (log.node().await, log.node().await);
+    one.bus.add_presence(room("lobby"), person("ann", "Ann"));
+    two.bus.add_presence(room("lobby"), person("bob", "Bob"));
+    let mut watch = Watch::default();
+    watch.until(&mut one, "they have come", |watch| watch.count("lobby") == 2).await;
+    let before = log.redis.call(&["ZRANGE", "test:{0}:nodes", "0", "-1"]).await;
+    log.redis.freeze();
+    // Time itself is the fault.
+    tokio::time::sleep(LEASE + Duration::from_secs(1)).await;
+    log.redis.thaw();
+    eventually(
+        "both have another lease, and the old ones are gone",
+        GONE_WITHIN + DEADLINE,
+        async || {
+            let Reply::Many(now) = log.redis.call(&["ZRANGE", "test:{0}:nodes", "0", "-1"]).await
+            else {
+                panic!("no list")
+            };
+            let Reply::Many(before) = &before else { panic!("no list") };
+            (now.len() == 2 && !now.iter().any(|node| before.contains(node))).then_some(())
+        },
+    )
+    .await;
+    watch.check(&*one.bus, "lobby").await;
+    watch.until(&mut one, "what was missed is said", |watch| watch.lost > 0).await;
+    two.bus.remove_presence(room("lobby"), id("bob"));
+    watch.until(&mut one, "bob has left", |watch| watch.count("lobby") == 1).await;
+    assert_eq!(watch.left, [id("bob")]);
+    one.bus.close().await;
+    two.bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_redis_forgets_of_people_is_told_again() {
+    let mut log = Shared::fresh(retention()).await;
+    let (mut one, two) = (log.node().await, log.node().await);
+    one.bus.add_presence(room("lobby"), person("ann", "Ann"));
+    two.bus.add_presence(room("lobby"), person("bob", "Bob"));
+    are_there(&one, "lobby", &["ann", "bob"]).await;
+    let version = members(&*one.bus, "lobby").await.version;
+    log.redis.call(&["FLUSHALL"]).await;
+    are_there(&one, "lobby", &["ann", "bob"]).await;
+    assert!(members(&*one.bus, "lobby").await.version > version, "no version comes twice");
+    let mut lost = 0;
+    while lost == 0 {
+        let batch = tokio::time::timeout(DEADLINE, one.deliveries.recv()).await;
+        let batch = batch.expect("the loss is told").expect("the bus runs");
+        let is_lost =
+            |delivery: &&_| matches!(delivery, roomcast::store::Delivery::SignalsLost { .. });
+        lost += batch.iter().filter(is_lost).count();
+    }
+    log.redis.kill();
+    // Who comes and goes meanwhile is told when there is somebody to hear it.
+    one.bus.remove_presence(room("lobby"), id("ann"));
+    two.bus.add_presence(room("lobby"), person("cem", "Cem"));
+    log.redis.restart().await;
+    are_there(&two, "lobby", &["bob", "cem"]).await;
+    one.bus.close().await;
+    two.bus.close().await;
+}
+
+/// Who left is gone; who only lost his node has until the end of its lease to come back on another.
+#[tokio::test]
+async fn a_node_that_stops_says_who_has_left() {
+    // More than one turn of its keeper tells.
+    const COUNT: usize = 12_000;
+    let mut log = Shared::fresh(retention()).await;
+    let mut node = log.node().await;
+    let mut watch = Watch::default();
+    for n in 0..COUNT {
+        node.bus.add_presence(room("lobby"), person(&format!("u{n}"), "U"));
+    }
+    watch.until(&mut node, "all have come", |watch| watch.count("lobby") == COUNT).await;
+    for n in 1..COUNT {
+        node.bus.remove_presence(room("lobby"), id(&format!("u{n}")));
+    }
+    let (bus, mut deliveries) = (node.bus, node.deliveries);
+    let reading = async { while deliveries.recv().await.is_some() {} };
+    let all = async { tokio::join!(bus.close(), reading) };
+    tokio::time::timeout(DEADLINE, all).await.expect("it closes in time");
+    let left = log.redis.call(&["HKEYS", "test:{0}:roster:lobby"]).await;
+    let Reply::Many(mut left) = left else { panic!("{left:?}") };
+    left.retain(|field| *field != Reply::text(""));
+    assert_eq!(left, [Reply::text("u0")]);
+}
+
+#[tokio::test]
+async fn signals_that_may_have_been_missed_are_told() {
+    let log = Shared::fresh(retention()).await;
+    let mut node = log.node_with(2).await;
+    let mut watch = Watch::default();
+    node.bus.add_presence(room("lobby"), person("ann", "Ann"));
+    watch.until(&mut node, "ann has come", |watch| watch.count("lobby") == 1).await;
+    assert_eq!(watch.lost, 0);
+    log.redis.call(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    watch.until(&mut node, "both partitions are told", |watch| watch.lost >= 2).await;
+    node.bus.add_presence(room("lobby"), person("bob", "Bob"));
+    watch.until(&mut node, "it hears again", |watch| watch.count("lobby") == 2).await;
+    watch.check(&*node.bus, "lobby").await;
+    node.bus.close().await;
+}
+
+/// What a cut connection still carried may be done after what came over the next one.
+#[tokio::test]
+async fn a_change_that_was_delayed_undoes_no_later_one() {
+    let redis = Redis::start(Keeps::Nothing).await;
+    let beat = include_str!("../../src/store/redis/scripts/beat.lua");
+    let add_presence = include_str!("../../src/store/redis/scripts/presence.lua");
+    let hello = ["EVAL", beat, "1", "nodes", "n1", "hello", "60000"];
+    assert!(matches!(redis.call(&hello).await, Reply::Many(reply) if reply[0] == Reply::Number(1)));
+    let change = async |node: &str, number: &str, what: &str| {
+        let keys = ["EVAL", add_presence, "4", "nodes", "at", "occupied", "roster"];
+        let arguments = [node, number, "PUBLISH", "c", "lobby", "1", what, "ann", "{}"];
+        redis.call(&[&keys[..], &arguments[..]].concat()).await
+    };
+    let done = |count| Reply::Many(vec![Reply::Number(1), Reply::Number(count)]);
+    let refused = Reply::Many(vec![Reply::Number(0)]);
+    assert_eq!(change("n1", "1", "+").await, done(1));
+    assert_eq!(change("n1", "3", "-").await, done(0));
+    assert_eq!(change("n1", "2", "+").await, done(0), "it came late");
+    assert_eq!(redis.call(&["EXISTS", "roster"]).await, Reply::Number(0));
+    assert_eq!(change("n1", "4", "+").await, done(1));
+    assert_eq!(change("n2", "1", "+").await, refused, "it has no lease");
+    assert_eq!(change("n1", "", "-").await, refused, "its lease has not ended");
+    redis.call(&["ZADD", "nodes", "1", "n1"]).await;
+    assert_eq!(change("n1", "5", "-").await, refused, "its lease has ended");
+    let beat_again = ["EVAL", beat, "1", "nodes", "n1", "beat", "60000"];
+    let Reply::Many(reply) = redis.call(&beat_again).await else { panic!("no reply") };
+    assert_eq!(reply[0], Reply::Number(0), "and does not come back");
+    assert_eq!(change("n1", "", "-").await, done(0));
+    assert_eq!(
+        redis.call(&["EXISTS", "nodes", "at", "occupied", "roster"]).await,
+        Reply::Number(0)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_there_after_a_restart_of_the_only_node() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = sqlite::open(dir.path(), retention());
+    node.bus.add_presence(room("lobby"), person("ann", "Ann"));
+    assert!(save(&*node.bus, &person("ann", "Ann")).await);
+    assert_eq!(members(&*node.bus, "lobby").await.count, 1);
+    node.bus.close().await;
+    drop(node);
+    let node = sqlite::open(dir.path(), retention());
+    assert_eq!(members(&*node.bus, "lobby").await.count, 0);
+    let rows = |table: &str| {
+        let sql = format!("SELECT count(*) FROM {table}");
+        sqlite::database(dir.path()).query_row(&sql, [], |row| row.get::<_, u64>(0))
+    };
+    assert_eq!(rows("profiles").expect("a count"), 1);
+    node.bus.close().await;
+    drop(node);
+    let short = Duration::from_millis(1);
+    let bounds = roomcast::store::RetentionPolicy { history_ttl: short, ..retention() };
+    let node = sqlite::open(dir.path(), bounds);
+    assert!(save(&*node.bus, &person("bob", "Bob")).await);
+    // Ann's row was written with a long life; bob's ends at once.
+    eventually("his row goes", DEADLINE, async || {
+        (rows("profiles").expect("a count") == 1).then_some(())
+    })
+    .await;
+    let bus: &dyn Bus = &*node.bus;
+    assert!(bus.profile(id("ann")).await.expect("it can be read").is_some());
+    bus.close().await;
+}

@@ -1,0 +1,482 @@
+//! The embedded bus: the contract, in a file and in memory, and what a file promises beyond it.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use proptest::prelude::{Strategy, any, prop_assert_eq, prop_oneof, proptest};
+use roomcast::{
+    clock,
+    domain::{
+        message::{Draft, Message, Timestamp},
+        page::Page,
+    },
+    store::{
+        DELIVERY_BATCHES_MAX, RetentionPolicy, SubmitError,
+        queue::BATCH_MAX,
+        sqlite::{self as store_sqlite, Location, OpenError, SqliteOptions},
+    },
+};
+use tempfile::TempDir;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::{
+    contract::model,
+    harness::bus::{DEADLINE, Log, Node, draft, later, message, retention, room, store, until},
+};
+
+/// Where the child of the crash test keeps its log, and which round it is.
+const CHILD_DIR: &str = "ROOMCAST_TEST_CRASH_DIR";
+const CHILD_ROUND: &str = "ROOMCAST_TEST_CRASH_ROUND";
+
+/// Takes back what the last migration does.
+pub const BEFORE_RECORDS: &str = "
+    DROP TABLE states; DROP INDEX messages_by_room; DROP INDEX records_by_room;
+    DROP INDEX edits_by_message; CREATE INDEX messages_by_room ON messages (room);
+    ALTER TABLE messages DROP COLUMN name; ALTER TABLE messages DROP COLUMN except_socket;
+    ALTER TABLE messages DROP COLUMN change; ALTER TABLE messages DROP COLUMN of_seq;
+    ALTER TABLE rooms DROP COLUMN records;";
+
+pub struct FileLog {
+    dir: TempDir,
+    retention: RetentionPolicy,
+}
+
+pub struct MemoryLog {
+    retention: RetentionPolicy,
+}
+
+impl Log for FileLog {
+    async fn fresh(retention: RetentionPolicy) -> Self {
+        Self { dir: tempfile::tempdir().expect("a directory"), retention }
+    }
+
+    async fn node(&mut self) -> Node {
+        open(self.dir.path(), self.retention.clone())
+    }
+}
+
+impl Log for MemoryLog {
+    async fn fresh(retention: RetentionPolicy) -> Self {
+        Self { retention }
+    }
+
+    async fn node(&mut self) -> Node {
+        memory(self.retention.clone())
+    }
+}
+
+contract!(file, crate::sqlite::FileLog, persistent);
+contract!(in_memory, crate::sqlite::MemoryLog);
+session_contract!(file_sessions, crate::sqlite::FileLog, persistent);
+session_contract!(memory_sessions, crate::sqlite::MemoryLog);
+presence_contract!(file_people, crate::sqlite::FileLog, persistent);
+presence_contract!(memory_people, crate::sqlite::MemoryLog);
+
+pub fn open(dir: &Path, retention: RetentionPolicy) -> Node {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let options =
+            SqliteOptions { location: Location::Dir(dir.to_owned()), retention: retention.clone() };
+        match store_sqlite::open(options) {
+            // A process that another test starts has what is open here, until it runs its program.
+            Err(OpenError::InUse { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            opened => {
+                let (bus, deliveries) = opened.expect("it opens");
+                return Node { bus, deliveries };
+            }
+        }
+    }
+}
+
+fn memory(retention: RetentionPolicy) -> Node {
+    let options = SqliteOptions { location: Location::Memory, retention };
+    let (bus, deliveries) = store_sqlite::open(options).expect("it opens");
+    Node { bus, deliveries }
+}
+
+fn refused(dir: &Path) -> OpenError {
+    let location = Location::Dir(dir.to_owned());
+    store_sqlite::open(SqliteOptions { location, retention: retention() })
+        .map(|_| ())
+        .expect_err("refused")
+}
+
+pub fn aged(mut draft: Draft, by: Duration) -> Draft {
+    draft.at = Timestamp(draft.at.0 - u64::try_from(by.as_millis()).expect("a short time"));
+    draft
+}
+
+/// The file as a second program sees it.
+pub fn database(dir: &Path) -> rusqlite::Connection {
+    rusqlite::Connection::open(dir.join("roomcast.db")).expect("it opens")
+}
+
+fn rows(database: &rusqlite::Connection) -> usize {
+    database.query_row("SELECT count(*) FROM messages", [], |row| row.get(0)).expect("a count")
+}
+
+#[tokio::test]
+async fn a_second_process_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut node = open(dir.path(), retention());
+    let error = refused(dir.path());
+    assert!(matches!(error, OpenError::InUse { .. }), "{error:?}");
+    assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}");
+    store(&*node.bus, draft("lobby", "ann", "one", "1")).await;
+    node.hear(1).await;
+    node.bus.close().await;
+    open(dir.path(), retention()).bus.close().await;
+}
+
+#[tokio::test]
+async fn a_log_of_a_newer_program_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    open(dir.path(), retention()).bus.close().await;
+    database(dir.path()).pragma_update(None, "user_version", 7).expect("a pragma");
+    let error = refused(dir.path());
+    assert!(matches!(error, OpenError::Newer { found: 7, known: 5, .. }), "{error:?}");
+    assert!(error.to_string().contains("roomcast.db"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_no_database_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("roomcast.db"), [b'x'; 8_192]).expect("a file");
+    let error = refused(dir.path());
+    assert!(matches!(error, OpenError::Database { .. }), "{error:?}");
+    let line = error.to_string();
+    assert!(line.contains("roomcast.db") && line.contains("not a database"), "{line}");
+}
+
+#[test]
+fn a_data_directory_that_is_a_file_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("taken");
+    std::fs::write(&file, "").expect("a file");
+    let error = refused(&file);
+    assert!(matches!(error, OpenError::Directory { .. }), "{error:?}");
+    assert!(error.to_string().contains("taken"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_window_an_id_is_new() {
+    let mut node = memory(retention());
+    let window = retention().idempotency_window;
+    let first = draft("lobby", "ann", "one", "1");
+    let second = later(first.clone(), window + Duration::from_millis(1));
+    assert_eq!(store(&*node.bus, first).await.position.seq, 1);
+    let stored = store(&*node.bus, second.clone()).await;
+    assert_eq!((stored.position.seq, stored.at), (2, second.at));
+    assert_eq!(store(&*node.bus, later(second, window)).await, stored, "the newer one counts");
+    assert_eq!(node.hear(2).await.len(), 2);
+    node.hear_no_more().await;
+}
+
+/// With nobody to read, the bus takes what its bounds say and not one draft more.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_relay_memory_is_bounded() {
+    const COUNT: usize = 200_000;
+    let node = memory(retention());
+    let (settled, mut outcomes) = mpsc::channel(COUNT + 1);
+    let send = |n: usize| {
+        let settled = settled.clone();
+        node.bus.submit(
+            draft("lobby", "ann", &format!("m{n}"), "0"),
+            Box::new(move |outcome| settled.try_send(outcome).expect("there is room")),
+        );
+    };
+    // First the road is filled, so that the writer stands still whatever comes then.
+    let mut sent = 0;
+    until("the road is full", || {
+        (0..1_000).for_each(|_| {
+            send(sent);
+            sent += 1;
+        });
+        node.deliveries.len() == DELIVERY_BATCHES_MAX || sent >= COUNT / 2
+    })
+    .await;
+    (sent..COUNT).for_each(send);
+    let mut busy = 0;
+    let mut stored = 0;
+    until("the queue is full", || {
+        while let Ok(outcome) = outcomes.try_recv() {
+            match outcome {
+                Ok(_) => stored += 1,
+                Err(error) => {
+                    assert_eq!(error, SubmitError::Busy);
+                    busy += 1;
+                }
+            }
+        }
+        busy > 0
+    })
+    .await;
+    // On the road, with the writer, and in the queue.
+    let taken_max = (DELIVERY_BATCHES_MAX + 1) * BATCH_MAX + 65_536;
+    assert!(COUNT - busy <= taken_max, "{} are under way", COUNT - busy);
+    // The relay goes away: the rest is stored all the same, and each is told once.
+    let Node { bus, deliveries } = node;
+    drop(deliveries);
+    bus.close().await;
+    drop((bus, settled));
+    while let Some(outcome) = outcomes.recv().await {
+        match outcome {
+            Ok(_) => stored += 1,
+            Err(_) => busy += 1,
+        }
+    }
+    assert_eq!(stored + busy, COUNT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_keeps_its_newest_messages() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut node = open(dir.path(), RetentionPolicy { history_max: 100, ..retention() });
+    let drafts: Vec<Draft> =
+        (0..5_000).map(|n| draft("lobby", "ann", &format!("m{n}"), &n.to_string())).collect();
+    let (stored, heard) = node.pass(&drafts).await;
+    let mut page = node.history("lobby", Page::After(0), 10_000).await;
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while page.messages.len() > 100 {
+        assert!(tokio::time::Instant::now() < deadline, "{} are left", page.messages.len());
+        page = node.history("lobby", Page::After(0), 10_000).await;
+    }
+    assert_eq!(page.messages, heard[4_900..]);
+    assert!(page.trimmed);
+    assert!(node.history("lobby", Page::After(4_899), 1).await.trimmed);
+    assert!(!node.history("lobby", Page::After(4_900), 1).await.trimmed, "nothing after it went");
+    assert!(!node.history("lobby", Page::Before(4_901), 1).await.more);
+
+    // Gone from the history, but a retry is still recognised, now and after a restart.
+    assert_eq!(store(&*node.bus, drafts[0].clone()).await, stored[0]);
+    node.bus.close().await;
+    let mut node = open(dir.path(), RetentionPolicy { history_max: 100, ..retention() });
+    assert_eq!(store(&*node.bus, drafts[1].clone()).await, stored[1]);
+    node.hear_no_more().await;
+    assert_eq!(rows(&database(dir.path())), 5_001);
+    node.bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_messages_go_and_so_do_their_rows() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut node = open(dir.path(), retention());
+    let two_hours = Duration::from_secs(7_200);
+    let drafts: Vec<Draft> = (0..10_000)
+        .map(|n| {
+            let name = if n < 20 { "old" } else { "both" };
+            let draft = draft(name, "ann", &format!("m{n}"), &n.to_string());
+            if n < 9_990 { aged(draft, two_hours) } else { draft }
+        })
+        .collect();
+    let (_, heard) = node.pass(&drafts).await;
+    let file = database(dir.path());
+    until("the rows are gone", || rows(&file) == 10).await;
+    let both = node.history("both", Page::After(0), 100).await;
+    assert_eq!((both.messages.as_slice(), both.trimmed), (&heard[9_990..], true));
+
+    // Of a room without rows it is still known that it had some.
+    let old = node.history("old", Page::After(5), 100).await;
+    assert_eq!((old.messages.len(), old.trimmed), (0, true));
+    assert!(!node.history("old", Page::After(9_990), 100).await.trimmed, "nothing after it went");
+    let again = draft("old", "ann", "again", "0");
+    let stored = store(&*node.bus, again.clone()).await;
+    let page = node.history("old", Page::After(5), 100).await;
+    assert_eq!((page.messages, page.trimmed), (vec![message(again, &stored)], true));
+    assert_eq!(stored.position.seq, 10_001, "a sequence is never used again");
+    node.bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sequence_outlives_the_newest_rows() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut node = open(dir.path(), retention());
+    let old = aged(draft("lobby", "ann", "old", "0"), Duration::from_secs(7_200));
+    let first = store(&*node.bus, old).await;
+    node.hear(1).await;
+    let file = database(dir.path());
+    until("the row is gone", || rows(&file) == 0).await;
+    node.bus.close().await;
+    let mut node = open(dir.path(), retention());
+    let next = store(&*node.bus, draft("lobby", "ann", "new", "0")).await;
+    assert_eq!((next.position.epoch, next.position.seq), (first.position.epoch, 2));
+    node.hear(1).await;
+    node.bus.close().await;
+}
+
+/// A process that is killed when the test ends, however it ends.
+struct Victim(Child);
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        self.0.kill().expect("it can be killed");
+        self.0.wait().expect("it ends");
+    }
+}
+
+/// What the child was told: the number of a draft and its place.
+fn acked(line: &str) -> Option<(usize, String, u64)> {
+    let mut words = line.strip_prefix("acked ")?.split(' ');
+    let number = words.next()?.parse().ok()?;
+    let epoch = words.next()?.to_owned();
+    let seq = words.next()?.strip_suffix('.')?.parse().ok()?;
+    Some((number, epoch, seq))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acked_survives_kill_9() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut epochs = std::collections::HashSet::new();
+    for round in 0..4_usize {
+        let mut child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["sqlite::appends_until_it_is_killed", "--exact", "--ignored", "--nocapture"])
+            .env(CHILD_DIR, dir.path())
+            .env(CHILD_ROUND, round.to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let output = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut victim = Some(Victim(child));
+        let mut told = Vec::new();
+        for line in output.lines() {
+            // Killed in the middle of a line, it told nothing with it.
+            told.extend(line.ok().as_deref().and_then(acked));
+            if told.len() >= 5_000 + 1_777 * round {
+                // Afterwards the pipe still holds what it was told before.
+                victim = None;
+            }
+        }
+        assert!(victim.is_none(), "it ended by itself after {}", told.len());
+
+        let node = open(dir.path(), retention());
+        let all = node.whole_history("lobby").await;
+        let seqs = all.iter().map(|message| message.position.seq);
+        assert!(seqs.eq(1..=all.len() as u64), "dense, each once");
+        let of_round: Vec<&Message> =
+            all.iter().filter(|message| message.from.as_str() == format!("r{round}")).collect();
+        for (n, message) in of_round.iter().enumerate() {
+            assert_eq!(message.id.as_str(), n.to_string(), "in the order of submission");
+        }
+        for (number, epoch, seq) in told {
+            let message = of_round.get(number).unwrap_or_else(|| panic!("{number} is lost"));
+            assert_eq!(message.position.seq, seq);
+            epochs.insert(epoch);
+        }
+        epochs.extend(all.iter().map(|message| message.position.epoch.to_string()));
+        assert_eq!(epochs.len(), 1, "the epoch goes on");
+        node.bus.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the process that what_was_acked_survives_kill_9 starts and kills"]
+async fn appends_until_it_is_killed() {
+    let dir = PathBuf::from(std::env::var_os(CHILD_DIR).expect("the parent says where"));
+    let round = std::env::var_os(CHILD_ROUND).expect("the parent says which");
+    let from = format!("r{}", round.display());
+    let Node { bus, mut deliveries } = open(&dir, retention());
+    let drain = async { while deliveries.recv().await.is_some() {} };
+    let in_flight = Arc::new(Semaphore::new(2_000));
+    let append = async {
+        for n in 0_usize.. {
+            in_flight.acquire().await.expect("open").forget();
+            let in_flight = Arc::clone(&in_flight);
+            let settle = move |outcome: Result<_, _>| {
+                let stored: roomcast::domain::message::Stored = outcome.expect("it is stored");
+                let position = stored.position;
+                let line = format!("acked {n} {} {}.\n", position.epoch, position.seq);
+                std::io::stdout().write_all(line.as_bytes()).expect("the parent reads");
+                in_flight.add_permits(1);
+            };
+            bus.submit(draft("lobby", &from, &n.to_string(), "\"text\""), Box::new(settle));
+        }
+    };
+    tokio::join!(drain, append);
+}
+
+/// A step of a random life of a log.
+#[derive(Debug, Clone)]
+enum Step {
+    Append { room: u8, id: u16 },
+    Read { room: u8, page: Page, limit: u32 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let page = prop_oneof![
+        proptest::strategy::Just(Page::Newest),
+        (0..90_u64).prop_map(Page::Before),
+        (0..90_u64).prop_map(Page::After),
+    ];
+    prop_oneof![
+        2 => (0..3_u8, 0..60_u16).prop_map(|(room, id)| Step::Append { room, id }),
+        1 => (any::<bool>(), page, 0..12_u32).prop_map(|(second, page, limit)| Step::Read {
+            room: u8::from(second),
+            page,
+            limit,
+        }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+
+    /// Any mix of new messages, retries and pages is what a plain list would answer.
+    #[test]
+    fn a_log_is_a_list(steps in proptest::collection::vec(step(), 1..80)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let mut node = memory(retention());
+            let mut all: Vec<Message> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Append { room: name, id } => {
+                        let draft = draft(&format!("r{name}"), "ann", &id.to_string(), "0");
+                        let stored = store(&*node.bus, draft.clone()).await;
+                        let known = all.iter().find(|message| message.id == draft.id);
+                        if let Some(known) = known {
+                            prop_assert_eq!(&known.position, &stored.position);
+                            prop_assert_eq!(known.at, stored.at);
+                        } else {
+                            all.push(message(draft, &stored));
+                            prop_assert_eq!(stored.position.seq, all.len() as u64);
+                            let heard = node.hear(1).await;
+ prop_assert_eq!(heard.last(), all.last());
+                        }
+                    }
+                    Step::Read { room: name, page, limit } => {
+                        let name = format!("r{name}");
+                        let own: Vec<_> =
+                            all.iter().filter(|message| message.room == room(&name)).cloned().collect();
+                        let got = node.history(&name, page, limit).await;
+                        let (messages, more) = model(&own, &page, limit as usize);
+                        prop_assert_eq!(got.messages, messages);
+                        prop_assert_eq!((got.more, got.trimmed), (more, false));
+                        prop_assert_eq!(got.top.seq, all.len() as u64);
+                    }
+                }
+            }
+            node.hear_no_more().await;
+            node.bus.close().await;
+            Ok(())
+        })?;
+    }
+}
+
+/// The window is told in the times of the messages, so the clock of the machine has no part in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_set_back_shows_no_retry_twice() {
+    let node = memory(retention());
+    let first = draft("lobby", "ann", "one", "1");
+    let stored = store(&*node.bus, first.clone()).await;
+    assert!(stored.at <= clock::now());
+    let again = aged(first, Duration::from_secs(3_600));
+    assert_eq!(store(&*node.bus, again).await, stored);
+    node.bus.close().await;
+}
