@@ -18,7 +18,7 @@ use tokio::{
 use tower::ServiceExt as _;
 
 use crate::{
-    chat::{Counts, Hub},
+    chat::{Chat, Counts},
     config::{Config, Storage},
     delivery::{broadcaster::Broadcaster, relay::Relay, replay::ReplayBuffer, rooms::Rooms},
     domain::session::Limits,
@@ -31,7 +31,7 @@ use crate::{
         self, Sockets,
         upgrade::{self, ConnectionPermit},
     },
-    store::{Bus, Deliveries, Health, RetentionPolicy, redis, sqlite},
+    store::{Health, Opened, RetentionPolicy, Store, redis, sqlite},
     transport::registry::{Registry, TransportSettings},
 };
 
@@ -74,8 +74,8 @@ impl StartError {
 pub struct Server {
     addresses: Vec<SocketAddr>,
     registry: Registry,
-    hub: Hub,
-    bus: Arc<dyn Bus>,
+    chat: Chat,
+    store: Store,
     tasks: Tasks,
     /// Ends after the bus, whose last deliveries it still brings out.
     relay: Tasks,
@@ -122,9 +122,9 @@ impl Server {
             listeners.push(listen(address).map_err(failed)?);
         }
         let delivery = Delivery::start().map_err(StartError::Delivery)?;
-        let (bus, deliveries) = {
+        let Opened { store, log_events, node_events } = {
             let _there = delivery.handle().enter();
-            open_bus(config)?
+            open_store(config)?
         };
         let (tasks, fanout) = (Tasks::default(), Tasks::default());
         let relay = Tasks::default().on(delivery.handle());
@@ -135,29 +135,29 @@ impl Server {
             in_flight_max: config.in_flight_max,
             rooms_max: config.rooms_max as usize,
         };
-        let (recent, rooms) = (ReplayBuffer::new(Arc::clone(&bus)), Rooms::default());
-        let hub = Hub::new(
-            Arc::clone(&bus),
+        let (replay, rooms) = (ReplayBuffer::new(Arc::clone(&store.log)), Rooms::default());
+        let chat = Chat::new(
+            store.clone(),
             registry.clone(),
-            recent.clone(),
+            replay.clone(),
             rooms.clone(),
             tasks.on(delivery.handle()),
         );
         let sockets = Sockets {
-            bus: Arc::clone(&bus),
+            store: store.clone(),
             tasks: tasks.clone(),
             limits,
             registry: registry.clone(),
-            hub: hub.clone(),
+            chat: chat.clone(),
         };
         let (service, io) = sockets::build(config, sockets);
-        let teller = Broadcaster::new(io, rooms.clone(), registry.clone());
-        hub.open(teller.clone());
-        let its_hub = hub.clone();
-        let news = Box::new(move |news| its_hub.on_event(news));
-        let relaying = Relay { bus: Arc::clone(&bus), recent, rooms, teller, news };
-        relay.spawn_vital("relay", relaying.run(deliveries));
-        tasks.spawn("health log", log_health(bus.health(), tasks.clone()));
+        let broadcaster = Broadcaster::new(io, rooms.clone(), registry.clone());
+        chat.open(broadcaster.clone());
+        let log = Arc::clone(&store.log);
+        let relaying = Relay { log, replay, rooms, broadcaster };
+        relay.spawn_vital("relay", relaying.run(log_events));
+        relay.spawn_vital("node events", chat.clone().run(node_events, relay.clone()));
+        tasks.spawn("health log", log_health(store.lifecycle.health(), tasks.clone()));
 
         let origins = Origins(config.cors_origins.clone().into());
         let socket_io = Router::new()
@@ -165,7 +165,7 @@ impl Server {
             .layer(middleware::from_fn_with_state(origins.clone(), origin::guard));
         let app = socket_io
             .merge(assets::routes())
-            .merge(health::routes(bus.health(), tasks.clone()))
+            .merge(health::routes(store.lifecycle.health(), tasks.clone()))
             .layer(origin::cors(origins));
         let permits = Arc::new(Semaphore::new(config.connections_max as usize));
         let mut addresses = Vec::new();
@@ -178,12 +178,12 @@ impl Server {
             tasks.spawn("accept", accept(listener, door, tasks.clone(), Arc::clone(&permits)));
             tasks.spawn("door", let_in(queue, app.clone(), tasks.clone()));
         }
-        Ok(Self { addresses, registry, hub, bus, tasks, relay, fanout, _delivery: delivery })
+        Ok(Self { addresses, registry, chat, store, tasks, relay, fanout, _delivery: delivery })
     }
 
     /// What this node keeps for its connections.
     pub fn counts(&self) -> Counts {
-        self.hub.counts()
+        self.chat.counts()
     }
 
     /// The addresses in the order of the configuration; port 0 has become a real one.
@@ -197,7 +197,7 @@ impl Server {
         tracing::info!("stopping: no new sessions");
         self.tasks.stop();
         let drained = tokio::time::timeout(deadline, async {
-            self.bus.close().await;
+            self.store.lifecycle.close().await;
             self.relay.stop();
             self.relay.finished().await;
             self.registry.delivered().await;
@@ -230,7 +230,7 @@ fn transport_settings(config: &Config) -> TransportSettings {
     }
 }
 
-fn open_bus(config: &Config) -> Result<(Arc<dyn Bus>, Deliveries), StartError> {
+fn open_store(config: &Config) -> Result<Opened, StartError> {
     let retention = RetentionPolicy {
         history_max: config.history_max,
         history_ttl: config.history_ttl,
@@ -239,20 +239,18 @@ fn open_bus(config: &Config) -> Result<(Arc<dyn Bus>, Deliveries), StartError> {
     };
     let location = match config.storage() {
         Storage::Redis(url) => {
-            let (bus, deliveries) = redis::open(redis::RedisOptions {
+            return Ok(redis::open(redis::RedisOptions {
                 url: url.reveal().to_owned(),
                 shown: url.to_string(),
                 prefix: config.redis_prefix.clone(),
                 partitions: config.partitions,
                 retention,
-            })?;
-            return Ok((bus, deliveries));
+            })?);
         }
         Storage::Memory => sqlite::Location::Memory,
         Storage::Dir(dir) => sqlite::Location::Dir(dir),
     };
-    let (bus, deliveries) = sqlite::open(sqlite::SqliteOptions { location, retention })?;
-    Ok((bus, deliveries))
+    Ok(sqlite::open(sqlite::SqliteOptions { location, retention })?)
 }
 
 /// One line per change of state; the same trouble again is none.

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::sleep;
 
-use crate::chat::{Hub, memberships::Memberships, turn};
+use crate::chat::{Chat, memberships::Memberships, turn};
 use crate::{
     delivery::replay::{Entry, Missed, TooOld},
     domain::{
@@ -81,7 +81,7 @@ impl Cutover {
     }
 }
 
-impl Hub {
+impl Chat {
     /// Waits until everything after `from`, or else after `instead`, can be told without a hole to
     /// those in these rooms of one partition,
     /// and calls `told` while nothing is delivered.
@@ -94,20 +94,20 @@ impl Hub {
         mut instead: Option<Position>,
         told: impl FnOnce(&Memberships, Cutover),
     ) {
-        let recent = &self.0.recent;
+        let replay = &self.0.replay;
         let mut lost = None;
         let mut is_lost = false;
         loop {
             let turn = turn(&self.0.cutovers).await;
-            let cutover = recent.cutover().await;
+            let cutover = replay.cutover().await;
             let Some(memberships) = memberships.upgrade() else { return };
-            let end = recent.position(partition);
+            let end = replay.position(partition);
             // Where the log was not known before, this node has heard all of it since it is.
-            from = from.or_else(|| self.0.bus.began(partition));
+            from = from.or_else(|| self.0.store.log.began(partition));
             let Some(after) = &from else {
                 return told(&memberships, Cutover { entries: Vec::new(), from, end, lost });
             };
-            let missed = recent.missed(partition, after, rooms);
+            let missed = replay.missed(partition, after, rooms);
             match missed {
                 Missed::Entries { entries, end } => {
                     return told(&memberships, Cutover { entries, from, end: Some(end), lost });
@@ -131,8 +131,8 @@ impl Hub {
             drop(turn);
             drop(memberships);
             let reached = match missed {
-                Missed::Behind => recent.reach_back(partition, after).await,
-                _ => recent.reach(partition, after).await,
+                Missed::Behind => replay.reach_back(partition, after).await,
+                _ => replay.reach(partition, after).await,
             };
             match reached {
                 Ok(()) => {}

@@ -10,7 +10,7 @@ use std::sync::{
 };
 
 use crate::chat::{
-    Arrival, Hub, Until,
+    Arrival, Chat, Until,
     cutover::{Cutover, JoinResult},
     told_in, wants,
 };
@@ -28,7 +28,7 @@ use crate::{
 /// One connection's hold on its session. The session waits for its client when this is dropped.
 #[derive(Debug)]
 pub struct Memberships {
-    hub: Hub,
+    chat: Chat,
     holder: Holder,
     sid: Sid,
     dialect: Dialect,
@@ -83,7 +83,7 @@ struct Began {
 
 impl Memberships {
     pub(super) fn new(
-        hub: Hub,
+        chat: Chat,
         arrival: &Arrival<'_>,
         public_id: PublicId,
         holder: Holder,
@@ -94,7 +94,7 @@ impl Memberships {
             |joined| Membership { joined, state: MembershipState::Restoring, is_counted: false };
         let all = record.rooms.into_iter().map(place).collect();
         Arc::new(Self {
-            hub,
+            chat,
             holder,
             sid: arrival.sid,
             dialect: arrival.dialect,
@@ -139,16 +139,16 @@ impl Memberships {
                 let here = places.all.iter().map(|place| &place.joined);
                 told_in(&self.public_id, here.filter(|it| self.partition(&it.room) == partition))
             };
-            let (hub, memberships) = (self.hub.clone(), Arc::downgrade(self));
+            let (chat, memberships) = (self.chat.clone(), Arc::downgrade(self));
             self.spawn("enter", async move {
-                hub.cut_over(memberships, (partition, &rooms), after, None, entered).await;
+                chat.cut_over(memberships, (partition, &rooms), after, None, entered).await;
             });
         }
     }
 
     /// Whether the log of this room was ever reached. Once it was, that stays so.
     pub fn has_begun(&self, room: &RoomName) -> bool {
-        self.hub.0.recent.position(self.partition(room)).is_some()
+        self.chat.0.replay.position(self.partition(room)).is_some()
     }
 
     /// Adds a room, whose log has begun. `told` is called when the session is stored with it, and
@@ -160,22 +160,22 @@ impl Memberships {
         told: impl FnOnce(JoinResult) + Send + 'static,
     ) {
         let partition = self.partition(&room);
-        let since = self.hub.0.recent.position(partition);
+        let since = self.chat.0.replay.position(partition);
         let Began { since, join, is_heard } = self.places().join(&room, since);
         if join.is_some() {
             self.add_presence();
         }
-        let (hub, client) = (self.hub.clone(), Arc::downgrade(self));
+        let (chat, client) = (self.chat.clone(), Arc::downgrade(self));
         let is_native = self.dialect == Dialect::Native;
         self.spawn("join", async move {
             if is_native {
-                hub.0.presence.known(&room).await;
+                chat.0.presence.known(&room).await;
             }
             let asked = after.is_some();
             let (from, instead) = match after {
                 Some(after) => (Some(after), since.clone()),
                 // Nothing is asked, and everything since then came as events.
-                None if is_heard => (hub.0.recent.position(partition), None),
+                None if is_heard => (chat.0.replay.position(partition), None),
                 None => (since.clone(), None),
             };
             let mut heard = None;
@@ -192,12 +192,12 @@ impl Memberships {
                 heard = Some(cutover.heard(&memberships.public_id, &room, begin, asked));
             };
             let here = (partition, std::slice::from_ref(&room));
-            hub.cut_over(Weak::clone(&client), here, from, instead, joined).await;
+            chat.cut_over(Weak::clone(&client), here, from, instead, joined).await;
             let (Some(heard), Some(memberships)) = (heard, client.upgrade()) else { return };
             memberships.save().await;
             // Between two events about people: the next goes on from what is answered.
-            let _cutover = hub.0.recent.cutover().await;
-            told(JoinResult { people: hub.0.presence.members(&room), ..heard });
+            let _cutover = chat.0.replay.cutover().await;
+            told(JoinResult { people: chat.0.presence.members(&room), ..heard });
         });
     }
 
@@ -208,11 +208,11 @@ impl Memberships {
             let is_meant = |place: &mut Membership| place.joined.room == *room;
             for place in places.all.extract_if(.., is_meant) {
                 if place.is_live() {
-                    self.hub.0.registry.leave(self.sid, self.dialect.room(room));
-                    self.hub.0.rooms.leave(room, self.dialect);
+                    self.chat.0.registry.leave(self.sid, self.dialect.room(room));
+                    self.chat.0.rooms.leave(room, self.dialect);
                 }
                 if place.is_counted {
-                    self.hub.0.presence.leave(room, &self.user);
+                    self.chat.0.presence.leave(room, &self.user);
                 }
             }
         }
@@ -234,9 +234,9 @@ impl Memberships {
             user: self.user.clone(),
             rooms: self.places().begun().map(|place| place.joined.clone()).collect(),
         };
-        match self.hub.0.bus.save_session(self.public_id.clone(), self.holder, record).await {
+        match self.chat.0.store.sessions.save(self.public_id.clone(), self.holder, record).await {
             Ok(true) => {}
-            Ok(false) => self.hub.lost(self.holder),
+            Ok(false) => self.chat.lost(self.holder),
             // The bus repeats what failed.
             Err(error) => tracing::debug!(%error, "a session is not stored yet"),
         }
@@ -252,7 +252,7 @@ impl Memberships {
 
     /// Sends what was delivered meanwhile in these rooms.
     fn tell(&self, cutover: &Cutover, which: impl Fn(&Membership) -> bool) {
-        let registry = &self.hub.0.registry;
+        let registry = &self.chat.0.registry;
         let places = self.places();
         if places.has_disconnected {
             return;
@@ -269,7 +269,7 @@ impl Memberships {
     /// Says what cannot be sent any more.
     fn tell_lost(&self, cutover: &Cutover, which: impl Fn(&Membership) -> bool) {
         let (Some(lost), Some(end)) = (&cutover.lost, &cutover.end) else { return };
-        let registry = &self.hub.0.registry;
+        let registry = &self.chat.0.registry;
         let places = self.places();
         if places.has_disconnected {
             return;
@@ -288,13 +288,13 @@ impl Memberships {
         if self.dialect != Dialect::Native {
             return;
         }
-        let people = self.hub.people();
+        let people = self.chat.people();
         let Some(person) = people.get(&self.user) else { return };
         let is_new =
             |place: &&mut Membership| !place.is_counted && !place.joined.room.is_personal();
         for place in self.places().all.iter_mut().filter(is_new) {
             place.is_counted = true;
-            self.hub.0.presence.enter(&place.joined.room, &person.user);
+            self.chat.0.presence.enter(&place.joined.room, &person.user);
         }
     }
 
@@ -302,10 +302,10 @@ impl Memberships {
     pub fn disconnect(&self) {
         let mut places = self.places();
         places.has_disconnected = true;
-        self.hub.0.rooms.unseat(&self.public_id, self.holder);
+        self.chat.0.rooms.unseat(&self.public_id, self.holder);
         for place in places.all.iter_mut().filter(|place| place.is_counted) {
             place.is_counted = false;
-            self.hub.0.presence.leave(&place.joined.room, &self.user);
+            self.chat.0.presence.leave(&place.joined.room, &self.user);
         }
     }
 
@@ -317,18 +317,18 @@ impl Memberships {
         }
         for place in places.all.iter_mut().filter(|place| which(place)) {
             let room = &place.joined.room;
-            self.hub.0.registry.join(self.sid, self.dialect.room(room));
-            self.hub.0.rooms.enter(room, self.dialect);
+            self.chat.0.registry.join(self.sid, self.dialect.room(room));
+            self.chat.0.rooms.enter(room, self.dialect);
             if room.is_personal() {
-                self.hub.0.rooms.seat(&self.public_id, self.holder, self.sid);
+                self.chat.0.rooms.seat(&self.public_id, self.holder, self.sid);
             }
             place.state = MembershipState::Live;
         }
     }
 
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let tasks = self.hub.0.tasks.clone();
-        self.hub.0.tasks.spawn(name, async move {
+        let tasks = self.chat.0.tasks.clone();
+        self.chat.0.tasks.spawn(name, async move {
             tokio::select! {
                 () = task => {}
                 () = tasks.stopping() => {}
@@ -337,7 +337,7 @@ impl Memberships {
     }
 
     fn partition(&self, room: &RoomName) -> u16 {
-        self.hub.0.bus.partition(room)
+        self.chat.0.store.log.partition(room)
     }
 
     fn places(&self) -> MutexGuard<'_, MembershipList> {
@@ -348,18 +348,18 @@ impl Memberships {
 impl Drop for Memberships {
     fn drop(&mut self) {
         for place in self.places().all.iter().filter(|place| place.is_live()) {
-            self.hub.0.rooms.leave(&place.joined.room, self.dialect);
+            self.chat.0.rooms.leave(&place.joined.room, self.dialect);
         }
         for place in self.places().all.iter().filter(|place| place.is_counted) {
-            self.hub.0.presence.lost(&place.joined.room, &self.user);
+            self.chat.0.presence.lost(&place.joined.room, &self.user);
         }
         if self.dialect == Dialect::Native {
-            self.hub.disconnect(&self.user);
-            self.hub.0.rooms.unseat(&self.public_id, self.holder);
+            self.chat.disconnect(&self.user);
+            self.chat.0.rooms.unseat(&self.public_id, self.holder);
         }
-        self.hub.held().remove(&self.holder);
+        self.chat.held().remove(&self.holder);
         // A client that says good-bye and connects again has the same session id.
-        let mut entering = self.hub.entering();
+        let mut entering = self.chat.entering();
         if entering
             .get(&self.sid)
             .is_some_and(|(memberships, _)| std::ptr::eq(memberships.as_ptr(), self))
@@ -367,7 +367,7 @@ impl Drop for Memberships {
             entering.remove(&self.sid);
         }
         drop(entering);
-        self.hub.0.bus.release_session(self.public_id.clone(), self.holder);
+        self.chat.0.store.sessions.release(self.public_id.clone(), self.holder);
     }
 }
 

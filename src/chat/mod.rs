@@ -2,7 +2,7 @@
 //!
 //! A client that comes back gets what it missed in three pieces that fit: with its CONNECT reply
 //! what was delivered until then, after it what came while it was being answered, and then it is
-//! live. The last two register at the cutover of `recent`, so nothing is lost or shown twice.
+//! live. The last two register at the cutover of `replay`, so nothing is lost or shown twice.
 
 mod cutover;
 mod memberships;
@@ -29,7 +29,6 @@ use crate::chat::{presence::Presence, users::OnlineUser};
 use crate::{
     delivery::{
         broadcaster::Broadcaster,
-        relay::NodeEvent,
         replay::{Entry, Missed, ReplayBuffer, TooOld},
         rooms::Rooms,
     },
@@ -40,7 +39,7 @@ use crate::{
     },
     shutdown::Tasks,
     store::{
-        Bus, ReadError,
+        NodeEvent, NodeEvents, ReadError, Store,
         presence::Signal,
         sessions::{Holder, Joined, SessionKey, SessionRecord},
     },
@@ -103,12 +102,12 @@ pub struct Counts {
 
 /// A clonable handle.
 #[derive(Debug, Clone)]
-pub struct Hub(Arc<Inner>);
+pub struct Chat(Arc<Inner>);
 
 struct Inner {
-    bus: Arc<dyn Bus>,
+    store: Store,
     registry: Registry,
-    recent: ReplayBuffer,
+    replay: ReplayBuffer,
     rooms: Rooms,
     tasks: Tasks,
     /// Which connection a session is held by. Of two that want the same one, both may be here.
@@ -135,19 +134,19 @@ struct Recovery {
 /// Up to where a client was told what it missed, by partition. `None`: nothing was known of it.
 type Until = Vec<(u16, Option<Position>)>;
 
-impl Hub {
+impl Chat {
     pub fn new(
-        bus: Arc<dyn Bus>,
+        store: Store,
         registry: Registry,
-        recent: ReplayBuffer,
+        replay: ReplayBuffer,
         rooms: Rooms,
         tasks: Tasks,
     ) -> Self {
-        let presence = Presence::new(Arc::clone(&bus), recent.clone(), tasks.clone());
+        let presence = Presence::new(store.clone(), replay.clone(), tasks.clone());
         Self(Arc::new(Inner {
-            bus,
+            store,
             registry,
-            recent,
+            replay,
             rooms,
             tasks,
             presence,
@@ -162,22 +161,34 @@ impl Hub {
     }
 
     /// Begins to tell clients who comes and goes. To be called once, before anybody comes.
-    pub fn open(&self, teller: Broadcaster) {
-        self.0.tasks.spawn_vital("presence", self.0.presence.clone().run(teller));
+    pub fn open(&self, broadcaster: Broadcaster) {
+        self.0.tasks.spawn_vital("presence", self.0.presence.clone().run(broadcaster));
         self.0.tasks.spawn_vital("rosters", self.0.presence.clone().read_rosters());
     }
 
-    /// Takes what the bus brings beside the log.
-    pub fn on_event(&self, news: NodeEvent) {
-        match news {
-            NodeEvent::Taken(holder) => self.lost(holder),
+    /// Handles what the store tells beside the log, until the store or the node stops.
+    pub async fn run(self, mut events: NodeEvents, tasks: Tasks) {
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => self.on_event(event),
+                    None => return,
+                },
+                () = tasks.stopping() => return,
+            }
+        }
+    }
+
+    fn on_event(&self, event: NodeEvent) {
+        match event {
+            NodeEvent::SessionTaken { holder, .. } => self.lost(holder),
             NodeEvent::Signal(signal) => {
                 if let Signal::Profile { user } = &signal {
                     self.apply_profile(user, None);
                 }
                 self.0.presence.on_event(signal);
             }
-            NodeEvent::SignalsLost(partition) => {
+            NodeEvent::SignalsLost { partition } => {
                 self.0.presence.invalidate(partition);
                 self.register_again();
             }
@@ -252,8 +263,8 @@ impl Hub {
     }
 
     fn begin(&self, arrival: &Arrival<'_>, key: &SessionKey) -> Recovery {
-        let recent = &self.0.recent;
-        let since = |room: &RoomName| recent.position(self.0.bus.partition(room));
+        let replay = &self.0.replay;
+        let since = |room: &RoomName| replay.position(self.0.store.log.partition(room));
         let user = (arrival.user)(key);
         let personal = (arrival.dialect == Dialect::Native).then(|| RoomName::personal(&user));
         let rooms: Vec<Joined> = arrival
@@ -265,7 +276,7 @@ impl Hub {
             .collect();
         let until = rooms
             .iter()
-            .map(|joined| (self.0.bus.partition(&joined.room), joined.since.clone()))
+            .map(|joined| (self.0.store.log.partition(&joined.room), joined.since.clone()))
             .collect();
         let record = SessionRecord { user, rooms };
         Recovery { record, frames: Bytes::new(), until }
@@ -280,7 +291,7 @@ impl Hub {
     ) -> Result<Option<Recovery>, ReadError> {
         let user = (arrival.user)(&returning.key);
         let session = returning.key.public_id();
-        let claimed = self.0.bus.claim_session(session.clone(), holder, user).await;
+        let claimed = self.0.store.sessions.claim(session.clone(), holder, user).await;
         let Ok(Some(mut record)) = claimed else { return claimed.map(|_unknown| None) };
         self.fit(&mut record, arrival.dialect);
         let offset = returning.offset.as_ref();
@@ -289,7 +300,7 @@ impl Hub {
             Err(why) => why,
         };
         // Nobody sits there. Otherwise it would be kept alive for as long as this node lives.
-        self.0.bus.release_session(session, holder);
+        self.0.store.sessions.release(session, holder);
         match why {
             TooOld::Read(error) => Err(error),
             TooOld::Gone | TooOld::TooMuch => {
@@ -308,7 +319,7 @@ impl Hub {
             Dialect::Plain => record.rooms.retain(|joined| joined.room != personal),
             Dialect::Native if is_there => {}
             Dialect::Native => {
-                let since = self.0.recent.position(self.0.bus.partition(&personal));
+                let since = self.0.replay.position(self.0.store.log.partition(&personal));
                 record.rooms.push(Joined { room: personal, since });
             }
         }
@@ -322,15 +333,15 @@ impl Hub {
         offset: Option<&Position>,
         dialect: Dialect,
     ) -> Result<(Bytes, Until), TooOld> {
-        let recent = &self.0.recent;
+        let replay = &self.0.replay;
         let rooms = told_in(session, joined.iter());
         let mut until = Vec::new();
         let mut entries = Vec::new();
         for partition in self.partitions(joined) {
             let after = self.after(joined, offset, partition)?;
-            recent.begun(partition).await?;
+            replay.begun(partition).await?;
             loop {
-                match recent.missed(partition, &after, &rooms) {
+                match replay.missed(partition, &after, &rooms) {
                     Missed::Entries { entries: mut missed, end } => {
                         missed.retain(|entry| wants(session, joined.iter(), entry.message()));
                         entries.extend(missed);
@@ -338,11 +349,11 @@ impl Hub {
                         break;
                     }
                     Missed::Pipeline => {
-                        recent.check_stored(partition, &after).await?;
+                        replay.check_stored(partition, &after).await?;
                         until.push((partition, Some(after)));
                         break;
                     }
-                    Missed::Behind => recent.reach_back(partition, &after).await?,
+                    Missed::Behind => replay.reach_back(partition, &after).await?,
                     Missed::OtherEpoch => return Err(TooOld::Gone),
                 }
             }
@@ -362,7 +373,8 @@ impl Hub {
             let is_one = self.partitions(joined).count() == 1;
             return if is_one { Ok(offset.clone()) } else { Err(TooOld::Gone) };
         }
-        let here = joined.iter().filter(|joined| self.0.bus.partition(&joined.room) == partition);
+        let here =
+            joined.iter().filter(|joined| self.0.store.log.partition(&joined.room) == partition);
         // Where nothing was known of the log, or of its present epoch, nobody knows what came since.
         let since: Option<Vec<&Position>> = here.map(|joined| joined.since.as_ref()).collect();
         let since = since.ok_or(TooOld::Gone)?;
@@ -395,7 +407,7 @@ impl Hub {
 
     fn partitions(&self, joined: &[Joined]) -> impl Iterator<Item = u16> + use<> {
         let all: BTreeSet<u16> =
-            joined.iter().map(|joined| self.0.bus.partition(&joined.room)).collect();
+            joined.iter().map(|joined| self.0.store.log.partition(&joined.room)).collect();
         all.into_iter()
     }
 
@@ -410,7 +422,7 @@ impl Hub {
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inner").field("bus", &self.bus).finish_non_exhaustive()
+        f.debug_struct("Inner").field("store", &self.store).finish_non_exhaustive()
     }
 }
 

@@ -26,8 +26,8 @@ use crate::{
     },
     shutdown::Tasks,
     store::{
-        Bus,
-        presence::{Members, Signal},
+        Store,
+        presence::{Members, PresenceStore, Signal},
     },
 };
 
@@ -55,8 +55,8 @@ pub struct Presence(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    bus: Arc<dyn Bus>,
-    recent: ReplayBuffer,
+    store: Store,
+    replay: ReplayBuffer,
     tasks: Tasks,
     state: Mutex<State>,
     /// There is something to tell.
@@ -110,10 +110,10 @@ struct Typing {
 }
 
 impl Presence {
-    pub fn new(bus: Arc<dyn Bus>, recent: ReplayBuffer, tasks: Tasks) -> Self {
+    pub fn new(store: Store, replay: ReplayBuffer, tasks: Tasks) -> Self {
         Self(Arc::new(Inner {
-            bus,
-            recent,
+            store,
+            replay,
             tasks,
             state: Mutex::default(),
             work: Notify::new(),
@@ -137,13 +137,13 @@ impl Presence {
             state.invalidate(room);
         }
         drop(state);
-        self.0.bus.add_presence(room.clone(), user.clone());
+        self.0.store.presence.add(room.clone(), user.clone());
         self.0.asked.notify_one();
     }
 
     /// A connection of this user is in the room no more, and its client wanted that.
     pub fn leave(&self, room: &RoomName, user: &UserId) {
-        self.state().leave(room, user, self.0.bus.as_ref());
+        self.state().leave(room, user, &*self.0.store.presence);
     }
 
     /// The same for one that was lost: it may come back.
@@ -162,7 +162,7 @@ impl Presence {
             if let Some(held) = rooms.get_mut(room) {
                 held.rename(user);
             }
-            self.0.bus.add_presence(room.clone(), user.clone());
+            self.0.store.presence.add(room.clone(), user.clone());
         }
     }
 
@@ -189,7 +189,7 @@ impl Presence {
             state.heard.clear();
             tracing::warn!(max = HEARD_MAX, "dropped signals that came too fast");
             drop(state);
-            (0..self.0.bus.partitions()).for_each(|partition| self.invalidate(partition));
+            (0..self.0.store.log.partitions()).for_each(|partition| self.invalidate(partition));
             return;
         }
         state.heard.push(signal);
@@ -197,20 +197,21 @@ impl Presence {
         self.0.work.notify_one();
     }
 
-    async fn act_on(&self, signal: Signal, teller: &Broadcaster) {
+    async fn act_on(&self, signal: Signal, broadcaster: &Broadcaster) {
         match signal {
             Signal::Presence { room, version, joined, left, count } => {
                 self.step(&room, Step { version, joined, left, count });
             }
             Signal::Typing { room, user, typing } => {
-                if teller.reaches(&room, Dialect::Native) && self.hear_typing(&room, &user, typing)
+                if broadcaster.reaches(&room, Dialect::Native)
+                    && self.hear_typing(&room, &user, typing)
                 {
-                    tell_typing(teller, &room, &user, typing).await;
+                    tell_typing(broadcaster, &room, &user, typing).await;
                 }
             }
             Signal::Read { user, room, seq } => {
                 let event = Event::read(&room, &user, seq);
-                teller.audience(&room, Dialect::Native, &event).await;
+                broadcaster.audience(&room, Dialect::Native, &event).await;
             }
             Signal::Profile { user } => {
                 let mut listed = Vec::new();
@@ -220,7 +221,7 @@ impl Presence {
                     }
                 }
                 for room in listed {
-                    teller.only(&room, Dialect::Native, &Event::profile(&user)).await;
+                    broadcaster.only(&room, Dialect::Native, &Event::profile(&user)).await;
                 }
             }
         }
@@ -229,7 +230,7 @@ impl Presence {
     /// Signals of this partition may have been missed.
     pub fn invalidate(&self, partition: u16) {
         let mut state = self.state();
-        let is_meant = |room: &&RoomName| self.0.bus.partition(room) == partition;
+        let is_meant = |room: &&RoomName| self.0.store.log.partition(room) == partition;
         let rooms: Vec<RoomName> = state.rooms.keys().filter(is_meant).cloned().collect();
         rooms.iter().for_each(|room| state.invalidate(room));
         drop(state);
@@ -299,7 +300,7 @@ impl Presence {
         }
     }
 
-    pub async fn run(self, teller: Broadcaster) {
+    pub async fn run(self, broadcaster: Broadcaster) {
         let tasks = self.0.tasks.clone();
         loop {
             let next = self.state().next();
@@ -315,14 +316,14 @@ impl Presence {
             }
             let heard = std::mem::take(&mut self.state().heard);
             for signal in heard {
-                self.act_on(signal, &teller).await;
+                self.act_on(signal, &broadcaster).await;
             }
-            self.end_what_is_over(&teller).await;
-            self.tell_changes(&teller).await;
+            self.end_what_is_over(&broadcaster).await;
+            self.tell_changes(&broadcaster).await;
         }
     }
 
-    async fn end_what_is_over(&self, teller: &Broadcaster) {
+    async fn end_what_is_over(&self, broadcaster: &Broadcaster) {
         let now = Instant::now();
         let silent = {
             let mut state = self.state();
@@ -330,14 +331,14 @@ impl Presence {
                 && *until <= now
                 && let Some((_, room, user)) = state.lost.pop_front()
             {
-                state.leave(&room, &user, self.0.bus.as_ref());
+                state.leave(&room, &user, &*self.0.store.presence);
             }
             state.said_typing.retain(|_, said| *said + TYPING_FOR > now);
             let over = |_: &(RoomName, UserId), typing: &mut Typing| typing.until <= now;
             state.typing.extract_if(over).collect::<Vec<_>>()
         };
         for ((room, _), typing) in silent {
-            tell_typing(teller, &room, &typing.user, false).await;
+            tell_typing(broadcaster, &room, &typing.user, false).await;
         }
     }
 
@@ -363,7 +364,7 @@ impl Presence {
     }
 
     async fn read_roster(&self, room: RoomName, since: u64) {
-        match self.0.bus.members(room.clone(), LISTED_MAX).await {
+        match self.0.store.presence.members(room.clone(), LISTED_MAX).await {
             Ok(read) => self.know(&room, since, read),
             Err(error) => {
                 tracing::debug!(%room, %error, "a roster is read again later");
@@ -390,15 +391,15 @@ impl Presence {
     }
 
     /// At the cutover: whoever joins is told the roster as of before or after this, never between.
-    async fn tell_changes(&self, teller: &Broadcaster) {
-        let _cutover = self.0.recent.cutover().await;
+    async fn tell_changes(&self, broadcaster: &Broadcaster) {
+        let _cutover = self.0.replay.cutover().await;
         let changes: Vec<(RoomName, RosterChange)> = {
             let mut state = self.state();
             let changed = state.rooms.iter_mut();
             changed.filter_map(|(room, held)| Some((room.clone(), held.change.take()?))).collect()
         };
         for (room, change) in changes.iter().filter(|(_, change)| !change.is_empty()) {
-            teller.only(room, Dialect::Native, &Event::presence(room, change)).await;
+            broadcaster.only(room, Dialect::Native, &Event::presence(room, change)).await;
         }
     }
 
@@ -407,8 +408,8 @@ impl Presence {
     }
 }
 
-async fn tell_typing(teller: &Broadcaster, room: &RoomName, user: &User, typing: bool) {
-    teller.others(room, Dialect::Native, &user.id, &Event::typing(room, user, typing)).await;
+async fn tell_typing(broadcaster: &Broadcaster, room: &RoomName, user: &User, typing: bool) {
+    broadcaster.others(room, Dialect::Native, &user.id, &Event::typing(room, user, typing)).await;
 }
 
 impl Held {
@@ -462,7 +463,7 @@ impl State {
         Some((room, held.since))
     }
 
-    fn leave(&mut self, room: &RoomName, user: &UserId, bus: &dyn Bus) {
+    fn leave(&mut self, room: &RoomName, user: &UserId, store: &dyn PresenceStore) {
         let Slot::Occupied(mut own) = self.tabs.entry(user.clone()) else { return };
         let Some(at) = own.get().iter().position(|(known, _)| known == room) else { return };
         let (_, tabs) = &mut own.get_mut()[at];
@@ -483,7 +484,7 @@ impl State {
                 held.asked.and_then(|asked| self.unread.remove(&asked));
             }
         }
-        bus.remove_presence(room.clone(), user.clone());
+        store.remove(room.clone(), user.clone());
     }
 
     /// When there is something to do next.

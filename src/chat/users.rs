@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::sleep;
 
-use crate::chat::Hub;
+use crate::chat::Chat;
 use crate::{
     domain::{
         name::{PublicId, RoomName, UserId, UserName},
@@ -29,7 +29,7 @@ pub struct OnlineUser {
     learnt: u64,
 }
 
-impl Hub {
+impl Chat {
     /// A user who is connected here in the native dialect.
     pub fn person(&self, id: &UserId) -> Option<User> {
         self.people().get(id).map(|person| person.user.clone())
@@ -46,7 +46,7 @@ impl Hub {
             return self.profile(&patch.user).await.map(Some);
         }
         let learnt = self.people().get(&patch.user).map(|person| person.learnt);
-        let user = self.0.bus.patch_profile(patch).await?;
+        let user = self.0.store.profiles.patch(patch).await?;
         if let Some(user) = &user {
             self.apply_profile(user, learnt);
         }
@@ -73,13 +73,13 @@ impl Hub {
         if let Some(user) = self.person(id)
             && self.0.presence.types(&room, id, typing)
         {
-            self.0.bus.signal(Signal::Typing { room, user, typing });
+            self.0.store.presence.publish(Signal::Typing { room, user, typing });
         }
     }
 
     /// What is known of a user; a new one is a guest.
     async fn profile(&self, id: &UserId) -> Result<User, ReadError> {
-        if let Some(user) = self.0.bus.profile(id.clone()).await? {
+        if let Some(user) = self.0.store.profiles.profile(id.clone()).await? {
             return Ok(user);
         }
         Ok(User::guest(id.clone()))
@@ -108,26 +108,26 @@ impl Hub {
 
     /// Keeps that he was here, so that others can write to him. Answers whether that is done.
     async fn remember(&self, id: &UserId) -> bool {
-        let marked = self.0.bus.mark_read(id.clone(), RoomName::personal(id), 0).await;
+        let marked = self.0.store.inbox.mark_read(id.clone(), RoomName::personal(id), 0).await;
         marked.inspect_err(|error| tracing::debug!(%error, "a user is not remembered yet")).is_ok()
     }
 
     /// The log was away, and may have forgotten who was here.
     pub(super) fn register_again(&self) {
         let number = self.0.registrations.fetch_add(1, Ordering::Relaxed) + 1;
-        let hub = self.clone();
+        let chat = self.clone();
         self.0.tasks.spawn("register again", async move {
-            let everybody: Vec<UserId> = hub.people().keys().cloned().collect();
+            let everybody: Vec<UserId> = chat.people().keys().cloned().collect();
             for id in everybody {
                 // What is heard may be back before what is written.
-                while hub.person(&id).is_some() && !hub.remember(&id).await {
+                while chat.person(&id).is_some() && !chat.remember(&id).await {
                     tokio::select! {
                         () = sleep(REGISTER_AGAIN_AFTER) => {}
-                        () = hub.0.tasks.stopping() => return,
+                        () = chat.0.tasks.stopping() => return,
                     }
                 }
                 // It was away again, and there is another one.
-                if hub.0.registrations.load(Ordering::Relaxed) != number {
+                if chat.0.registrations.load(Ordering::Relaxed) != number {
                     return;
                 }
             }
@@ -140,13 +140,13 @@ impl Hub {
         let people = room.people().unwrap_or_default();
         let other = people.into_iter().find(|id| *id != own.as_str()).unwrap_or(own.as_str());
         let Ok(other) = UserId::parse(other) else { return Ok(false) };
-        let bus = &self.0.bus;
-        if self.person(&other).is_none() && !bus.is_known(other.clone()).await? {
+        let store = &self.0.store;
+        if self.person(&other).is_none() && !store.inbox.is_known(other.clone()).await? {
             return Ok(false);
         }
         tokio::try_join!(
-            bus.mark_read(own.clone(), room.clone(), 0),
-            bus.mark_read(other, room.clone(), 0),
+            store.inbox.mark_read(own.clone(), room.clone(), 0),
+            store.inbox.mark_read(other, room.clone(), 0),
         )?;
         Ok(true)
     }
@@ -157,7 +157,7 @@ impl Hub {
         if self.0.rooms.seated(&session).is_some() {
             return Ok(true);
         }
-        let record = self.0.bus.session(session).await?;
+        let record = self.0.store.sessions.read(session).await?;
         let is_native =
             |record: SessionRecord| record.rooms.iter().any(|joined| joined.room.is_personal());
         Ok(record.is_some_and(is_native))

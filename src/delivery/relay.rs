@@ -7,74 +7,58 @@ use std::sync::Arc;
 use crate::{
     delivery::{broadcaster::Broadcaster, replay::ReplayBuffer, rooms::Rooms},
     dialects::{Dialect, Event},
-};
-use crate::{
     domain::name::RoomName,
-    store::{Bus, Deliveries, Delivery, presence::Signal, sessions::Holder},
+    store::log::{LogEvent, LogEvents, MessageLog},
 };
-
-/// What the bus brings beside the log, for whoever it concerns. Must not block.
-#[derive(Debug)]
-pub enum NodeEvent {
-    /// Another connection has taken over a session of this node.
-    Taken(Holder),
-    Signal(Signal),
-    /// Signals of this partition may have been missed.
-    SignalsLost(u16),
-}
 
 pub struct Relay {
-    pub bus: Arc<dyn Bus>,
-    pub recent: ReplayBuffer,
+    pub log: Arc<dyn MessageLog>,
+    pub replay: ReplayBuffer,
     pub rooms: Rooms,
-    pub teller: Broadcaster,
-    pub news: Box<dyn Fn(NodeEvent) + Send + Sync>,
+    pub broadcaster: Broadcaster,
 }
 
 impl Relay {
     /// Ends when the bus does.
-    pub async fn run(self, mut deliveries: Deliveries) {
-        while let Some(batch) = deliveries.recv().await {
-            let cutover = self.recent.cutover().await;
-            for delivery in batch {
-                self.deliver(&delivery).await;
-                self.recent.push(delivery);
+    pub async fn run(self, mut events: LogEvents) {
+        while let Some(batch) = events.recv().await {
+            let cutover = self.replay.cutover().await;
+            for event in batch {
+                self.deliver(&event).await;
+                self.replay.push(event);
             }
             drop(cutover);
-            self.recent.moved();
+            self.replay.moved();
         }
     }
 
-    async fn deliver(&self, delivery: &Delivery) {
-        match delivery {
-            Delivery::Message(message) => self.teller.message(message).await,
-            Delivery::External(body) => {
+    async fn deliver(&self, event: &LogEvent) {
+        match event {
+            LogEvent::Message(message) => self.broadcaster.message(message).await,
+            LogEvent::External(body) => {
                 let event = Event::external(body.as_json());
-                self.teller.only(&RoomName::lobby(), Dialect::Plain, &event).await;
+                self.broadcaster.only(&RoomName::lobby(), Dialect::Plain, &event).await;
             }
-            Delivery::Gap { partition, epoch, from, to } => {
+            LogEvent::Gap { partition, epoch, from, to } => {
                 for room in self.rooms_of(*partition) {
-                    self.teller.everybody(&room, &Event::gap(&room, epoch, *from, *to)).await;
+                    self.broadcaster.everybody(&room, &Event::gap(&room, epoch, *from, *to)).await;
                 }
             }
-            Delivery::NewEpoch { partition, epoch, .. } => {
+            LogEvent::NewEpoch { partition, epoch, .. } => {
                 for room in self.rooms_of(*partition) {
-                    self.teller.everybody(&room, &Event::new_epoch(epoch)).await;
+                    self.broadcaster.everybody(&room, &Event::new_epoch(epoch)).await;
                 }
             }
-            Delivery::SessionTaken { holder, .. } => (self.news)(NodeEvent::Taken(*holder)),
-            Delivery::Signal(signal) => (self.news)(NodeEvent::Signal(signal.clone())),
-            Delivery::SignalsLost { partition } => (self.news)(NodeEvent::SignalsLost(*partition)),
         }
     }
 
     fn rooms_of(&self, partition: u16) -> impl Iterator<Item = RoomName> + use<'_> {
-        self.rooms.all().into_iter().filter(move |room| self.bus.partition(room) == partition)
+        self.rooms.all().into_iter().filter(move |room| self.log.partition(room) == partition)
     }
 }
 
 impl std::fmt::Debug for Relay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Relay").field("bus", &self.bus).finish_non_exhaustive()
+        f.debug_struct("Relay").field("log", &self.log).finish_non_exhaustive()
     }
 }

@@ -24,7 +24,10 @@ pub use crate::delivery::replay::tail::Entry;
 use crate::delivery::replay::tail::{RECOVERY_BYTES_MAX, Tail};
 use crate::{
     domain::{message::Position, name::RoomName},
-    store::{Bus, Delivery, ReadError, sessions},
+    store::{
+        ReadError,
+        log::{LogEvent, LogTail, MessageLog},
+    },
 };
 
 /// How long a client that comes back waits for a node that has just started, and how often the
@@ -67,7 +70,7 @@ pub struct ReplayBuffer(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    bus: Arc<dyn Bus>,
+    log: Arc<dyn MessageLog>,
     cutover: CutoverLock<()>,
     tails: Mutex<Vec<Tail>>,
     /// One reader of the log at a time.
@@ -76,10 +79,10 @@ struct Inner {
 }
 
 impl ReplayBuffer {
-    pub fn new(bus: Arc<dyn Bus>) -> Self {
-        let tails = (0..bus.partitions()).map(|_| Tail::default()).collect();
+    pub fn new(log: Arc<dyn MessageLog>) -> Self {
+        let tails = (0..log.partitions()).map(|_| Tail::default()).collect();
         Self(Arc::new(Inner {
-            bus,
+            log,
             cutover: CutoverLock::default(),
             tails: Mutex::new(tails),
             filling: CutoverLock::default(),
@@ -95,26 +98,23 @@ impl ReplayBuffer {
     /// What was delivered last of this partition, on this node. `None`: the log was never reached.
     pub fn position(&self, partition: u16) -> Option<Position> {
         let delivered = self.tail(partition, |tail| tail.end.clone());
-        delivered.or_else(|| self.0.bus.began(partition))
+        delivered.or_else(|| self.0.log.began(partition))
     }
 
     /// The relay delivers this, at the cutover.
-    pub(super) fn push(&self, delivery: Delivery) {
-        match delivery {
-            Delivery::Message(message) => {
-                let partition = self.0.bus.partition(&message.room);
+    pub(super) fn push(&self, event: LogEvent) {
+        match event {
+            LogEvent::Message(message) => {
+                let partition = self.0.log.partition(&message.room);
                 self.tail(partition, |tail| tail.push(message));
             }
-            Delivery::Gap { partition, epoch, to, .. } => {
+            LogEvent::Gap { partition, epoch, to, .. } => {
                 self.tail(partition, |tail| tail.cut(Position { epoch, seq: to }));
             }
-            Delivery::NewEpoch { partition, epoch, last } => {
+            LogEvent::NewEpoch { partition, epoch, last } => {
                 self.tail(partition, |tail| tail.cut(Position { epoch, seq: last }));
             }
-            Delivery::External(_)
-            | Delivery::SessionTaken { .. }
-            | Delivery::Signal(_)
-            | Delivery::SignalsLost { .. } => {}
+            LogEvent::External(_) => {}
         }
     }
 
@@ -125,7 +125,7 @@ impl ReplayBuffer {
 
     /// What those in any of these rooms were told after `after`.
     pub fn missed(&self, partition: u16, after: &Position, rooms: &[RoomName]) -> Missed {
-        let began = self.0.bus.began(partition);
+        let began = self.0.log.began(partition);
         self.tail(partition, |tail| tail.missed(began, after, rooms))
     }
 
@@ -145,8 +145,8 @@ impl ReplayBuffer {
 
     /// Whether the log has come as far as `position`. What a client says need not be true.
     pub async fn check_stored(&self, partition: u16, position: &Position) -> Result<(), TooOld> {
-        match self.0.bus.tail(partition, position.clone(), 1).await? {
-            sessions::Tail::Messages { top, .. } if top.seq >= position.seq => Ok(()),
+        match self.0.log.tail(partition, position.clone(), 1).await? {
+            LogTail::Messages { top, .. } if top.seq >= position.seq => Ok(()),
             _ => Err(TooOld::Gone),
         }
     }
@@ -179,7 +179,7 @@ impl ReplayBuffer {
             if !matches!(self.missed(partition, after, &[]), Missed::Behind) {
                 return Ok(());
             }
-            let read = match self.0.bus.tail(partition, at.clone(), READ_MAX).await {
+            let read = match self.0.log.tail(partition, at.clone(), READ_MAX).await {
                 // What is read already is not thrown away because of one slow answer.
                 Err(error) if failures < READ_TRIES => {
                     failures += 1;
@@ -191,8 +191,8 @@ impl ReplayBuffer {
             };
             failures = 0;
             let messages = match read {
-                sessions::Tail::Messages { messages, .. } => messages,
-                sessions::Tail::Trimmed { .. } | sessions::Tail::OtherEpoch => {
+                LogTail::Messages { messages, .. } => messages,
+                LogTail::Trimmed { .. } | LogTail::OtherEpoch => {
                     return Err(TooOld::Gone);
                 }
             };
@@ -206,7 +206,7 @@ impl ReplayBuffer {
             if bytes > RECOVERY_BYTES_MAX {
                 return Err(TooOld::TooMuch);
             }
-            let began = self.0.bus.began(partition);
+            let began = self.0.log.began(partition);
             if self.tail(partition, |tail| tail.prepend(began, &mut older)) {
                 return Ok(());
             }

@@ -31,7 +31,7 @@ use crate::sockets::{
     wire::{Auth, HistoryAck, JoinAck, LeaveAck, RejectAck, RejectEvent, SentAck},
 };
 use crate::{
-    chat::{Arrival, Hub, JoinResult, Memberships},
+    chat::{Arrival, Chat, JoinResult, Memberships},
     clock,
     config::{Config, Transport},
     delivery::replay::Entry,
@@ -44,7 +44,11 @@ use crate::{
     },
     random,
     shutdown::Tasks,
-    store::{Bus, History, ReadError, Settle, sessions::SessionKey},
+    store::{
+        ReadError, Store,
+        log::{History, Settle},
+        sessions::SessionKey,
+    },
     transport::{
         Io,
         adapter::Adapter,
@@ -77,11 +81,11 @@ pub type Service = SocketIoService<MethodRouter, Adapter>;
 /// What every connection shares.
 #[derive(Debug, Clone)]
 pub struct Sockets {
-    pub bus: Arc<dyn Bus>,
+    pub store: Store,
     pub tasks: Tasks,
     pub limits: Limits,
     pub registry: Registry,
-    pub hub: Hub,
+    pub chat: Chat,
 }
 
 /// The service to mount at `/socket.io/`, and the handle that the relay emits through.
@@ -102,7 +106,7 @@ pub fn build(config: &Config, sockets: Sockets) -> (Service, Io) {
         (false, true) => builder.transports([TransportType::Websocket]),
         _ => builder.transports([TransportType::Polling, TransportType::Websocket]),
     };
-    let enter = Enter(sockets.hub.clone());
+    let enter = Enter(sockets.chat.clone());
     let (service, io) = builder.build_with_inner_svc(MethodRouter::new());
     let admit = async move |socket: SocketRef<Adapter>, auth: TryData<Auth>| {
         sockets.admit(&socket, auth).await
@@ -113,7 +117,7 @@ pub fn build(config: &Config, sockets: Sockets) -> (Service, Io) {
 
 /// Joins the rooms once the client has been told that it is connected.
 #[derive(Debug, Clone)]
-struct Enter(Hub);
+struct Enter(Chat);
 
 impl ConnectHandler<Adapter, ()> for Enter {
     fn call(&self, socket: Arc<Socket<Adapter>>, _auth: Option<Value>) {
@@ -189,7 +193,7 @@ impl Sockets {
                 Dialect::Native => &[],
             },
         };
-        let (memberships, key) = match self.hub.admit(arrival).await {
+        let (memberships, key) = match self.chat.admit(arrival).await {
             Ok(admitted) => admitted,
             Err(error) => {
                 tracing::debug!(%error, "a session cannot be read; its client must try again");
@@ -207,9 +211,9 @@ impl Sockets {
             },
             memberships,
             dialect,
-            hub: self.hub.clone(),
+            chat: self.chat.clone(),
             registry: self.registry.clone(),
-            bus: Arc::clone(&self.bus),
+            store: self.store.clone(),
             tasks: self.tasks.clone(),
         });
         socket.on_disconnect(OnDisconnect(Arc::downgrade(&connection)));
@@ -256,9 +260,9 @@ struct Connection {
     dialect: Dialect,
     /// By which the client is the same user again.
     token: Box<str>,
-    hub: Hub,
+    chat: Chat,
     registry: Registry,
-    bus: Arc<dyn Bus>,
+    store: Store,
     tasks: Tasks,
 }
 
@@ -344,7 +348,7 @@ impl Connection {
                 Err(error) => reply.reject(&error.into()),
             }
         });
-        self.bus.submit(draft, settle);
+        self.store.log.append(draft, settle);
     }
 
     fn join(self: &Arc<Self>, room: RoomName, after: Option<Position>, reply: Reply) {
@@ -388,12 +392,12 @@ impl Connection {
         limit: u32,
         epoch: Option<Epoch>,
     ) -> Result<History, ReadError> {
-        let mut history = self.bus.history(room.clone(), page, limit).await?;
+        let mut history = self.store.log.history(room.clone(), page, limit).await?;
         history.fit(page, PAGE_BYTES_MAX);
         if epoch.is_none_or(|epoch| epoch == history.top.epoch) {
             return Ok(history);
         }
-        let mut newest = self.bus.history(room.clone(), Page::Newest, limit).await?;
+        let mut newest = self.store.log.history(room.clone(), Page::Newest, limit).await?;
         newest.fit(Page::Newest, PAGE_BYTES_MAX);
         Ok(History { trimmed: true, ..newest })
     }

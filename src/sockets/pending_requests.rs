@@ -41,7 +41,7 @@ struct PendingRequest {
 impl Connection {
     pub(super) fn append(self: &Arc<Self>, mut draft: Draft, epoch: Option<Epoch>, reply: Reply) {
         if self.dialect == Dialect::Native {
-            draft.name = self.hub.name(&draft.from);
+            draft.name = self.chat.name(&draft.from);
         }
         let must_ask = draft.about.is_some() || draft.room.is_reserved();
         let mut pending = self.pending();
@@ -79,8 +79,10 @@ impl Connection {
             return Ok(());
         }
         let (asked, nobody) = match draft.room.session() {
-            Some(session) => (self.hub.is_reached(session).await, "there is no such session"),
-            None => (self.hub.open_direct(&draft.room, &draft.from).await, "there is no such user"),
+            Some(session) => (self.chat.is_reached(session).await, "there is no such session"),
+            None => {
+                (self.chat.open_direct(&draft.room, &draft.from).await, "there is no such user")
+            }
         };
         if !asked.map_err(unavailable)? {
             return Err(Reject::new(Code::NotFound, nobody));
@@ -96,7 +98,8 @@ impl Connection {
         epoch: Option<Epoch>,
     ) -> Result<(), Reject> {
         let page = Page::Before(about.seq.saturating_add(1));
-        let history = self.bus.history(draft.room.clone(), page, 1).await.map_err(unavailable)?;
+        let history =
+            self.store.log.history(draft.room.clone(), page, 1).await.map_err(unavailable)?;
         let target = history.messages.last().filter(|message| {
             message.position.seq == about.seq
                 && epoch.is_none_or(|epoch| epoch == history.top.epoch)

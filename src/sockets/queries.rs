@@ -13,10 +13,7 @@ use crate::{
         session::{Code, Reject},
         user::Patch,
     },
-    store::{
-        ReadError,
-        presence::{RoomSummary, Unread},
-    },
+    store::{ReadError, inbox::Unread, log::RoomSummary},
 };
 
 /// Rooms in one list, and beside them rooms of two people.
@@ -36,8 +33,10 @@ impl Connection {
 
     async fn rooms_and_marks(&self) -> Result<(Vec<RoomSummary>, Vec<Unread>), ReadError> {
         let user = self.memberships.user();
-        let (mut rooms, direct) =
-            tokio::try_join!(self.bus.rooms(ROOMS_MAX), self.bus.direct_rooms(user.clone()))?;
+        let (mut rooms, direct) = tokio::try_join!(
+            self.store.log.rooms(ROOMS_MAX),
+            self.store.inbox.direct_rooms(user.clone())
+        )?;
         let mut own = self.session().rooms().to_vec();
         own.retain(|room| room.people().is_none());
         own.extend(newest(direct).map(|summary| {
@@ -45,7 +44,7 @@ impl Connection {
             rooms.push(summary);
             room
         }));
-        let marks = self.bus.unread(user.clone(), own).await?;
+        let marks = self.store.inbox.unread(user.clone(), own).await?;
         Ok((rooms, marks))
     }
 
@@ -53,7 +52,7 @@ impl Connection {
         let connection = Arc::clone(self);
         self.tasks.spawn("search", async move {
             let room = search.room.clone();
-            let found = connection.bus.search(search).await;
+            let found = connection.store.search.search(search).await;
             connection.answer(found, reply, |mut found, reply| {
                 found.fit(PAGE_BYTES_MAX);
                 reply.send(&SearchAck::new(&room, &found));
@@ -62,7 +61,7 @@ impl Connection {
     }
 
     pub(super) fn says_typing(&self, room: RoomName, typing: bool, reply: Reply) {
-        self.hub.types(room, self.memberships.user(), typing);
+        self.chat.types(room, self.memberships.user(), typing);
         reply.send(&DoneAck::new());
     }
 
@@ -70,7 +69,7 @@ impl Connection {
         let connection = Arc::clone(self);
         self.tasks.spawn("read", async move {
             let user = connection.memberships.user().clone();
-            let marked = connection.bus.mark_read(user, room.clone(), seq).await;
+            let marked = connection.store.inbox.mark_read(user, room.clone(), seq).await;
             connection.answer(marked, reply, |seq, reply| reply.send(&ReadAck::new(&room, seq)));
         });
     }
@@ -78,7 +77,7 @@ impl Connection {
     pub(super) fn set_profile(self: &Arc<Self>, patch: Patch, reply: Reply) {
         let connection = Arc::clone(self);
         self.tasks.spawn("profile", async move {
-            let set = connection.hub.set_profile(patch).await;
+            let set = connection.chat.set_profile(patch).await;
             let token = connection.token.clone();
             connection.answer(set, reply, |user, reply| match user {
                 Some(user) => reply.send(&ProfileAck::new(&user, &token)),

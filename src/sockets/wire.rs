@@ -25,7 +25,7 @@ use crate::{
         session::{Code, Command, Reject},
         user::Picture,
     },
-    store::{SubmitError, sessions::SessionKey},
+    store::{log::AppendError, sessions::SessionKey},
 };
 
 /// Messages in one page of history or of what was found, at most and by default.
@@ -306,12 +306,12 @@ fn bad_name(why: NameError) -> Reject {
     bad(why.to_string())
 }
 
-impl From<SubmitError> for Reject {
-    fn from(error: SubmitError) -> Self {
+impl From<AppendError> for Reject {
+    fn from(error: AppendError) -> Self {
         let code = match error {
-            SubmitError::Unavailable => Code::Unavailable,
-            SubmitError::Unconfirmed => Code::Unconfirmed,
-            SubmitError::Busy => Code::Busy,
+            AppendError::Unavailable => Code::Unavailable,
+            AppendError::Unconfirmed => Code::Unconfirmed,
+            AppendError::Busy => Code::Busy,
         };
         Self::new(code, error.to_string())
     }

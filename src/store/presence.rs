@@ -1,14 +1,29 @@
-//! What the buses know of people: who is in which room, what they are called, what they have read.
+//! The port of presence: which users are in which room, and signals that nothing keeps.
 
+use futures_util::future::BoxFuture;
+
+use super::ReadError;
 use crate::domain::{
     name::{RoomName, UserId},
     user::User,
 };
 
-/// Unread messages are counted up to this many.
-pub const UNREAD_MAX: u32 = 999;
-/// Rooms that a user has marks in, per partition. One more, and his oldest mark is forgotten.
-pub const MARKS_MAX: u32 = 1_000;
+pub trait PresenceStore: Send + Sync + std::fmt::Debug + 'static {
+    /// This node has at least one connection of this user in this room, until `remove` or until
+    /// the node's lease ends. Never waits: the store tries until it is so. The same user again with
+    /// another name or picture changes how `members` shows them, and tells nobody.
+    fn add(&self, room: RoomName, user: User);
+
+    /// The last connection of this user in this room has ended on this node.
+    fn remove(&self, room: RoomName, user: UserId);
+
+    /// The users in a room now, on whatever node. It includes all steps up to its version.
+    fn members(&self, room: RoomName, users_max: u32) -> BoxFuture<'_, Result<Members, ReadError>>;
+
+    /// Tells every node, this one too, over the partition of its room; a profile over partition 0.
+    /// Never waits, and does its best.
+    fn publish(&self, signal: Signal);
+}
 
 /// What nodes tell each other and nobody keeps: lost when it is lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,9 +69,6 @@ impl Signal {
     }
 }
 
-/// A room, up to where a user has read it, and how many messages of others come after that.
-pub type Unread = (RoomName, u64, u32);
-
 /// A room's roster at one version of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Members {
@@ -64,14 +76,4 @@ pub struct Members {
     pub count: u32,
     /// In the order of their ids. Empty when there are more than were asked for.
     pub users: Vec<User>,
-}
-
-/// A room as it stands in a list of rooms.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RoomSummary {
-    pub room: RoomName,
-    /// People in it now.
-    pub count: u32,
-    /// Of its last message, 0 if none is known.
-    pub seq: u64,
 }

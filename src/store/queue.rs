@@ -9,8 +9,8 @@ use std::sync::{
 
 use tokio::sync::mpsc::{self, error::TrySendError};
 
+use super::log::{AppendError, Settle};
 use crate::domain::message::Draft;
-use crate::store::{Settle, SubmitError};
 
 /// Drafts that may wait for one writer.
 const DRAFTS_MAX: usize = 65_536;
@@ -55,7 +55,7 @@ impl DraftQueue {
         let size = draft.body.as_json().len();
         if self.bytes.fetch_add(size, Ordering::Relaxed) + size > BYTES_MAX {
             self.bytes.fetch_sub(size, Ordering::Relaxed);
-            return settle(Err(SubmitError::Busy));
+            return settle(Err(AppendError::Busy));
         }
         let waiting = QueuedDraft { draft, settle };
         let refused = match self.sender().as_ref() {
@@ -64,8 +64,8 @@ impl DraftQueue {
         };
         let (waiting, error) = match refused {
             Ok(()) => return,
-            Err(TrySendError::Full(waiting)) => (waiting, SubmitError::Busy),
-            Err(TrySendError::Closed(waiting)) => (waiting, SubmitError::Unavailable),
+            Err(TrySendError::Full(waiting)) => (waiting, AppendError::Busy),
+            Err(TrySendError::Closed(waiting)) => (waiting, AppendError::Unavailable),
         };
         self.bytes.fetch_sub(size, Ordering::Relaxed);
         (waiting.settle)(Err(error));

@@ -1,18 +1,30 @@
 //! What a search answers, and how it is done where no index is: page by page, a bounded part of the
 //! history at a time.
 
+use futures_util::future::BoxFuture;
+
+use super::{
+    ReadError,
+    log::{History, MessageLog, size},
+};
 use crate::domain::{
     message::{Body, Epoch, Message},
     page::Page,
     search::{Search, words},
 };
-use crate::store::{Bus, History, ReadError, size};
 
 /// Messages, and bytes of them, after which one search has looked at enough.
 const MESSAGES_MAX: usize = 2_000;
 const BYTES_MAX: usize = 1 << 20;
 /// Messages that are read at once.
 const PAGE_MESSAGES: u32 = 100;
+
+pub trait SearchIndex: Send + Sync + std::fmt::Debug + 'static {
+    /// The newest messages of a room that have the words; a message that history does not show is
+    /// not found. One call does a bounded piece of work, so fewer may be found than there are: then
+    /// `Found::next` says where to go on. Calls wait for each other, so that few run at a time.
+    fn search(&self, search: Search) -> BoxFuture<'_, Result<Found, ReadError>>;
+}
 
 /// What a search has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,14 +54,14 @@ impl Found {
 }
 
 /// Looks through the history after `floor`, newest first, for as much as one search may.
-pub async fn scan(bus: &dyn Bus, search: &Search, floor: u64) -> Result<Found, ReadError> {
+pub async fn scan(log: &dyn MessageLog, search: &Search, floor: u64) -> Result<Found, ReadError> {
     let limit = search.limit as usize;
     let mut page = search.before.map_or(Page::Newest, Page::Before);
     let mut epoch = None;
     let mut found = Vec::new();
     let (mut looked_at, mut bytes) = (0, 0);
     let next = loop {
-        let history = bus.history(search.room.clone(), page, PAGE_MESSAGES).await?;
+        let history = log.history(search.room.clone(), page, PAGE_MESSAGES).await?;
         let History { top, messages, more, trimmed: _ } = history;
         if *epoch.get_or_insert_with(|| top.epoch.clone()) != top.epoch {
             return Err(ReadError::Unavailable("the log was lost just now".to_owned()));

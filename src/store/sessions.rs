@@ -1,20 +1,55 @@
-//! What the buses keep of a session, so that a client that lost its connection can go on.
+//! The port of sessions: what a store keeps of one, so that a client that lost its connection can
+//! go on.
 //!
 //! A session outlives its connection and its node. Its key is a secret: whoever knows it can take
-//! the session over, so it is never shown, and a `Debug` does not reveal it. A bus knows a session
+//! the session over, so it is never shown, and a `Debug` does not reveal it. A store knows a session
 //! by its public id, the key's fingerprint, so what it keeps opens none.
 
 use std::{fmt, sync::Arc};
 
+use futures_util::future::BoxFuture;
 use sha2::{Digest, Sha256};
 
+use super::ReadError;
 use crate::{
     domain::{
-        message::{Epoch, Message, Position},
+        message::{Epoch, Position},
         name::{NameError, PublicId, RoomName, UserId},
     },
     random,
 };
+
+pub trait SessionStore: Send + Sync + fmt::Debug + 'static {
+    /// Stores a session, or what has changed of it, for as long as its connection lives and
+    /// `recovery_window` beyond. `false`: another holder has claimed it; nothing was written, and
+    /// it may be that nothing else tells of the loss.
+    /// After an error it is not stored yet: a store that many nodes share tries again on its own.
+    /// There must be no save by a holder after its `release`.
+    fn save(
+        &self,
+        session: PublicId,
+        holder: Holder,
+        record: SessionRecord,
+    ) -> BoxFuture<'_, Result<bool, ReadError>>;
+
+    /// Takes a session over: from now on `holder` holds it, and the former holder's node is told
+    /// (`NodeEvent::SessionTaken`). `None`: unknown, expired, or another user's, and then nothing
+    /// has changed. The new holder can lose it again at any time, even before this returns. After
+    /// an error it is unknown whether it was claimed; trying again with the same holder is safe.
+    fn claim(
+        &self,
+        session: PublicId,
+        holder: Holder,
+        user: UserId,
+    ) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>>;
+
+    /// The holder's connection has ended: the session can be claimed for `recovery_window` from
+    /// now. Never waits, and does its best; a session whose release got lost ends a while later.
+    fn release(&self, session: PublicId, holder: Holder);
+
+    /// What was last saved of a session that lives or can be claimed, without taking it.
+    fn read(&self, session: PublicId) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>>;
+}
 
 /// Longest key, in characters.
 const KEY_CHARS_MAX: usize = 64;
@@ -114,22 +149,6 @@ impl Joined {
             |(epoch, seq): &(String, u64)| Position { epoch: Epoch::new(epoch), seq: *seq };
         Ok(Self { room: RoomName::parse(room)?, since: since.as_ref().map(position) })
     }
-}
-
-/// How many bytes of bodies a `Tail` has at most, unless its first message alone has more.
-pub const TAIL_BYTES_MAX: usize = 256 << 10;
-
-/// What a partition's log has after a position.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Tail {
-    /// Oldest first and without a hole. When the last one is not at `top`, there are more; none
-    /// are left when it is empty.
-    Messages { messages: Vec<Message>, top: Position },
-    /// Messages after the position are gone; `first` is the oldest `seq` that is still there, or
-    /// the next one to come.
-    Trimmed { first: u64 },
-    /// The log is not the one that the position was given in, so it says nothing here.
-    OtherEpoch,
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! The contract of `bus/mod.rs` as a suite that every bus passes.
+//! The contract of `store/mod.rs` as a suite that every store passes.
 //!
-//! A bus joins with an `impl Log` and one line: `contract!(name, Type)`, and by the word
+//! A store joins with an `impl Log` and one line: `contract!(name, Type)`, and by the word
 //! `persistent` or `shared` also the cases for logs that outlive a node or have several.
 
 use std::{
@@ -17,12 +17,15 @@ use roomcast::{
         message::{Body, Draft, Message},
         page::Page,
     },
-    store::{DELIVERY_BATCHES_MAX, Delivery, RetentionPolicy, SubmitError},
+    store::{
+        RetentionPolicy,
+        log::{AppendError, LOG_EVENT_BATCHES_MAX, LogEvent},
+    },
 };
 use tokio::{sync::mpsc, time::timeout};
 
-use crate::harness::bus::{
-    DEADLINE, Log, check_dense, draft, later, message, retention, room, store, telling, until,
+use crate::harness::store::{
+    DEADLINE, Log, check_dense, draft, later, message, must_append, retention, room, telling, until,
 };
 
 pub async fn order_of_80_000<L: Log>() {
@@ -34,7 +37,7 @@ pub async fn order_of_80_000<L: Log>() {
     check_dense(&drafts, &stored, &heard);
     assert_eq!(node.whole_history("lobby").await, heard);
     node.hear_no_more().await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn each_submitter_keeps_its_order<L: Log>() {
@@ -44,12 +47,12 @@ pub async fn each_submitter_keeps_its_order<L: Log>() {
     let names = ["ann", "bob", "cem", "dee"];
     let mut submitters = tokio::task::JoinSet::new();
     for name in names {
-        let bus = Arc::clone(&node.bus);
+        let store = node.store.clone();
         submitters.spawn(async move {
             let (settled, mut outcomes) = mpsc::channel(EACH);
             for n in 0..EACH {
                 let draft = draft(name, name, &n.to_string(), &n.to_string());
-                bus.submit(draft, telling(n, &settled));
+                store.log.append(draft, telling(n, &settled));
                 tokio::task::yield_now().await;
             }
             for n in 0..EACH {
@@ -72,7 +75,7 @@ pub async fn each_submitter_keeps_its_order<L: Log>() {
         let kept = node.whole_history(name).await;
         assert!(own.into_iter().eq(&kept), "the history of {name} has the order of all");
     }
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn a_retry_shows_once<L: Log>() {
@@ -85,7 +88,7 @@ pub async fn a_retry_shows_once<L: Log>() {
     for number in 0..3 {
         let body = Body::from_json(&format!("\"try {number}\""));
         let again = later(original.clone(), Duration::from_millis(number));
-        node.bus.submit(Draft { body, ..again }, telling(0, &settled));
+        node.store.log.append(Draft { body, ..again }, telling(0, &settled));
     }
     let mut stored = Vec::new();
     for _ in 0..3 {
@@ -98,20 +101,20 @@ pub async fn a_retry_shows_once<L: Log>() {
     assert_eq!(stored, [first.clone(), first.clone(), first.clone()], "in one batch");
     assert_eq!(node.hear(1).await[0].body.as_json(), "\"try 0\"");
 
-    assert_eq!(store(&*node.bus, original.clone()).await, first, "in a later batch");
+    assert_eq!(must_append(&node.store, original.clone()).await, first, "in a later batch");
     let elsewhere = Draft { room: room("other"), ..original.clone() };
-    assert_eq!(store(&*node.bus, elsewhere).await, first, "named for another room");
+    assert_eq!(must_append(&node.store, elsewhere).await, first, "named for another room");
     let late = later(original.clone(), window);
-    assert_eq!(store(&*node.bus, late).await, first, "at the window's end");
+    assert_eq!(must_append(&node.store, late).await, first, "at the window's end");
     node.hear_no_more().await;
 
-    let other = store(&*node.bus, draft("lobby", "bob", "one", "2")).await;
+    let other = must_append(&node.store, draft("lobby", "bob", "one", "2")).await;
     assert_ne!(other.position, first.position, "an id belongs to its sender");
     node.hear(1).await;
 
     assert_eq!(node.whole_history("lobby").await.len(), 2);
     assert_eq!(node.history("other", Page::Newest, 10).await.messages, []);
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 /// Ids in a hostile order, as random UUIDs are: every one of them is still known.
@@ -128,7 +131,7 @@ pub async fn many_ids_are_recognised<L: Log>() {
     check_dense(&drafts, &first, &heard);
     let (settled, mut outcomes) = mpsc::channel(drafts.len());
     for (number, draft) in drafts.iter().enumerate().rev() {
-        node.bus.submit(draft.clone(), telling(number, &settled));
+        node.store.log.append(draft.clone(), telling(number, &settled));
     }
     for _ in 0..drafts.len() {
         let (number, again) =
@@ -136,7 +139,7 @@ pub async fn many_ids_are_recognised<L: Log>() {
         assert_eq!(again.as_ref(), Ok(&first[number]));
     }
     node.hear_no_more().await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn an_ack_means_stored<L: Log>() {
@@ -144,13 +147,13 @@ pub async fn an_ack_means_stored<L: Log>() {
     let mut node = log.node().await;
     for n in 0..200 {
         let draft = draft("lobby", "ann", &format!("m{n}"), &n.to_string());
-        let stored = store(&*node.bus, draft.clone()).await;
+        let stored = must_append(&node.store, draft.clone()).await;
         let newest = node.history("lobby", Page::Newest, 1).await;
         assert_eq!(newest.messages, [message(draft, &stored)]);
         assert_eq!(newest.top, stored.position);
         node.hear(1).await;
     }
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn two_rooms_share_one_order<L: Log>() {
@@ -161,7 +164,7 @@ pub async fn two_rooms_share_one_order<L: Log>() {
         .collect();
     let (stored, heard) = node.pass(&drafts).await;
     check_dense(&drafts, &stored, &heard);
-    assert_eq!(node.bus.partition(&room("red")), node.bus.partition(&room("blue")));
+    assert_eq!(node.store.log.partition(&room("red")), node.store.log.partition(&room("blue")));
     for name in ["red", "blue"] {
         let page = node.history(name, Page::Newest, 1_000).await;
         let own: Vec<_> =
@@ -169,7 +172,7 @@ pub async fn two_rooms_share_one_order<L: Log>() {
         assert_eq!(page.messages, own);
         assert_eq!(page.top, heard[99].position, "top is of all rooms");
     }
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 /// Every page of a room is what a list would answer.
@@ -205,7 +208,7 @@ pub async fn history_pages<L: Log>() {
             }
         }
     }
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 /// What a page of a list is, and whether there is more in its direction.
@@ -230,7 +233,7 @@ pub async fn what_is_trimmed_is_told<L: Log>() {
     let mut log = L::fresh(RetentionPolicy { history_max: 200, ..retention() }).await;
     let mut node = log.node().await;
     let mut sent = 0_u64;
-    let quiet = store(&*node.bus, draft("quiet", "bob", "q", "0")).await;
+    let quiet = must_append(&node.store, draft("quiet", "bob", "q", "0")).await;
     node.hear(1).await;
     let deadline = tokio::time::Instant::now() + DEADLINE;
     loop {
@@ -254,7 +257,7 @@ pub async fn what_is_trimmed_is_told<L: Log>() {
     assert_eq!(newest.messages.len(), 200, "what is promised is kept");
     let kept = node.history("quiet", Page::After(0), 10).await;
     assert_eq!((kept.messages.len(), kept.trimmed), (1, false), "a loud room evicts no quiet one");
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn bodies_come_out_byte_for_byte<L: Log>() {
@@ -284,7 +287,7 @@ pub async fn bodies_come_out_byte_for_byte<L: Log>() {
     for (heard, body) in heard.iter().zip(bodies) {
         assert_eq!(heard.body.as_json(), body);
     }
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 /// Far more than a node may keep waiting: the rest is refused at once, and nothing is lost track of.
@@ -294,13 +297,13 @@ pub async fn a_full_queue_is_busy<L: Log>() {
     let mut node = log.node().await;
     let (settled, mut outcomes) = mpsc::channel(COUNT);
     for n in 0..COUNT {
-        node.bus.submit(draft("lobby", "ann", &format!("m{n}"), "0"), telling(n, &settled));
+        node.store.log.append(draft("lobby", "ann", &format!("m{n}"), "0"), telling(n, &settled));
     }
     drop(settled);
-    let bus = Arc::clone(&node.bus);
+    let store = node.store.clone();
     let hearing = async {
         let mut heard = Vec::new();
-        while let Some(batch) = node.deliveries.recv().await {
+        while let Some(batch) = node.log_events.recv().await {
             heard.extend(batch);
         }
         heard
@@ -312,11 +315,11 @@ pub async fn a_full_queue_is_busy<L: Log>() {
             assert!(seen.insert(number), "{number} settled twice");
             match outcome {
                 Ok(position) => stored.push((number, position)),
-                Err(error) => assert_eq!(error, SubmitError::Busy),
+                Err(error) => assert_eq!(error, AppendError::Busy),
             }
         }
         assert_eq!(seen.len(), COUNT, "each is settled");
-        bus.close().await;
+        store.lifecycle.close().await;
         stored
     };
     let (heard, stored) =
@@ -325,7 +328,7 @@ pub async fn a_full_queue_is_busy<L: Log>() {
     assert!(stored.is_sorted_by_key(|(number, _)| *number), "settled in order");
     assert_eq!(heard.len(), stored.len());
     for ((number, stored), heard) in stored.iter().zip(&heard) {
-        let Delivery::Message(heard) = heard else { panic!("{heard:?}") };
+        let LogEvent::Message(heard) = heard else { panic!("{heard:?}") };
         assert_eq!(
             (heard.id.as_str(), &heard.position),
             (&*format!("m{number}"), &stored.position)
@@ -342,7 +345,7 @@ pub async fn a_slow_reader_loses_nothing<L: Log>() {
     let settled = Arc::new(AtomicUsize::new(0));
     for draft in &drafts {
         let settled = Arc::clone(&settled);
-        node.bus.submit(
+        node.store.log.append(
             draft.clone(),
             Box::new(move |result| {
                 result.expect("it is stored");
@@ -350,9 +353,9 @@ pub async fn a_slow_reader_loses_nothing<L: Log>() {
             }),
         );
     }
-    // Nobody reads until the bus has gone as far as it goes without a reader.
-    until("the bus fills the road", || {
-        node.deliveries.len() == DELIVERY_BATCHES_MAX
+    // Nobody reads until the store has gone as far as it goes without a reader.
+    until("the store fills the road", || {
+        node.log_events.len() == LOG_EVENT_BATCHES_MAX
             || settled.load(Ordering::Relaxed) == drafts.len()
     })
     .await;
@@ -362,7 +365,7 @@ pub async fn a_slow_reader_loses_nothing<L: Log>() {
     }
     node.hear_no_more().await;
     assert_eq!(settled.load(Ordering::Relaxed), drafts.len());
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn after_close_nothing_is_stored<L: Log>() {
@@ -371,25 +374,25 @@ pub async fn after_close_nothing_is_stored<L: Log>() {
     let mut node = log.node().await;
     let (settled, mut outcomes) = mpsc::channel(COUNT + 1);
     for n in 0..COUNT {
-        node.bus.submit(draft("lobby", "ann", &format!("m{n}"), "0"), telling(n, &settled));
+        node.store.log.append(draft("lobby", "ann", &format!("m{n}"), "0"), telling(n, &settled));
     }
-    let bus = Arc::clone(&node.bus);
+    let store = node.store.clone();
     let (heard, ()) = tokio::join!(node.hear(COUNT), async {
-        timeout(DEADLINE, bus.close()).await.expect("it closes");
+        timeout(DEADLINE, store.lifecycle.close()).await.expect("it closes");
     });
     assert_eq!(heard.len(), COUNT);
     assert_eq!(outcomes.len(), COUNT, "what waited is settled when close returns");
-    bus.submit(draft("lobby", "ann", "late", "0"), telling(COUNT, &settled));
+    store.log.append(draft("lobby", "ann", "late", "0"), telling(COUNT, &settled));
     drop(settled);
     for n in 0..COUNT {
         let (number, outcome) = outcomes.recv().await.expect("it is settled");
         assert_eq!(number, n);
         outcome.expect("it is stored");
     }
-    assert_eq!(outcomes.recv().await, Some((COUNT, Err(SubmitError::Unavailable))));
+    assert_eq!(outcomes.recv().await, Some((COUNT, Err(AppendError::Unavailable))));
     assert_eq!(outcomes.recv().await, None, "settled once");
-    assert_eq!(node.deliveries.recv().await, None, "nothing more, and the road has an end");
-    timeout(DEADLINE, bus.close()).await.expect("closing twice is closing");
+    assert_eq!(node.log_events.recv().await, None, "nothing more, and the road has an end");
+    timeout(DEADLINE, store.lifecycle.close()).await.expect("closing twice is closing");
 }
 
 pub async fn a_restart_goes_on<L: Log>() {
@@ -400,18 +403,22 @@ pub async fn a_restart_goes_on<L: Log>() {
         .collect();
     let (stored, heard) = node.pass(&drafts).await;
     let before = [node.whole_history("red").await, node.whole_history("blue").await];
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 
     let mut node = log.node().await;
     let after = [node.whole_history("red").await, node.whole_history("blue").await];
     assert_eq!(after, before, "the history is the same");
-    assert_eq!(store(&*node.bus, drafts[7].clone()).await, stored[7], "a retry after a restart");
+    assert_eq!(
+        must_append(&node.store, drafts[7].clone()).await,
+        stored[7],
+        "a retry after a restart"
+    );
     let next = draft("red", "ann", "next", "0");
-    let at = store(&*node.bus, next.clone()).await;
+    let at = must_append(&node.store, next.clone()).await;
     assert_eq!(at.position.seq, 1_001, "the sequence goes on");
     assert_eq!(at.position.epoch, heard[0].position.epoch, "so does the epoch");
     assert_eq!(node.hear(1).await, [message(next, &at)], "only what is new is heard");
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 #[allow(dead_code, reason = "for logs that several nodes share; the embedded one has one node")]
@@ -423,7 +430,7 @@ pub async fn nodes_are_one_chat<L: Log>() {
     for n in 0..EACH {
         for (node, name) in nodes.iter().zip(["ann", "bob"]) {
             let draft = draft("lobby", name, &n.to_string(), &n.to_string());
-            node.bus.submit(draft, telling(n, &settled));
+            node.store.log.append(draft, telling(n, &settled));
         }
     }
     let [one, two] = &mut nodes;
@@ -442,18 +449,18 @@ pub async fn nodes_are_one_chat<L: Log>() {
     }
     // A retry that goes to the other node is the same message.
     let original = draft("lobby", "cem", "one", "0");
-    let first = store(&*nodes[0].bus, original.clone()).await;
-    assert_eq!(store(&*nodes[1].bus, original).await, first);
+    let first = must_append(&nodes[0].store, original.clone()).await;
+    assert_eq!(must_append(&nodes[1].store, original).await, first);
     for node in &mut nodes {
         node.hear(1).await;
     }
     // And a node that starts now hears only what comes.
     let mut third = log.node().await;
     let draft = draft("lobby", "dee", "one", "0");
-    let stored = store(&*third.bus, draft.clone()).await;
+    let stored = must_append(&third.store, draft.clone()).await;
     assert_eq!(third.hear(1).await, [message(draft, &stored)]);
     for node in nodes.iter().chain([&third]) {
-        node.bus.close().await;
+        node.store.lifecycle.close().await;
     }
 }
 

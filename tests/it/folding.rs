@@ -1,4 +1,4 @@
-//! What becomes of messages: every bus shows in history, and finds, what the records that it has
+//! What becomes of messages: every store shows in history, and finds, what the records that it has
 //! delivered make of them by the rule of `domain/changes.rs`.
 
 mod kept;
@@ -13,7 +13,7 @@ use roomcast::{
         page::Page,
         search::Query,
     },
-    store::{Bus, RetentionPolicy, search::words_of, sessions::Tail},
+    store::{RetentionPolicy, Store, log::LogTail, search::words_of},
 };
 use serde_json::json;
 
@@ -21,8 +21,8 @@ use crate::{
     contract::model,
     harness::{
         Random,
-        bus::{DEADLINE, Log, Node, check_dense, draft, later, retention, room, store},
         redis::Reply,
+        store::{DEADLINE, Log, Node, check_dense, draft, later, must_append, retention, room},
     },
     redis::Shared,
     search::{search_all, until_indexed},
@@ -122,19 +122,19 @@ async fn check(node: &Node, heard: &[Message]) {
             let query = Query::parse(word).expect("a query");
             let has = |message: &&Message| query.is_in(&words_of(&message.body));
             let expected: Vec<Message> = all.iter().filter(has).cloned().collect();
-            let (found, _) = search_all(&*node.bus, name, word, 50).await;
+            let (found, _) = search_all(&node.store, name, word, 50).await;
             assert_eq!(found, expected, "{word} in {name}");
         }
     }
 }
 
 /// The whole log: what a message said at first may be gone from it, the records are not.
-async fn tail(bus: &dyn Bus, epoch: &Epoch) -> Vec<Message> {
+async fn tail(store: &Store, epoch: &Epoch) -> Vec<Message> {
     let mut all: Vec<Message> = Vec::new();
     loop {
         let after = Position { epoch: epoch.clone(), seq: all.len() as u64 };
-        let piece = bus.tail(0, after, 300).await.expect("it can be read");
-        let Tail::Messages { messages, top } = piece else { panic!("{piece:?}") };
+        let piece = store.log.tail(0, after, 300).await.expect("it can be read");
+        let LogTail::Messages { messages, top } = piece else { panic!("{piece:?}") };
         all.extend(messages);
         if all.len() as u64 == top.seq {
             return all;
@@ -150,7 +150,7 @@ async fn history_is_the_fold_of_what_was_delivered<L: Log>() {
         let (stored, heard) = node.pass(&drafts).await;
         check_dense(&drafts, &stored, &heard);
         check(&node, &heard).await;
-        let tail = tail(&*node.bus, &heard[0].position.epoch).await;
+        let tail = tail(&node.store, &heard[0].position.epoch).await;
         let what = |message: &Message| {
             (message.position.clone(), message.about.map(|about| about.change), message.at)
         };
@@ -159,11 +159,11 @@ async fn history_is_the_fold_of_what_was_delivered<L: Log>() {
         let again = drafts.iter().zip(&stored).filter(|(draft, _)| draft.about.is_some());
         for (draft, first) in again.step_by(25) {
             let retry = later(draft.clone(), Duration::from_secs(1));
-            assert_eq!(store(&*node.bus, retry).await, *first);
+            assert_eq!(must_append(&node.store, retry).await, *first);
         }
         check(&node, &heard).await;
         node.hear_no_more().await;
-        node.bus.close().await;
+        node.store.lifecycle.close().await;
     }
 }
 
@@ -171,13 +171,13 @@ async fn a_restart_keeps_what_has_become_of_messages<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let mut node = log.node().await;
     let (_, mut heard) = node.pass(&drafts(7, 0, 700)).await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
     let mut node = log.node().await;
     check(&node, &heard).await;
     let (_, more) = node.pass(&drafts(8, 700, 300)).await;
     heard.extend(more);
     check(&node, &heard).await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 async fn records_are_not_counted<L: Log>() {
@@ -187,8 +187,8 @@ async fn records_are_not_counted<L: Log>() {
     let two = RoomName::direct(&ann, &bob).expect("a room");
     let dm = two.as_str();
     for user in [&ann, &bob] {
-        node.bus.mark_read(user.clone(), room("red"), 0).await.expect("it is kept");
-        node.bus.mark_read(user.clone(), two.clone(), 0).await.expect("it is kept");
+        node.store.inbox.mark_read(user.clone(), room("red"), 0).await.expect("it is kept");
+        node.store.inbox.mark_read(user.clone(), two.clone(), 0).await.expect("it is kept");
     }
     let mut drafts = vec![said("red", "a", "one"), said("red", "b", "two"), said(dm, "c", "three")];
     for n in 0..2_000 {
@@ -202,15 +202,15 @@ async fn records_are_not_counted<L: Log>() {
     assert_eq!(node.whole_history("red").await, [as_said(0), as_said(1)], "none has come to stay");
     assert_eq!(node.whole_history(dm).await, [as_said(2)]);
     assert_eq!(node.whole_history("empty").await, []);
-    let rooms = node.bus.rooms(10).await.expect("they can be read");
+    let rooms = node.store.log.rooms(10).await.expect("they can be read");
     let rooms: Vec<_> = rooms.iter().map(|known| (known.room.as_str(), known.seq)).collect();
     assert_eq!(rooms, [("red", 2)]);
-    let direct = node.bus.direct_rooms(bob.clone()).await.expect("they can be read");
+    let direct = node.store.inbox.direct_rooms(bob.clone()).await.expect("they can be read");
     assert_eq!(direct, [(two.clone(), 3)]);
-    let unread = node.bus.unread(bob, vec![room("red"), two.clone()]).await;
+    let unread = node.store.inbox.unread(bob, vec![room("red"), two.clone()]).await;
     let unread = unread.expect("it can be counted");
     assert_eq!(unread, [(room("red"), 0, 2), (two, 0, 1)]);
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 async fn what_is_trimmed_takes_its_state_along<L: Log>() {
@@ -239,14 +239,14 @@ async fn what_is_trimmed_takes_its_state_along<L: Log>() {
         assert!(tokio::time::Instant::now() < deadline, "nothing is trimmed after {sent}");
     };
     let late = record("red", "bob", "late", (Change::Edit, 1), "word");
-    store(&*node.bus, late).await;
+    must_append(&node.store, late).await;
     heard.extend(node.hear(1).await);
     let kept = node.whole_history("red").await;
     let now = kept.first().expect("there are messages").position.seq;
     let mut expected = folded(&heard, "red");
     expected.retain(|message| message.position.seq >= now);
     assert!(now >= first && kept == expected, "from {now}");
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 macro_rules! cases {
@@ -300,7 +300,7 @@ async fn every_node_shows_the_same() {
     }
     for node in [&one, &two] {
         check(node, &heard).await;
-        node.bus.close().await;
+        node.store.lifecycle.close().await;
     }
     for name in ROOMS {
         let all = folded(&heard, name);
@@ -320,5 +320,5 @@ async fn what_is_indexed_already_is_found_as_it_is_now() {
         until_indexed(dir.path(), (round + 1) * 400 - 255).await;
         check(&node, &heard).await;
     }
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }

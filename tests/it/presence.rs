@@ -1,4 +1,4 @@
-//! What `bus/mod.rs` promises of people, as a suite that every bus passes: who is in which room, and
+//! What `store/mod.rs` promises of people, as a suite that every store passes: who is in which room, and
 //! what is told of it. `presence_contract!(name, Log)` is for this and for `profiles.rs`.
 
 use std::collections::{BTreeMap, HashMap};
@@ -10,16 +10,16 @@ use roomcast::{
         user::{PICTURE_BYTES_MAX, Patch, Picture, User},
     },
     store::{
-        Bus, Delivery,
-        presence::{Members, RoomSummary, Signal},
+        NodeEvent, Store,
+        log::RoomSummary,
+        presence::{Members, Signal},
     },
 };
 use tokio::time::timeout;
 
 use crate::harness::{
-    Random,
-    bus::{DEADLINE, Log, Node, draft, retention, room, store},
-    eventually,
+    Random, eventually,
+    store::{DEADLINE, Log, Node, draft, must_append, retention, room},
 };
 
 pub fn id(text: &str) -> UserId {
@@ -31,8 +31,8 @@ pub fn person(user: &str, name: &str) -> User {
     User { id: id(user), name, picture: None }
 }
 
-pub async fn members(bus: &dyn Bus, name: &str) -> Members {
-    let members = timeout(DEADLINE, bus.members(room(name), 100_000)).await;
+pub async fn members(store: &Store, name: &str) -> Members {
+    let members = timeout(DEADLINE, store.presence.members(room(name), 100_000)).await;
     members.expect("in time").expect("it can be read")
 }
 
@@ -42,23 +42,26 @@ pub fn patch(user: &User) -> Patch {
     Patch { user: id, name: Some(name), picture }
 }
 
-pub async fn save(bus: &dyn Bus, user: &User) -> bool {
-    let saved = timeout(DEADLINE, bus.patch_profile(patch(user))).await;
+pub async fn save(store: &Store, user: &User) -> bool {
+    let saved = timeout(DEADLINE, store.profiles.patch(patch(user))).await;
     saved.expect("in time").expect("it can be written").is_some()
 }
 
-pub async fn profile(bus: &dyn Bus, user: &str) -> Option<User> {
-    timeout(DEADLINE, bus.profile(id(user))).await.expect("in time").expect("it can be read")
+pub async fn profile(store: &Store, user: &str) -> Option<User> {
+    timeout(DEADLINE, store.profiles.profile(id(user)))
+        .await
+        .expect("in time")
+        .expect("it can be read")
 }
 
-pub async fn mark(bus: &dyn Bus, user: &str, name: &str, seq: u64) -> u64 {
-    let marked = timeout(DEADLINE, bus.mark_read(id(user), room(name), seq)).await;
+pub async fn mark(store: &Store, user: &str, name: &str, seq: u64) -> u64 {
+    let marked = timeout(DEADLINE, store.inbox.mark_read(id(user), room(name), seq)).await;
     marked.expect("in time").expect("it can be written")
 }
 
 /// A roster, as whoever only hears of its steps knows it.
 #[derive(Debug, Default)]
-pub struct JoinResult {
+pub struct HeardRoster {
     pub version: u64,
     pub users: BTreeMap<UserId, User>,
 }
@@ -66,10 +69,9 @@ pub struct JoinResult {
 /// What a node has heard.
 #[derive(Debug, Default)]
 pub struct Watch {
-    pub rosters: HashMap<RoomName, JoinResult>,
+    pub rosters: HashMap<RoomName, HeardRoster>,
     /// Signals that are no steps.
     pub others: Vec<Signal>,
-    pub messages: usize,
     pub lost: usize,
     pub steps: usize,
     /// Everybody who has left a room, as often as it was told.
@@ -80,26 +82,21 @@ impl Watch {
     /// Goes on listening until it is so.
     pub async fn until(&mut self, node: &mut Node, what: &str, so: impl Fn(&Self) -> bool) {
         while !so(self) {
-            let batch = timeout(DEADLINE, node.deliveries.recv()).await;
-            let batch = batch.unwrap_or_else(|_| panic!("in time: {what}; heard {self:?}"));
-            for delivery in batch.expect("the bus runs") {
-                self.take(delivery);
-            }
+            let event = timeout(DEADLINE, node.node_events.recv()).await;
+            let event = event.unwrap_or_else(|_| panic!("in time: {what}; heard {self:?}"));
+            self.take(event.expect("the store runs"));
         }
     }
 
-    fn take(&mut self, delivery: Delivery) {
-        match delivery {
-            Delivery::Signal(Signal::Presence { room, version, joined, left, count }) => {
+    fn take(&mut self, event: NodeEvent) {
+        match event {
+            NodeEvent::Signal(Signal::Presence { room, version, joined, left, count }) => {
                 self.steps += 1;
                 self.step(&room, version, joined, left);
                 assert_eq!(self.count(room.as_str()), count as usize, "of {room} at {version}");
             }
-            Delivery::Signal(other) => self.others.push(other),
-            Delivery::SignalsLost { .. } => self.lost += 1,
-            Delivery::Message(_) => self.messages += 1,
-            // A log that was lost; what matters here is said by `SignalsLost`.
-            Delivery::NewEpoch { .. } => {}
+            NodeEvent::Signal(other) => self.others.push(other),
+            NodeEvent::SignalsLost { .. } => self.lost += 1,
             other => panic!("{other:?}"),
         }
     }
@@ -128,8 +125,8 @@ impl Watch {
     }
 
     /// Applying the steps to nothing gives what a fresh read gives.
-    pub async fn check(&self, bus: &dyn Bus, name: &str) {
-        let members = members(bus, name).await;
+    pub async fn check(&self, store: &Store, name: &str) {
+        let members = members(store, name).await;
         let heard = &self.rosters[&room(name)];
         let users: Vec<User> = heard.users.values().cloned().collect();
         assert_eq!((members.users, members.count as usize), (users, heard.users.len()), "{name}");
@@ -145,32 +142,32 @@ pub async fn an_edge_is_told_once<L: Log>() {
     let mut node = log.node().await;
     let mut watch = Watch::default();
     let (ann, bob) = (person("ann \"é\"", "Ann \"é\" \u{1f600}"), person("bob", "Bob"));
-    assert_eq!(members(&*node.bus, "köln {1}").await.users, []);
+    assert_eq!(members(&node.store, "köln {1}").await.users, []);
     for _ in 0..2 {
-        node.bus.add_presence(room("köln {1}"), ann.clone());
+        node.store.presence.add(room("köln {1}"), ann.clone());
     }
     watch.until(&mut node, "ann has come", |watch| watch.count("köln {1}") == 1).await;
-    watch.check(&*node.bus, "köln {1}").await;
-    node.bus.add_presence(room("köln {1}"), ann.clone());
-    node.bus.add_presence(room("köln {1}"), bob.clone());
-    node.bus.remove_presence(room("köln {1}"), id("nobody"));
+    watch.check(&node.store, "köln {1}").await;
+    node.store.presence.add(room("köln {1}"), ann.clone());
+    node.store.presence.add(room("köln {1}"), bob.clone());
+    node.store.presence.remove(room("köln {1}"), id("nobody"));
     watch.until(&mut node, "bob has come", |watch| watch.count("köln {1}") == 2).await;
-    watch.check(&*node.bus, "köln {1}").await;
-    let few = node.bus.members(room("köln {1}"), 1).await.expect("it can be read");
+    watch.check(&node.store, "köln {1}").await;
+    let few = node.store.presence.members(room("köln {1}"), 1).await.expect("it can be read");
     assert_eq!((few.count, few.users), (2, vec![]), "more than were asked for");
     for _ in 0..2 {
-        node.bus.remove_presence(room("köln {1}"), ann.id.clone());
+        node.store.presence.remove(room("köln {1}"), ann.id.clone());
     }
     watch.until(&mut node, "ann has left", |watch| watch.count("köln {1}") == 1).await;
-    node.bus.remove_presence(room("köln {1}"), bob.id.clone());
+    node.store.presence.remove(room("köln {1}"), bob.id.clone());
     watch.until(&mut node, "bob has left", |watch| watch.count("köln {1}") == 0).await;
-    watch.check(&*node.bus, "köln {1}").await;
-    node.bus.add_presence(room("köln {1}"), bob.clone());
+    watch.check(&node.store, "köln {1}").await;
+    node.store.presence.add(room("köln {1}"), bob.clone());
     watch.until(&mut node, "bob is back", |watch| watch.count("köln {1}") == 1).await;
-    watch.check(&*node.bus, "köln {1}").await;
+    watch.check(&node.store, "köln {1}").await;
     node.hear_no_more().await;
     assert_eq!(watch.left, [ann.id, bob.id]);
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn a_picture_travels_and_a_name_changes_in_place<L: Log>() {
@@ -180,20 +177,20 @@ pub async fn a_picture_travels_and_a_name_changes_in_place<L: Log>() {
     let long = format!("data:image/png;base64,{}", "a".repeat(PICTURE_BYTES_MAX - 22));
     let picture = Some(Picture::parse(&long).expect("a picture"));
     let ann = User { picture, ..person("ann", "Ann") };
-    node.bus.add_presence(room("lobby"), ann.clone());
+    node.store.presence.add(room("lobby"), ann.clone());
     watch.until(&mut node, "ann has come", |watch| watch.count("lobby") == 1).await;
-    watch.check(&*node.bus, "lobby").await;
-    assert_eq!(members(&*node.bus, "lobby").await.users, [ann]);
-    let version = members(&*node.bus, "lobby").await.version;
+    watch.check(&node.store, "lobby").await;
+    assert_eq!(members(&node.store, "lobby").await.users, [ann]);
+    let version = members(&node.store, "lobby").await.version;
     let anna = person("ann", "Anna");
-    node.bus.add_presence(room("lobby"), anna.clone());
+    node.store.presence.add(room("lobby"), anna.clone());
     eventually("she is called so", DEADLINE, async || {
-        (members(&*node.bus, "lobby").await.users == [anna.clone()]).then_some(())
+        (members(&node.store, "lobby").await.users == [anna.clone()]).then_some(())
     })
     .await;
-    assert_eq!(members(&*node.bus, "lobby").await.version, version);
+    assert_eq!(members(&node.store, "lobby").await.version, version);
     node.hear_no_more().await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn steps_applied_equal_a_fresh_read<L: Log>() {
@@ -208,11 +205,12 @@ pub async fn steps_applied_equal_a_fresh_read<L: Log>() {
             let (at, who) =
                 (usize::try_from(random.between(0, 2)).expect("small"), random.between(0, 9));
             if random.between(0, 1) == 0 {
-                node.bus
-                    .add_presence(room(rooms[at]), person(&format!("u{who}"), &format!("U {who}")));
+                node.store
+                    .presence
+                    .add(room(rooms[at]), person(&format!("u{who}"), &format!("U {who}")));
                 there[at].insert(who, ());
             } else {
-                node.bus.remove_presence(room(rooms[at]), id(&format!("u{who}")));
+                node.store.presence.remove(room(rooms[at]), id(&format!("u{who}")));
                 there[at].remove(&who);
             }
             if random.between(0, 9) == 0 {
@@ -221,7 +219,7 @@ pub async fn steps_applied_equal_a_fresh_read<L: Log>() {
         }
         // Somebody who comes last, everywhere, says when all has been told.
         for name in rooms {
-            node.bus.add_presence(room(name), person("last", "Last"));
+            node.store.presence.add(room(name), person("last", "Last"));
         }
         let all: Vec<Vec<UserId>> = there
             .iter()
@@ -239,16 +237,16 @@ pub async fn steps_applied_equal_a_fresh_read<L: Log>() {
         };
         watch.until(&mut node, "all is told", so).await;
         for name in rooms {
-            watch.check(&*node.bus, name).await;
+            watch.check(&node.store, name).await;
             for user in watch.rosters[&room(name)].users.keys() {
-                node.bus.remove_presence(room(name), user.clone());
+                node.store.presence.remove(room(name), user.clone());
             }
         }
         let empty = |watch: &Watch| rooms.iter().all(|name| watch.count(name) == 0);
         watch.until(&mut node, "all have left", empty).await;
     }
     node.hear_no_more().await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn ten_thousand_come_at_once<L: Log>() {
@@ -257,14 +255,14 @@ pub async fn ten_thousand_come_at_once<L: Log>() {
     let mut node = log.node().await;
     let mut watch = Watch::default();
     for n in 0..COUNT {
-        node.bus.add_presence(room(&format!("room {}", n % 4)), person(&format!("u{n}"), "U"));
+        node.store.presence.add(room(&format!("room {}", n % 4)), person(&format!("u{n}"), "U"));
     }
     let all = |watch: &Watch| (0..4).all(|n| watch.count(&format!("room {n}")) == COUNT / 4);
     watch.until(&mut node, "all have come", all).await;
     for n in 0..4 {
-        watch.check(&*node.bus, &format!("room {n}")).await;
+        watch.check(&node.store, &format!("room {n}")).await;
     }
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn signals_come_back_in_order<L: Log>() {
@@ -283,12 +281,12 @@ pub async fn signals_come_back_in_order<L: Log>() {
         })
         .collect();
     for signal in &signals {
-        node.bus.signal(signal.clone());
+        node.store.presence.publish(signal.clone());
     }
     watch.until(&mut node, "all are heard", |watch| watch.others.len() >= signals.len()).await;
     assert_eq!(watch.others, signals);
     assert_eq!((watch.lost, watch.steps), (0, 0));
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn rooms_with_people_or_messages_are_listed<L: Log>() {
@@ -296,21 +294,19 @@ pub async fn rooms_with_people_or_messages_are_listed<L: Log>() {
     let mut node = log.node().await;
     let mut watch = Watch::default();
     for name in ["silent", "köln", "dm:ann:bob", "late"] {
-        store(&*node.bus, draft(name, "ann", name, "0")).await;
+        must_append(&node.store, draft(name, "ann", name, "0")).await;
     }
     let there = [("köln", 3), ("quiet", 5), ("dm:ann:bob", 2), ("dm:x:y", 2), ("one", 1)];
     for (name, count) in there {
         for n in 0..count {
-            node.bus.add_presence(room(name), person(&format!("u{n}"), "U"));
+            node.store.presence.add(room(name), person(&format!("u{n}"), "U"));
         }
     }
-    let all = |watch: &Watch| {
-        watch.messages == 4 && there.iter().all(|(name, count)| watch.count(name) == *count)
-    };
+    let all = |watch: &Watch| there.iter().all(|(name, count)| watch.count(name) == *count);
     watch.until(&mut node, "all have come", all).await;
-    let bus = std::sync::Arc::clone(&node.bus);
+    let store = node.store.clone();
     let rooms = async |limit| {
-        let rooms = timeout(DEADLINE, bus.rooms(limit)).await.expect("in time");
+        let rooms = timeout(DEADLINE, store.log.rooms(limit)).await.expect("in time");
         rooms.expect("they can be read")
     };
     let summary = |(name, count, seq)| RoomSummary { room: room(name), count, seq };
@@ -321,27 +317,27 @@ pub async fn rooms_with_people_or_messages_are_listed<L: Log>() {
     for limit in 0..=5_u32 {
         assert_eq!(rooms(limit).await, expected[..limit as usize], "{limit}");
     }
-    node.bus.remove_presence(room("one"), id("u0"));
+    node.store.presence.remove(room("one"), id("u0"));
     watch.until(&mut node, "one is empty", |watch| watch.count("one") == 0).await;
     assert_eq!(rooms(100).await.len(), 4, "nothing is left of it");
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn after_close_nobody_waits<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;
     let saving: Vec<_> = (0..100)
-        .map(|n| node.bus.patch_profile(patch(&person(&format!("u{n}"), &format!("U {n}")))))
+        .map(|n| node.store.profiles.patch(patch(&person(&format!("u{n}"), &format!("U {n}")))))
         .collect();
-    let all = async { tokio::join!(join_all(saving), node.bus.close()) };
+    let all = async { tokio::join!(join_all(saving), node.store.lifecycle.close()) };
     timeout(DEADLINE, all).await.expect("all are answered");
-    let late = node.bus.patch_profile(patch(&person("late", "Late")));
+    let late = node.store.profiles.patch(patch(&person("late", "Late")));
     timeout(DEADLINE, late).await.expect("in time").expect_err("it is closed");
-    let late = node.bus.mark_read(id("late"), room("lobby"), 1);
+    let late = node.store.inbox.mark_read(id("late"), room("lobby"), 1);
     timeout(DEADLINE, late).await.expect("in time").expect_err("it is closed");
-    node.bus.add_presence(room("lobby"), person("late", "Late"));
-    node.bus.remove_presence(room("lobby"), id("late"));
-    node.bus.signal(Signal::Profile { user: person("late", "Late") });
+    node.store.presence.add(room("lobby"), person("late", "Late"));
+    node.store.presence.remove(room("lobby"), id("late"));
+    node.store.presence.publish(Signal::Profile { user: person("late", "Late") });
 }
 
 #[allow(dead_code, reason = "for logs that several nodes share; the embedded one has one node")]
@@ -354,37 +350,41 @@ pub async fn a_user_on_two_nodes_is_one<L: Log>() {
         for (node, watch) in nodes.iter_mut().zip(&mut watches) {
             let what = format!("{count} are there");
             watch.until(node, &what, |watch| watch.count("lobby") == count).await;
-            watch.check(&*node.bus, "lobby").await;
+            watch.check(&node.store, "lobby").await;
         }
         watches[0].left.len()
     };
-    nodes[0].bus.add_presence(room("lobby"), ann.clone());
+    nodes[0].store.presence.add(room("lobby"), ann.clone());
     hear(&mut nodes, 1).await;
-    nodes[1].bus.add_presence(room("lobby"), ann.clone());
-    nodes[1].bus.add_presence(room("lobby"), bob.clone());
+    nodes[1].store.presence.add(room("lobby"), ann.clone());
+    nodes[1].store.presence.add(room("lobby"), bob.clone());
     hear(&mut nodes, 2).await;
-    nodes[0].bus.remove_presence(room("lobby"), ann.id.clone());
-    nodes[0].bus.add_presence(room("lobby"), bob.clone());
-    nodes[0].bus.add_presence(room("lobby"), person("cem", "Cem"));
+    nodes[0].store.presence.remove(room("lobby"), ann.id.clone());
+    nodes[0].store.presence.add(room("lobby"), bob.clone());
+    nodes[0].store.presence.add(room("lobby"), person("cem", "Cem"));
     assert_eq!(hear(&mut nodes, 3).await, 0, "ann is still on the other node");
-    nodes[1].bus.remove_presence(room("lobby"), ann.id.clone());
+    nodes[1].store.presence.remove(room("lobby"), ann.id.clone());
     assert_eq!(hear(&mut nodes, 2).await, 1);
-    nodes[1].bus.remove_presence(room("lobby"), bob.id.clone());
-    nodes[0].bus.remove_presence(room("lobby"), bob.id.clone());
+    nodes[1].store.presence.remove(room("lobby"), bob.id.clone());
+    nodes[0].store.presence.remove(room("lobby"), bob.id.clone());
     assert_eq!(hear(&mut nodes, 1).await, 2);
 
-    assert!(save(&*nodes[0].bus, &ann).await);
-    assert!(!save(&*nodes[1].bus, &person("bob", "ANN")).await, "taken on the other node");
-    assert!(save(&*nodes[1].bus, &person("ann", "Anna")).await);
-    assert!(save(&*nodes[0].bus, &person("bob", "Ann")).await, "and freed on it");
-    nodes[0].bus.signal(Signal::Typing { room: room("red"), user: ann.clone(), typing: true });
+    assert!(save(&nodes[0].store, &ann).await);
+    assert!(!save(&nodes[1].store, &person("bob", "ANN")).await, "taken on the other node");
+    assert!(save(&nodes[1].store, &person("ann", "Anna")).await);
+    assert!(save(&nodes[0].store, &person("bob", "Ann")).await, "and freed on it");
+    nodes[0].store.presence.publish(Signal::Typing {
+        room: room("red"),
+        user: ann.clone(),
+        typing: true,
+    });
     for (node, watch) in nodes.iter_mut().zip(&mut watches) {
         let typing = |signal: &Signal| matches!(signal, Signal::Typing { .. });
         watch.until(node, "ann types", |watch| watch.others.iter().any(typing)).await;
         watch.until(node, "names", |watch| watch.others.len() == 4).await;
     }
     for node in &nodes {
-        node.bus.close().await;
+        node.store.lifecycle.close().await;
     }
 }
 

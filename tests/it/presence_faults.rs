@@ -2,15 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use roomcast::store::Bus;
+use roomcast::store::Store;
 
 use crate::{
     harness::{
-        PATIENCE,
-        bus::{DEADLINE, Log, Node, retention, room},
-        eventually,
+        PATIENCE, eventually,
         proxy::{Network, Proxy},
         redis::{Keeps, Redis, Reply},
+        store::{DEADLINE, Log, Node, retention, room},
     },
     presence::{Watch, id, members, person, save},
     redis::{Shared, open, ready},
@@ -28,7 +27,7 @@ const LEASE: Duration = Duration::from_secs(10);
 /// Two or more are there, sooner or later, whatever was told meanwhile.
 async fn are_there(node: &Node, name: &str, wanted: &[&str]) {
     eventually("they are there", DEADLINE, async || {
-        let members = node.bus.members(room(name), 1_000).await.ok()?;
+        let members = node.store.presence.members(room(name), 1_000).await.ok()?;
         let ids: Vec<&str> = members.users.iter().map(|user| user.id.as_str()).collect();
         (ids == wanted).then_some(())
     })
@@ -47,11 +46,11 @@ async fn the_people_of_a_dead_node_leave_once() {
     // More than one call takes away, in several rooms.
     for n in 0..1_000 {
         let name = format!("room {}", n % 3);
-        mortal.node.bus.add_presence(room(&name), person(&format!("u{n}"), "U"));
+        mortal.node.store.presence.add(room(&name), person(&format!("u{n}"), "U"));
     }
-    mortal.node.bus.add_presence(room("lobby"), person("ann", "Ann"));
-    mortal.node.bus.add_presence(room("lobby"), person("bob", "Bob"));
-    nodes[0].bus.add_presence(room("lobby"), person("bob", "Bob"));
+    mortal.node.store.presence.add(room("lobby"), person("ann", "Ann"));
+    mortal.node.store.presence.add(room("lobby"), person("bob", "Bob"));
+    nodes[0].store.presence.add(room("lobby"), person("bob", "Bob"));
     let mut watches = [Watch::default(), Watch::default()];
     for (node, watch) in nodes.iter_mut().zip(&mut watches) {
         let all = |watch: &Watch| {
@@ -66,7 +65,7 @@ async fn the_people_of_a_dead_node_leave_once() {
         watch.until(node, "they are gone", |watch| watch.left.len() == 1_001).await;
         assert!(died.elapsed() < GONE_WITHIN + SLACK, "{:?}", died.elapsed());
         for name in ["room 0", "room 1", "room 2", "lobby"] {
-            watch.check(&*node.bus, name).await;
+            watch.check(&node.store, name).await;
         }
         assert_eq!(watch.count("lobby"), 1, "bob is on a node that lives");
         assert_eq!(watch.lost, 0);
@@ -82,7 +81,7 @@ async fn the_people_of_a_dead_node_leave_once() {
     let [one, _] = &mut nodes;
     one.hear_no_more().await;
     for node in &nodes {
-        node.bus.close().await;
+        node.store.lifecycle.close().await;
     }
 }
 
@@ -93,27 +92,27 @@ async fn a_node_that_was_frozen_comes_back_with_its_people() {
     let mut steady = open(&redis.url(), 1, retention()).await;
     let road = Proxy::start(redis.address).await;
     let frozen = open(&format!("redis://{}", road.address), 1, retention()).await;
-    frozen.bus.add_presence(room("lobby"), person("ann", "Ann"));
-    frozen.bus.add_presence(room("lobby"), person("bob", "Bob"));
+    frozen.store.presence.add(room("lobby"), person("ann", "Ann"));
+    frozen.store.presence.add(room("lobby"), person("bob", "Bob"));
     let mut watch = Watch::default();
     watch.until(&mut steady, "they have come", |watch| watch.count("lobby") == 2).await;
     road.set(Network::HalfOpen);
     watch.until(&mut steady, "they are gone", |watch| watch.count("lobby") == 0).await;
     // While nobody hears it, one goes, and one comes.
-    frozen.bus.remove_presence(room("lobby"), id("ann"));
-    frozen.bus.add_presence(room("lobby"), person("cem", "Cem"));
+    frozen.store.presence.remove(room("lobby"), id("ann"));
+    frozen.store.presence.add(room("lobby"), person("cem", "Cem"));
     road.heal();
     watch.until(&mut steady, "who is there has come", |watch| watch.count("lobby") == 2).await;
-    watch.check(&*steady.bus, "lobby").await;
+    watch.check(&steady.store, "lobby").await;
     assert_eq!(watch.left.len(), 2);
     let ids: Vec<&str> = watch.rosters[&room("lobby")].users.keys().map(|id| id.as_str()).collect();
     assert_eq!(ids, ["bob", "cem"]);
-    ready(&*frozen.bus, PATIENCE).await;
-    frozen.bus.remove_presence(room("lobby"), id("bob"));
+    ready(&frozen.store, PATIENCE).await;
+    frozen.store.presence.remove(room("lobby"), id("bob"));
     watch.until(&mut steady, "bob has left", |watch| watch.count("lobby") == 1).await;
     steady.hear_no_more().await;
-    frozen.bus.close().await;
-    steady.bus.close().await;
+    frozen.store.lifecycle.close().await;
+    steady.store.lifecycle.close().await;
 }
 
 /// Leases end while Redis stands still, but nobody has left.
@@ -121,8 +120,8 @@ async fn a_node_that_was_frozen_comes_back_with_its_people() {
 async fn a_frozen_redis_makes_nobody_leave() {
     let mut log = Shared::fresh(retention()).await;
     let (mut one, two) = (log.node().await, log.node().await);
-    one.bus.add_presence(room("lobby"), person("ann", "Ann"));
-    two.bus.add_presence(room("lobby"), person("bob", "Bob"));
+    one.store.presence.add(room("lobby"), person("ann", "Ann"));
+    two.store.presence.add(room("lobby"), person("bob", "Bob"));
     let mut watch = Watch::default();
     watch.until(&mut one, "they have come", |watch| watch.count("lobby") == 2).await;
     let before = log.redis.call(&["ZRANGE", "test:{0}:nodes", "0", "-1"]).await;
@@ -143,42 +142,40 @@ async fn a_frozen_redis_makes_nobody_leave() {
         },
     )
     .await;
-    watch.check(&*one.bus, "lobby").await;
+    watch.check(&one.store, "lobby").await;
     watch.until(&mut one, "what was missed is said", |watch| watch.lost > 0).await;
-    two.bus.remove_presence(room("lobby"), id("bob"));
+    two.store.presence.remove(room("lobby"), id("bob"));
     watch.until(&mut one, "bob has left", |watch| watch.count("lobby") == 1).await;
     assert_eq!(watch.left, [id("bob")]);
-    one.bus.close().await;
-    two.bus.close().await;
+    one.store.lifecycle.close().await;
+    two.store.lifecycle.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_redis_forgets_of_people_is_told_again() {
     let mut log = Shared::fresh(retention()).await;
     let (mut one, two) = (log.node().await, log.node().await);
-    one.bus.add_presence(room("lobby"), person("ann", "Ann"));
-    two.bus.add_presence(room("lobby"), person("bob", "Bob"));
+    one.store.presence.add(room("lobby"), person("ann", "Ann"));
+    two.store.presence.add(room("lobby"), person("bob", "Bob"));
     are_there(&one, "lobby", &["ann", "bob"]).await;
-    let version = members(&*one.bus, "lobby").await.version;
+    let version = members(&one.store, "lobby").await.version;
     log.redis.call(&["FLUSHALL"]).await;
     are_there(&one, "lobby", &["ann", "bob"]).await;
-    assert!(members(&*one.bus, "lobby").await.version > version, "no version comes twice");
+    assert!(members(&one.store, "lobby").await.version > version, "no version comes twice");
     let mut lost = 0;
     while lost == 0 {
-        let batch = tokio::time::timeout(DEADLINE, one.deliveries.recv()).await;
-        let batch = batch.expect("the loss is told").expect("the bus runs");
-        let is_lost =
-            |delivery: &&_| matches!(delivery, roomcast::store::Delivery::SignalsLost { .. });
-        lost += batch.iter().filter(is_lost).count();
+        let event = tokio::time::timeout(DEADLINE, one.node_events.recv()).await;
+        let event = event.expect("the loss is told").expect("the store runs");
+        lost += usize::from(matches!(event, roomcast::store::NodeEvent::SignalsLost { .. }));
     }
     log.redis.kill();
     // Who comes and goes meanwhile is told when there is somebody to hear it.
-    one.bus.remove_presence(room("lobby"), id("ann"));
-    two.bus.add_presence(room("lobby"), person("cem", "Cem"));
+    one.store.presence.remove(room("lobby"), id("ann"));
+    two.store.presence.add(room("lobby"), person("cem", "Cem"));
     log.redis.restart().await;
     are_there(&two, "lobby", &["bob", "cem"]).await;
-    one.bus.close().await;
-    two.bus.close().await;
+    one.store.lifecycle.close().await;
+    two.store.lifecycle.close().await;
 }
 
 /// Who left is gone; who only lost his node has until the end of its lease to come back on another.
@@ -190,15 +187,15 @@ async fn a_node_that_stops_says_who_has_left() {
     let mut node = log.node().await;
     let mut watch = Watch::default();
     for n in 0..COUNT {
-        node.bus.add_presence(room("lobby"), person(&format!("u{n}"), "U"));
+        node.store.presence.add(room("lobby"), person(&format!("u{n}"), "U"));
     }
     watch.until(&mut node, "all have come", |watch| watch.count("lobby") == COUNT).await;
     for n in 1..COUNT {
-        node.bus.remove_presence(room("lobby"), id(&format!("u{n}")));
+        node.store.presence.remove(room("lobby"), id(&format!("u{n}")));
     }
-    let (bus, mut deliveries) = (node.bus, node.deliveries);
-    let reading = async { while deliveries.recv().await.is_some() {} };
-    let all = async { tokio::join!(bus.close(), reading) };
+    let (store, mut log_events) = (node.store, node.log_events);
+    let reading = async { while log_events.recv().await.is_some() {} };
+    let all = async { tokio::join!(store.lifecycle.close(), reading) };
     tokio::time::timeout(DEADLINE, all).await.expect("it closes in time");
     let left = log.redis.call(&["HKEYS", "test:{0}:roster:lobby"]).await;
     let Reply::Many(mut left) = left else { panic!("{left:?}") };
@@ -211,15 +208,15 @@ async fn signals_that_may_have_been_missed_are_told() {
     let log = Shared::fresh(retention()).await;
     let mut node = log.node_with(2).await;
     let mut watch = Watch::default();
-    node.bus.add_presence(room("lobby"), person("ann", "Ann"));
+    node.store.presence.add(room("lobby"), person("ann", "Ann"));
     watch.until(&mut node, "ann has come", |watch| watch.count("lobby") == 1).await;
     assert_eq!(watch.lost, 0);
     log.redis.call(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     watch.until(&mut node, "both partitions are told", |watch| watch.lost >= 2).await;
-    node.bus.add_presence(room("lobby"), person("bob", "Bob"));
+    node.store.presence.add(room("lobby"), person("bob", "Bob"));
     watch.until(&mut node, "it hears again", |watch| watch.count("lobby") == 2).await;
-    watch.check(&*node.bus, "lobby").await;
-    node.bus.close().await;
+    watch.check(&node.store, "lobby").await;
+    node.store.lifecycle.close().await;
 }
 
 /// What a cut connection still carried may be done after what came over the next one.
@@ -260,30 +257,30 @@ async fn a_change_that_was_delayed_undoes_no_later_one() {
 async fn nobody_is_there_after_a_restart_of_the_only_node() {
     let dir = tempfile::tempdir().expect("a directory");
     let node = sqlite::open(dir.path(), retention());
-    node.bus.add_presence(room("lobby"), person("ann", "Ann"));
-    assert!(save(&*node.bus, &person("ann", "Ann")).await);
-    assert_eq!(members(&*node.bus, "lobby").await.count, 1);
-    node.bus.close().await;
+    node.store.presence.add(room("lobby"), person("ann", "Ann"));
+    assert!(save(&node.store, &person("ann", "Ann")).await);
+    assert_eq!(members(&node.store, "lobby").await.count, 1);
+    node.store.lifecycle.close().await;
     drop(node);
     let node = sqlite::open(dir.path(), retention());
-    assert_eq!(members(&*node.bus, "lobby").await.count, 0);
+    assert_eq!(members(&node.store, "lobby").await.count, 0);
     let rows = |table: &str| {
         let sql = format!("SELECT count(*) FROM {table}");
         sqlite::database(dir.path()).query_row(&sql, [], |row| row.get::<_, u64>(0))
     };
     assert_eq!(rows("profiles").expect("a count"), 1);
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
     drop(node);
     let short = Duration::from_millis(1);
     let bounds = roomcast::store::RetentionPolicy { history_ttl: short, ..retention() };
     let node = sqlite::open(dir.path(), bounds);
-    assert!(save(&*node.bus, &person("bob", "Bob")).await);
+    assert!(save(&node.store, &person("bob", "Bob")).await);
     // Ann's row was written with a long life; bob's ends at once.
     eventually("his row goes", DEADLINE, async || {
         (rows("profiles").expect("a count") == 1).then_some(())
     })
     .await;
-    let bus: &dyn Bus = &*node.bus;
-    assert!(bus.profile(id("ann")).await.expect("it can be read").is_some());
-    bus.close().await;
+    let store: &Store = &node.store;
+    assert!(store.profiles.profile(id("ann")).await.expect("it can be read").is_some());
+    store.lifecycle.close().await;
 }

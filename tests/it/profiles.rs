@@ -1,5 +1,5 @@
-//! What `bus/mod.rs` promises of what people are called and what they have read, as a suite that
-//! every bus passes: `presence_contract!`.
+//! What `store/mod.rs` promises of what people are called and what they have read, as a suite that
+//! every store passes: `presence_contract!`.
 
 use std::time::Duration;
 
@@ -10,24 +10,24 @@ use roomcast::{
         user::{Patch, Picture, User},
     },
     store::{
-        Bus, RetentionPolicy,
-        presence::{MARKS_MAX, Signal, UNREAD_MAX},
+        RetentionPolicy, Store,
+        inbox::{MARKS_MAX, UNREAD_MAX},
+        presence::Signal,
     },
 };
 use tokio::time::timeout;
 
 use crate::{
     harness::{
-        Random,
-        bus::{DEADLINE, Log, draft, retention, room, store},
-        eventually,
+        Random, eventually,
+        store::{DEADLINE, Log, draft, must_append, retention, room},
     },
     presence::{Watch, id, mark, patch, person, profile, save},
 };
 
-async fn unread(bus: &dyn Bus, user: &str, rooms: &[&str]) -> Vec<(String, u64, u32)> {
+async fn unread(store: &Store, user: &str, rooms: &[&str]) -> Vec<(String, u64, u32)> {
     let rooms = rooms.iter().map(|name| room(name)).collect();
-    let unread = timeout(DEADLINE, bus.unread(id(user), rooms)).await.expect("in time");
+    let unread = timeout(DEADLINE, store.inbox.unread(id(user), rooms)).await.expect("in time");
     let unread = unread.expect("it can be read");
     unread.into_iter().map(|(room, mark, count)| (room.to_string(), mark, count)).collect()
 }
@@ -40,27 +40,27 @@ pub async fn a_name_is_one_users<L: Log>() {
         picture: Some(Picture::parse("https://example.org/a.png").expect("a picture")),
         ..person("ann", "Ann É")
     };
-    assert_eq!(profile(&*node.bus, "ann").await, None);
-    assert!(save(&*node.bus, &ann).await);
-    assert!(save(&*node.bus, &ann).await, "it is hers already");
-    assert_eq!(profile(&*node.bus, "ann").await, Some(ann.clone()));
+    assert_eq!(profile(&node.store, "ann").await, None);
+    assert!(save(&node.store, &ann).await);
+    assert!(save(&node.store, &ann).await, "it is hers already");
+    assert_eq!(profile(&node.store, "ann").await, Some(ann.clone()));
     for alike in ["Ann É", "ann e\u{301}", "ANN  \u{200b}É"] {
-        assert!(!save(&*node.bus, &person("bob", alike)).await, "{alike:?}");
+        assert!(!save(&node.store, &person("bob", alike)).await, "{alike:?}");
     }
-    assert_eq!(profile(&*node.bus, "bob").await, None, "nothing was written");
+    assert_eq!(profile(&node.store, "bob").await, None, "nothing was written");
     let louder = User { name: person("ann", "ANN É").name, ..ann.clone() };
-    assert!(save(&*node.bus, &louder).await, "alike, but hers");
+    assert!(save(&node.store, &louder).await, "alike, but hers");
     let other = User { name: person("ann", "Anna").name, ..ann.clone() };
-    assert!(save(&*node.bus, &other).await);
+    assert!(save(&node.store, &other).await);
     let bob = person("bob", "Ann É");
-    assert!(save(&*node.bus, &bob).await, "it is free again");
-    assert!(!save(&*node.bus, &ann).await, "and now it is taken");
-    assert_eq!(profile(&*node.bus, "ann").await, Some(other.clone()));
+    assert!(save(&node.store, &bob).await, "it is free again");
+    assert!(!save(&node.store, &ann).await, "and now it is taken");
+    assert_eq!(profile(&node.store, "ann").await, Some(other.clone()));
     watch.until(&mut node, "all are heard", |watch| watch.others.len() == 4).await;
     let told = [ann, louder, other, bob].map(|user| Signal::Profile { user });
     assert_eq!(watch.others, told, "what changed, once");
     node.hear_no_more().await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 /// Of many who want it at once one gets it.
@@ -68,19 +68,19 @@ pub async fn a_name_is_taken_once<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;
     let users: Vec<User> = (0..50).map(|n| person(&format!("u{n}"), "Ann")).collect();
-    let saved = join_all(users.iter().map(|user| save(&*node.bus, user))).await;
+    let saved = join_all(users.iter().map(|user| save(&node.store, user))).await;
     assert_eq!(saved.iter().filter(|saved| **saved).count(), 1);
     for (user, saved) in users.iter().zip(saved) {
-        assert_eq!(profile(&*node.bus, user.id.as_str()).await.is_some(), saved);
+        assert_eq!(profile(&node.store, user.id.as_str()).await.is_some(), saved);
     }
     // A user who changes his mind all the time has one name in the end, and no other.
     let names: Vec<User> = (0..20).map(|n| person("cem", &format!("Cem {n}"))).collect();
-    join_all(names.iter().map(|user| node.bus.patch_profile(patch(user)))).await;
-    assert!(save(&*node.bus, &person("cem", "Cem")).await);
+    join_all(names.iter().map(|user| node.store.profiles.patch(patch(user)))).await;
+    assert!(save(&node.store, &person("cem", "Cem")).await);
     for n in 0..20 {
-        assert!(save(&*node.bus, &person(&format!("d{n}"), &format!("Cem {n}"))).await, "{n}");
+        assert!(save(&node.store, &person(&format!("d{n}"), &format!("Cem {n}"))).await, "{n}");
     }
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 /// Each of many changes something else, or the same, at once.
@@ -96,29 +96,30 @@ pub async fn patches_undo_nothing_of_each_other<L: Log>() {
             Patch { name: Some(name.clone()), ..nothing.clone() },
             Patch { picture: Some(picture.clone()), ..nothing },
         ];
-        let done = join_all(patches.into_iter().map(|patch| node.bus.patch_profile(patch))).await;
+        let done =
+            join_all(patches.into_iter().map(|patch| node.store.profiles.patch(patch))).await;
         let all = User { id: ann, name, picture: Some(picture) };
-        assert_eq!(profile(&*node.bus, all.id.as_str()).await.as_ref(), Some(&all));
+        assert_eq!(profile(&node.store, all.id.as_str()).await.as_ref(), Some(&all));
         let answers: Vec<Option<User>> =
             done.into_iter().map(|answer| answer.expect("it can be written")).collect();
         assert!(answers.contains(&Some(all)), "the later one answers both: {answers:?}");
     }
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn a_name_that_nobody_uses_is_free<L: Log>() {
     const LIFE: Duration = Duration::from_secs(1);
     let mut log = L::fresh(RetentionPolicy { history_ttl: LIFE, ..retention() }).await;
     let node = log.node().await;
-    assert!(save(&*node.bus, &person("ann", "Ann")).await);
+    assert!(save(&node.store, &person("ann", "Ann")).await);
     let bob = person("bob", "ann");
-    eventually("it is free", DEADLINE, async || save(&*node.bus, &bob).await.then_some(())).await;
-    assert_eq!(profile(&*node.bus, "ann").await, None);
+    eventually("it is free", DEADLINE, async || save(&node.store, &bob).await.then_some(())).await;
+    assert_eq!(profile(&node.store, "ann").await, None);
     eventually("his is gone too", DEADLINE, async || {
-        profile(&*node.bus, "bob").await.is_none().then_some(())
+        profile(&node.store, "bob").await.is_none().then_some(())
     })
     .await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn a_mark_only_moves_forward<L: Log>() {
@@ -131,13 +132,13 @@ pub async fn a_mark_only_moves_forward<L: Log>() {
     node.pass(&drafts).await;
     let mut seqs: Vec<u64> = (1..COUNT).collect();
     Random::new(7).shuffle(&mut seqs);
-    let marked = join_all(seqs.iter().map(|seq| mark(&*node.bus, "ann", "köln", *seq))).await;
+    let marked = join_all(seqs.iter().map(|seq| mark(&node.store, "ann", "köln", *seq))).await;
     for (seq, in_force) in seqs.iter().zip(marked) {
         assert!(in_force >= *seq, "{in_force} after {seq}");
     }
-    assert_eq!(mark(&*node.bus, "ann", "köln", 3).await, COUNT - 1, "not back");
-    assert_eq!(mark(&*node.bus, "ann", "köln", u64::MAX).await, COUNT, "not past the end");
-    assert_eq!(mark(&*node.bus, "bob", "köln", 1).await, 1, "each has his own");
+    assert_eq!(mark(&node.store, "ann", "köln", 3).await, COUNT - 1, "not back");
+    assert_eq!(mark(&node.store, "ann", "köln", u64::MAX).await, COUNT, "not past the end");
+    assert_eq!(mark(&node.store, "bob", "köln", 1).await, 1, "each has his own");
     watch.until(&mut node, "bob's is heard", |watch| {
         matches!(watch.others.last(), Some(Signal::Read { user, .. }) if *user == id("bob"))
     })
@@ -153,7 +154,7 @@ pub async fn a_mark_only_moves_forward<L: Log>() {
     assert!(heard.is_sorted_by(|one, next| one < next), "{heard:?}");
     assert_eq!(heard.last(), Some(&COUNT));
     node.hear_no_more().await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn unread_messages_are_those_of_others<L: Log>() {
@@ -172,11 +173,11 @@ pub async fn unread_messages_are_those_of_others<L: Log>() {
         u32::try_from(after.count()).expect("few")
     };
     for user in names {
-        assert_eq!(unread(&*node.bus, user, &["red", "blue"]).await, [], "no marks");
-        assert_eq!(mark(&*node.bus, user, "red", 0).await, 0);
+        assert_eq!(unread(&node.store, user, &["red", "blue"]).await, [], "no marks");
+        assert_eq!(mark(&node.store, user, "red", 0).await, 0);
         for seq in [0, 1, 7, 8, 9, 133, 301, 396, 397, 398, 399, 400] {
-            assert_eq!(mark(&*node.bus, user, "blue", seq).await, seq);
-            let found = unread(&*node.bus, user, &["never", "blue", "red"]).await;
+            assert_eq!(mark(&node.store, user, "blue", seq).await, seq);
+            let found = unread(&node.store, user, &["never", "blue", "red"]).await;
             let red = ("red".to_owned(), 0, expected(user, "red", 0));
             let blue = ("blue".to_owned(), seq, expected(user, "blue", seq));
             assert_eq!(found, [blue, red], "{user:?} at {seq}");
@@ -186,12 +187,13 @@ pub async fn unread_messages_are_those_of_others<L: Log>() {
         .map(|n| draft("red", ["bob", "ann"][n as usize % 3 / 2], &format!("n{n}"), "0"))
         .collect();
     for draft in &many {
-        node.bus.submit(draft.clone(), Box::new(|settled| drop(settled.expect("it is stored"))));
+        node.store
+            .log
+            .append(draft.clone(), Box::new(|settled| drop(settled.expect("it is stored"))));
     }
-    let mut watch = Watch::default();
-    watch.until(&mut node, "all are heard", |watch| watch.messages == many.len()).await;
-    assert_eq!(unread(&*node.bus, "ann", &["red"]).await, [("red".into(), 0, UNREAD_MAX)]);
-    node.bus.close().await;
+    node.hear(many.len()).await;
+    assert_eq!(unread(&node.store, "ann", &["red"]).await, [("red".into(), 0, UNREAD_MAX)]);
+    node.store.lifecycle.close().await;
 }
 
 pub async fn marks_are_bounded<L: Log>() {
@@ -203,79 +205,80 @@ pub async fn marks_are_bounded<L: Log>() {
     node.pass(&drafts).await;
     let mut watch = Watch::default();
     for (name, seq) in names.iter().zip(1..) {
-        assert_eq!(mark(&*node.bus, "ann", name, seq).await, seq);
-        // A bus that nobody listens to stands still.
+        assert_eq!(mark(&node.store, "ann", name, seq).await, seq);
+        // A store that nobody listens to stands still.
         let so_far = usize::try_from(seq).expect("small");
         watch.until(&mut node, "it is told", |watch| watch.others.len() == so_far).await;
     }
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let kept = unread(&*node.bus, "ann", &names).await;
+    let kept = unread(&node.store, "ann", &names).await;
     let marks: Vec<u64> = kept.into_iter().map(|(_, mark, _)| mark).collect();
     assert!(marks.into_iter().eq(11..=count), "the newest, in the order that was asked for");
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn rooms_of_two_people_are_found_by_their_marks<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;
     let known = async |user: &str| {
-        let known = timeout(DEADLINE, node.bus.is_known(id(user))).await.expect("in time");
+        let known = timeout(DEADLINE, node.store.inbox.is_known(id(user))).await.expect("in time");
         known.expect("it can be read")
     };
     let direct = async |user: &str| {
-        let rooms = timeout(DEADLINE, node.bus.direct_rooms(id(user))).await.expect("in time");
+        let rooms =
+            timeout(DEADLINE, node.store.inbox.direct_rooms(id(user))).await.expect("in time");
         let mut rooms = rooms.expect("they can be read");
         rooms.sort();
         rooms.into_iter().map(|(room, seq)| (room.to_string(), seq)).collect::<Vec<_>>()
     };
     assert!(!known("ann").await);
-    assert_eq!(mark(&*node.bus, "ann", "user:ann", 0).await, 0);
+    assert_eq!(mark(&node.store, "ann", "user:ann", 0).await, 0);
     assert!(known("ann").await);
     assert_eq!(direct("ann").await, []);
     for name in ["dm:ann:bob", "dm:ann:cem", "lobby", "dm:ann:silent"] {
-        mark(&*node.bus, "ann", name, 0).await;
+        mark(&node.store, "ann", name, 0).await;
     }
     for (name, id) in
         [("dm:ann:cem", "1"), ("dm:ann:bob", "2"), ("dm:ann:eve", "3"), ("lobby", "4")]
     {
-        store(&*node.bus, draft(name, "ann", id, "0")).await;
+        must_append(&node.store, draft(name, "ann", id, "0")).await;
     }
-    let last = store(&*node.bus, draft("dm:ann:bob", "bob", "5", "0")).await.position.seq;
+    let last = must_append(&node.store, draft("dm:ann:bob", "bob", "5", "0")).await.position.seq;
     assert_eq!(direct("ann").await, [("dm:ann:bob".into(), last), ("dm:ann:cem".into(), 1)]);
     assert_eq!(direct("bob").await, []);
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn a_mark_is_kept_while_it_is_said_again<L: Log>() {
     const LIFE: Duration = Duration::from_secs(3);
     let mut log = L::fresh(RetentionPolicy { history_ttl: LIFE, ..retention() }).await;
     let node = log.node().await;
-    store(&*node.bus, draft("red", "bob", "m", "0")).await;
-    assert_eq!(mark(&*node.bus, "bob", "red", 1).await, 1);
+    must_append(&node.store, draft("red", "bob", "m", "0")).await;
+    assert_eq!(mark(&node.store, "bob", "red", 1).await, 1);
     // By this much his would end before hers.
     tokio::time::sleep(LIFE / 4).await;
-    assert_eq!(mark(&*node.bus, "ann", "red", 1).await, 1);
+    assert_eq!(mark(&node.store, "ann", "red", 1).await, 1);
     eventually("hers is forgotten", DEADLINE, async || {
-        assert_eq!(mark(&*node.bus, "bob", "red", 0).await, 1, "his is not");
-        let known = node.bus.is_known(id("ann")).await.expect("it can be read");
+        assert_eq!(mark(&node.store, "bob", "red", 0).await, 1, "his is not");
+        let known = node.store.inbox.is_known(id("ann")).await.expect("it can be read");
         (!known).then_some(())
     })
     .await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn profiles_and_marks_outlive_a_restart<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;
     let ann = person("ann", "Ann");
-    assert!(save(&*node.bus, &ann).await);
-    let first = store(&*node.bus, draft("lobby", "bob", "m", "0")).await.position.seq;
-    assert_eq!(mark(&*node.bus, "ann", "lobby", 9).await, first);
-    node.bus.close().await;
+    assert!(save(&node.store, &ann).await);
+    let first = must_append(&node.store, draft("lobby", "bob", "m", "0")).await.position.seq;
+    assert_eq!(mark(&node.store, "ann", "lobby", 9).await, first);
+    node.store.lifecycle.close().await;
     drop(node);
     let node = log.node().await;
-    assert_eq!(profile(&*node.bus, "ann").await, Some(ann));
-    assert!(!save(&*node.bus, &person("bob", "ann")).await);
-    assert_eq!(unread(&*node.bus, "ann", &["lobby"]).await, [("lobby".into(), first, 0)]);
-    node.bus.close().await;
+    assert_eq!(profile(&node.store, "ann").await, Some(ann));
+    assert!(!save(&node.store, &person("bob", "ann")).await);
+    assert_eq!(unread(&node.store, "ann", &["lobby"]).await, [("lobby".into(), first, 0)]);
+    node.store.lifecycle.close().await;
 }

@@ -1,18 +1,17 @@
-//! The Redis bus against the contract, over a real redis-server.
+//! The Redis store against the contract, over a real redis-server.
 
 use std::{collections::HashMap, time::Duration};
 
 use roomcast::{
     domain::{message::Draft, page::Page},
-    store::{Bus, Health, RetentionPolicy, SubmitError, redis},
+    store::{Health, RetentionPolicy, Store, log::AppendError, redis},
 };
 use tokio::sync::mpsc;
 
 use crate::harness::{
-    PATIENCE,
-    bus::{Log, Node, draft, later, retention, store, submit},
-    eventually,
+    PATIENCE, eventually,
     redis::{Keeps, Redis},
+    store::{Log, Node, append, draft, later, must_append, retention},
 };
 
 /// One Redis, and any number of nodes on it.
@@ -39,7 +38,7 @@ impl Shared {
 
 /// A node that is ready.
 pub async fn open(url: &str, partitions: u16, retention: RetentionPolicy) -> Node {
-    let (bus, deliveries) = redis::open(redis::RedisOptions {
+    let opened = redis::open(redis::RedisOptions {
         shown: url.to_owned(),
         url: url.to_owned(),
         prefix: "test".into(),
@@ -47,14 +46,14 @@ pub async fn open(url: &str, partitions: u16, retention: RetentionPolicy) -> Nod
         retention,
     })
     .expect("the options are right");
-    ready(bus.as_ref(), PATIENCE).await;
-    Node { bus, deliveries }
+    ready(&opened.store, PATIENCE).await;
+    opened.into()
 }
 
-pub async fn ready(bus: &dyn Bus, within: Duration) {
-    let mut health = bus.health();
+pub async fn ready(store: &Store, within: Duration) {
+    let mut health = store.lifecycle.health();
     let ready = health.wait_for(|health| *health == Health::Ready);
-    tokio::time::timeout(within, ready).await.expect("ready in time").expect("the bus runs");
+    tokio::time::timeout(within, ready).await.expect("ready in time").expect("the store runs");
 }
 
 contract!(redis_bus, super::Shared, persistent, shared);
@@ -66,21 +65,21 @@ async fn what_a_room_had_before_it_expired_is_told_as_trimmed() {
     let ttl = Duration::from_secs(1);
     let mut log = Shared::fresh(RetentionPolicy { history_ttl: ttl, ..retention() }).await;
     let mut node = log.node().await;
-    let first = store(&*node.bus, draft("lobby", "ann", "a", "1")).await;
-    store(&*node.bus, draft("lobby", "ann", "b", "2")).await;
+    let first = must_append(&node.store, draft("lobby", "ann", "a", "1")).await;
+    must_append(&node.store, draft("lobby", "ann", "b", "2")).await;
     eventually("the room expires", PATIENCE, async || {
         node.history("lobby", Page::Newest, 10).await.messages.is_empty().then_some(())
     })
     .await;
     let gone = node.history("lobby", Page::After(first.position.seq), 10).await;
     assert!(gone.trimmed, "nothing is left, and that is told");
-    let last = store(&*node.bus, draft("lobby", "ann", "c", "3")).await;
+    let last = must_append(&node.store, draft("lobby", "ann", "c", "3")).await;
     let page = node.history("lobby", Page::After(first.position.seq), 10).await;
     assert_eq!((page.messages.len(), page.trimmed), (1, true), "what is new hides no hole");
     let page = node.history("lobby", Page::After(last.position.seq - 1), 10).await;
     assert_eq!((page.messages.len(), page.trimmed), (1, false));
     node.hear(3).await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 #[tokio::test]
@@ -88,15 +87,15 @@ async fn a_full_redis_is_not_ready_until_a_write_works_again() {
     let mut log = Shared::fresh(retention()).await;
     let node = log.node().await;
     log.redis.call(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    let refused = submit(&*node.bus, draft("lobby", "ann", "a", "1")).await;
-    assert_eq!(refused, Err(SubmitError::Unavailable), "certainly not stored");
+    let refused = append(&node.store, draft("lobby", "ann", "a", "1")).await;
+    assert_eq!(refused, Err(AppendError::Unavailable), "certainly not stored");
     assert!(
-        matches!(&*node.bus.health().borrow(), Health::Down { reason } if reason.contains("OOM"))
+        matches!(&*node.store.lifecycle.health().borrow(), Health::Down { reason } if reason.contains("OOM"))
     );
     log.redis.call(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    ready(&*node.bus, PATIENCE).await;
-    assert_eq!(store(&*node.bus, draft("lobby", "ann", "a", "1")).await.position.seq, 1);
-    node.bus.close().await;
+    ready(&node.store, PATIENCE).await;
+    assert_eq!(must_append(&node.store, draft("lobby", "ann", "a", "1")).await.position.seq, 1);
+    node.store.lifecycle.close().await;
 }
 
 #[tokio::test]
@@ -105,14 +104,14 @@ async fn what_is_stored_but_cannot_be_announced_is_acked_and_comes_from_the_log(
     let mut node = log.node().await;
     log.redis.call(&["SET", "test:{0}:room:lobby", "not a list"]).await;
     log.redis.call(&["HSET", "test:{0}:rooms", "r:lobby", "1"]).await;
-    let stored = store(&*node.bus, draft("lobby", "ann", "a", "1")).await;
-    let mut health = node.bus.health();
+    let stored = must_append(&node.store, draft("lobby", "ann", "a", "1")).await;
+    let mut health = node.store.lifecycle.health();
     let down = health.wait_for(
         |health| matches!(health, Health::Down { reason } if reason.contains("not announced")),
     );
-    tokio::time::timeout(PATIENCE, down).await.expect("it is said").expect("the bus runs");
+    tokio::time::timeout(PATIENCE, down).await.expect("it is said").expect("the store runs");
     assert_eq!(node.hear(1).await[0].position, stored.position);
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 #[tokio::test]
@@ -123,21 +122,25 @@ async fn each_partition_has_an_order_of_its_own_on_every_node() {
     for n in 0..200 {
         let node = if n % 2 == 0 { &one } else { &two };
         let draft = draft(&format!("room {}", n % 8), "ann", &format!("m{n}"), &n.to_string());
-        let partition = node.bus.partition(&draft.room);
+        let partition = node.store.log.partition(&draft.room);
         let top = tops.entry(partition).or_default();
         *top += 1;
-        assert_eq!(store(&*node.bus, draft).await.position.seq, *top, "dense in its partition");
+        assert_eq!(
+            must_append(&node.store, draft).await.position.seq,
+            *top,
+            "dense in its partition"
+        );
     }
     assert!(tops.len() > 1, "eight rooms are not all in one of four partitions");
     for node in [&mut one, &mut two] {
         let mut seen: HashMap<u16, u64> = HashMap::new();
         for message in node.hear(200).await {
-            let last = seen.entry(node.bus.partition(&message.room)).or_default();
+            let last = seen.entry(node.store.log.partition(&message.room)).or_default();
             *last += 1;
             assert_eq!(message.position.seq, *last, "in order of its partition");
         }
         assert_eq!(seen, tops);
-        node.bus.close().await;
+        node.store.lifecycle.close().await;
     }
 }
 
@@ -167,7 +170,7 @@ async fn retries_among_new_messages_find_their_places_on_another_node() {
     for draft in &again {
         let settled = settled.clone();
         let settle = Box::new(move |outcome| settled.try_send(outcome).expect("there is room"));
-        two.bus.submit(draft.clone(), settle);
+        two.store.log.append(draft.clone(), settle);
     }
     let mut next = COUNT as u64;
     for (n, draft) in again.iter().enumerate() {
@@ -183,6 +186,6 @@ async fn retries_among_new_messages_find_their_places_on_another_node() {
     for node in [&mut one, &mut two] {
         let heard = node.hear(COUNT / 5).await;
         assert!(heard.iter().all(|message| message.from.as_str() == "bob"), "only what is new");
-        node.bus.close().await;
+        node.store.lifecycle.close().await;
     }
 }

@@ -1,4 +1,4 @@
-//! Search in a room's history: every bus finds what the rule of `domain/search.rs` says, and clients
+//! Search in a room's history: every store finds what the rule of `domain/search.rs` says, and clients
 //! are answered as docs/protocol.md has it.
 
 use std::{path::Path, time::Duration};
@@ -9,7 +9,7 @@ use roomcast::{
         search::{Query, Search},
     },
     store::{
-        Bus, RetentionPolicy,
+        RetentionPolicy, Store,
         search::{Found, words_of},
     },
 };
@@ -18,32 +18,35 @@ use tokio::time::timeout;
 
 use crate::{
     harness::{
-        bus::{DEADLINE, Log, Node, draft, retention, room, store, until},
         client::{Client, Transport},
         eventually, node,
         redis::{Keeps, Redis},
+        store::{DEADLINE, Log, Node, draft, must_append, retention, room, until},
     },
     recovery::{join, native, send, two_nodes},
     redis::Shared,
     sqlite::{BEFORE_RECORDS, FileLog, MemoryLog, aged, database, open},
 };
 
-async fn search(bus: &dyn Bus, name: &str, text: &str, before: Option<u64>, limit: u32) -> Found {
+async fn search(store: &Store, name: &str, text: &str, before: Option<u64>, limit: u32) -> Found {
     let query = Query::parse(text).expect("a query");
     let search = Search { room: room(name), query, before, limit };
-    timeout(DEADLINE, bus.search(search)).await.expect("in time").expect("it can be searched")
+    timeout(DEADLINE, store.search.search(search))
+        .await
+        .expect("in time")
+        .expect("it can be searched")
 }
 
 /// All that can be found, newest search first, and in how many.
 pub async fn search_all(
-    bus: &dyn Bus,
+    store: &Store,
     name: &str,
     text: &str,
     limit: u32,
 ) -> (Vec<Message>, usize) {
     let (mut all, mut next, mut searches) = (Vec::new(), None, 0);
     loop {
-        let found = search(bus, name, text, next, limit).await;
+        let found = search(store, name, text, next, limit).await;
         assert!(found.messages.len() <= limit as usize);
         assert!(found.next.is_none() || next.is_none() || found.next < next, "it goes on");
         all.splice(0..0, found.messages);
@@ -83,7 +86,7 @@ async fn check(node: &Node, heard: &[Message]) {
             };
             let expected: Vec<Message> = heard.iter().filter(is_found).cloned().collect();
             for limit in [3, 200] {
-                let (all, _) = search_all(&*node.bus, name, text, limit).await;
+                let (all, _) = search_all(&node.store, name, text, limit).await;
                 assert_eq!(all, expected, "{text} in {name}, {limit} at a time");
             }
         }
@@ -95,15 +98,15 @@ async fn what_has_the_words_is_found<L: Log>() {
     let mut node = log.node().await;
     let (_, heard) = node.pass(&drafts(1_000)).await;
     check(&node, &heard).await;
-    let found = search(&*node.bus, "red", "number", Some(500), 1).await;
+    let found = search(&node.store, "red", "number", Some(500), 1).await;
     let last = found.messages.first().expect("there is one");
     assert!(found.messages.len() == 1 && last.position.seq < 500 && found.next.is_some());
-    assert_eq!(search(&*node.bus, "red", "number", Some(0), 5).await.messages, []);
-    assert_eq!(search(&*node.bus, "red", "number", Some(u64::MAX), 5).await.messages.len(), 5);
-    let just_now = store(&*node.bus, draft("red", "bob", "new", "\"brand-new\"")).await;
-    let found = search(&*node.bus, "red", "brand new", None, 5).await;
+    assert_eq!(search(&node.store, "red", "number", Some(0), 5).await.messages, []);
+    assert_eq!(search(&node.store, "red", "number", Some(u64::MAX), 5).await.messages.len(), 5);
+    let just_now = must_append(&node.store, draft("red", "bob", "new", "\"brand-new\"")).await;
+    let found = search(&node.store, "red", "brand new", None, 5).await;
     assert_eq!(found.messages.first().map(|message| &message.position), Some(&just_now.position));
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 async fn what_is_trimmed_is_not_found<L: Log>() {
@@ -114,21 +117,21 @@ async fn what_is_trimmed_is_not_found<L: Log>() {
     node.pass(&drafts).await;
     eventually("history is trimmed, and so is what is found", DEADLINE, async || {
         let kept = node.whole_history("red").await;
-        let (found, _) = search_all(&*node.bus, "red", "word", 200).await;
+        let (found, _) = search_all(&node.store, "red", "word", 200).await;
         (kept.len() < 2_000 && found == kept).then_some(())
     })
     .await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 async fn after_close_a_search_ends<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
     let query = Query::parse("word").expect("a query");
     let search = Search { room: room("red"), query, before: None, limit: 5 };
     // What can still be read may be answered.
-    drop(timeout(DEADLINE, node.bus.search(search)).await.expect("in time"));
+    drop(timeout(DEADLINE, node.store.search.search(search)).await.expect("in time"));
 }
 
 macro_rules! cases {
@@ -173,10 +176,10 @@ async fn an_index_finds_the_same() {
     let (_, heard) = node.pass(&drafts(1_000)).await;
     until_indexed(dir.path(), 1_000 - 255).await;
     check(&node, &heard).await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
     let node = open(dir.path(), retention());
     check(&node, &heard).await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 /// As an older program has left it.
@@ -185,7 +188,7 @@ async fn an_old_log_is_indexed() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut node = open(dir.path(), retention());
     let (_, heard) = node.pass(&drafts(1_000)).await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
     let file = database(dir.path());
     file.execute_batch(BEFORE_RECORDS).expect("it can be taken back");
     let older = "DROP TABLE words; ALTER TABLE log DROP COLUMN indexed_to; PRAGMA user_version = 3";
@@ -194,7 +197,7 @@ async fn an_old_log_is_indexed() {
     check(&node, &heard).await;
     until_indexed(dir.path(), 1_000 - 255).await;
     check(&node, &heard).await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -223,7 +226,7 @@ async fn the_index_keeps_nothing_of_what_is_gone() {
     .await;
     let kept = [node.whole_history("red").await, node.whole_history("blue").await].concat();
     check(&node, &kept).await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 /// A search over Redis reads no more than its bounds, and says where to go on.
@@ -242,14 +245,14 @@ async fn a_search_without_an_index_is_bounded() {
     let drafts: Vec<Draft> = many.chain(large).collect();
     node.pass(&drafts).await;
     for (name, oldest) in [("many", 1), ("large", 2_501)] {
-        let first = search(&*node.bus, name, "needle", None, 10).await;
+        let first = search(&node.store, name, "needle", None, 10).await;
         let next = first.next.expect("there is more to look at");
         assert!(first.messages.is_empty() && next > oldest, "{name} {next}");
-        let (found, searches) = search_all(&*node.bus, name, "needle", 10).await;
+        let (found, searches) = search_all(&node.store, name, "needle", 10).await;
         assert_eq!((found.len(), found[0].position.seq), (1, oldest), "{name}");
         assert_eq!(searches, 2, "{name}");
     }
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 fn texts(answer: &Value) -> Vec<&str> {

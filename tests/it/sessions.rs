@@ -1,7 +1,7 @@
-//! What `bus/mod.rs` promises of sessions, and of the log that they are resumed from, as a suite
-//! that every bus passes: `session_contract!(name, Type)`, with the same words as `contract!`.
+//! What `store/mod.rs` promises of sessions, and of the log that they are resumed from, as a suite
+//! that every store passes: `session_contract!(name, Type)`, with the same words as `contract!`.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use roomcast::{
@@ -11,15 +11,16 @@ use roomcast::{
         page::Page,
     },
     store::{
-        Bus, Delivery, RetentionPolicy,
-        sessions::{Holder, Joined, SessionRecord, TAIL_BYTES_MAX, Tail},
+        NodeEvent, RetentionPolicy, Store,
+        log::{LogTail, TAIL_BYTES_MAX},
+        sessions::{Holder, Joined, SessionRecord},
     },
 };
 use tokio::time::{Instant, timeout};
 
 use crate::harness::{
-    bus::{DEADLINE, Log, Node, draft, retention, room},
     eventually,
+    store::{DEADLINE, Log, Node, draft, retention, room},
 };
 
 /// A window that ends while a test waits for it, and in which a loaded machine may stall.
@@ -52,35 +53,34 @@ pub fn record(rooms: &[&str]) -> SessionRecord {
 }
 
 pub async fn save(
-    bus: &dyn Bus,
+    store: &Store,
     session: &PublicId,
     holder: Holder,
     record: &SessionRecord,
 ) -> bool {
-    let saving = bus.save_session(session.clone(), holder, record.clone());
+    let saving = store.sessions.save(session.clone(), holder, record.clone());
     timeout(DEADLINE, saving).await.expect("in time").expect("it can be written")
 }
 
-pub async fn claim(bus: &dyn Bus, session: &PublicId, holder: Holder) -> Option<SessionRecord> {
-    let claiming = bus.claim_session(session.clone(), holder, user());
+pub async fn claim(store: &Store, session: &PublicId, holder: Holder) -> Option<SessionRecord> {
+    let claiming = store.sessions.claim(session.clone(), holder, user());
     timeout(DEADLINE, claiming).await.expect("in time").expect("it can be read")
 }
 
-pub async fn read(bus: &dyn Bus, session: &PublicId) -> Option<SessionRecord> {
-    let reading = bus.session(session.clone());
+pub async fn read(store: &Store, session: &PublicId) -> Option<SessionRecord> {
+    let reading = store.sessions.read(session.clone());
     timeout(DEADLINE, reading).await.expect("in time").expect("it can be read")
 }
 
 /// Waits until it is told that this holder has lost the session; nothing else may come, but for word
 /// of a reconnect.
 pub async fn hear_taken(node: &mut Node, session: &PublicId, holder: Holder) {
-    let mut told = false;
-    while !told {
-        let batch = timeout(DEADLINE, node.deliveries.recv()).await.expect("it is told");
-        for delivery in batch.expect("the bus runs") {
-            if !matches!(delivery, Delivery::SignalsLost { .. }) {
-                assert_eq!(delivery, Delivery::SessionTaken { session: session.clone(), holder });
-                told = true;
+    loop {
+        match timeout(DEADLINE, node.node_events.recv()).await.expect("it is told") {
+            Some(NodeEvent::SignalsLost { .. }) => {}
+            event => {
+                let session = session.clone();
+                return assert_eq!(event, Some(NodeEvent::SessionTaken { session, holder }));
             }
         }
     }
@@ -92,48 +92,48 @@ pub async fn a_session_comes_back<L: Log>() {
     let (ann, again) = (Holder::random(), Holder::random());
     let session = session(&"k_-9".repeat(16));
     let full = record(&["lobby", "köln: {1} \"x\"", "\u{1f469}\u{200d}\u{1f467}"]);
-    assert_eq!(claim(&*node.bus, &session, again).await, None, "it begins when it is saved");
-    assert!(save(&*node.bus, &session, ann, &full).await);
-    assert_eq!(read(&*node.bus, &session).await, Some(full.clone()), "looked at, not taken");
-    node.bus.release_session(session.clone(), ann);
+    assert_eq!(claim(&node.store, &session, again).await, None, "it begins when it is saved");
+    assert!(save(&node.store, &session, ann, &full).await);
+    assert_eq!(read(&node.store, &session).await, Some(full.clone()), "looked at, not taken");
+    node.store.sessions.release(session.clone(), ann);
     let other = UserId::parse("bob").expect("a user");
-    let stolen = node.bus.claim_session(session.clone(), Holder::random(), other).await;
+    let stolen = node.store.sessions.claim(session.clone(), Holder::random(), other).await;
     assert_eq!(stolen.expect("it can be read"), None, "it is another user's");
-    assert_eq!(claim(&*node.bus, &session, again).await, Some(full.clone()));
-    assert_eq!(claim(&*node.bus, &session, again).await, Some(full.clone()), "asked again");
+    assert_eq!(claim(&node.store, &session, again).await, Some(full.clone()));
+    assert_eq!(claim(&node.store, &session, again).await, Some(full.clone()), "asked again");
 
     let empty = SessionRecord { rooms: vec![], ..full.clone() };
-    assert!(save(&*node.bus, &session, again, &empty).await);
-    node.bus.release_session(session.clone(), again);
-    assert_eq!(claim(&*node.bus, &session, Holder::random()).await, Some(empty));
+    assert!(save(&node.store, &session, again, &empty).await);
+    node.store.sessions.release(session.clone(), again);
+    assert_eq!(claim(&node.store, &session, Holder::random()).await, Some(empty));
     // What was released was taken from nobody.
     node.hear_no_more().await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn rooms_change<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;
     let (session, ann) = (session("a"), Holder::random());
-    assert!(save(&*node.bus, &session, ann, &record(&["0"])).await);
+    assert!(save(&node.store, &session, ann, &record(&["0"])).await);
     for round in 0..20 {
         let names: Vec<String> = (0..10).map(|n| format!("{round} {n}")).collect();
         // Polled last to first: the order of the calls counts.
         let mut saving: Vec<_> = (1..=names.len())
             .map(|count| {
                 let rooms: Vec<&str> = names[..count].iter().map(String::as_str).collect();
-                node.bus.save_session(session.clone(), ann, record(&rooms))
+                node.store.sessions.save(session.clone(), ann, record(&rooms))
             })
             .collect();
         saving.reverse();
         for saved in timeout(DEADLINE, join_all(saving)).await.expect("in time") {
             assert!(saved.expect("it can be written"));
         }
-        let kept = claim(&*node.bus, &session, ann).await.expect("it is there");
+        let kept = claim(&node.store, &session, ann).await.expect("it is there");
         let kept: Vec<&str> = kept.rooms.iter().map(|joined| joined.room.as_str()).collect();
         assert_eq!(kept, names);
     }
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn a_second_claim_tells_the_first_holder<L: Log>() {
@@ -141,21 +141,21 @@ pub async fn a_second_claim_tells_the_first_holder<L: Log>() {
     let mut node = log.node().await;
     let (session, ann) = (session("a"), Holder::random());
     let one_room = record(&["lobby"]);
-    assert!(save(&*node.bus, &session, ann, &one_room).await);
+    assert!(save(&node.store, &session, ann, &one_room).await);
     let mut before = ann;
     for _ in 0..5 {
         let next = Holder::random();
-        assert_eq!(claim(&*node.bus, &session, next).await, Some(one_room.clone()));
+        assert_eq!(claim(&node.store, &session, next).await, Some(one_room.clone()));
         hear_taken(&mut node, &session, before).await;
         before = next;
     }
-    assert!(!save(&*node.bus, &session, ann, &record(&["late"])).await);
+    assert!(!save(&node.store, &session, ann, &record(&["late"])).await);
     assert_eq!(
-        claim(&*node.bus, &session, before).await,
+        claim(&node.store, &session, before).await,
         Some(one_room),
         "a late save wrote nothing"
     );
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn a_released_session_expires<L: Log>() {
@@ -166,23 +166,23 @@ pub async fn a_released_session_expires<L: Log>() {
     let forgotten = record(&["lobby"]);
     let release = async |session: &PublicId| {
         let holder = Holder::random();
-        assert!(save(&*node.bus, session, holder, &forgotten).await);
-        node.bus.release_session(session.clone(), holder);
+        assert!(save(&node.store, session, holder, &forgotten).await);
+        node.store.sessions.release(session.clone(), holder);
     };
     join_all(sessions.iter().map(release)).await;
     let mut sessions = sessions.iter();
     for session in sessions.by_ref() {
-        if claim(&*node.bus, session, Holder::random()).await.is_none() {
+        if claim(&node.store, session, Holder::random()).await.is_none() {
             break;
         }
         tokio::time::sleep(SHORT / 100).await;
     }
     let last = sessions.next_back().expect("none has expired");
     eventually("the last one ends unseen", DEADLINE, async || {
-        read(&*node.bus, last).await.is_none().then_some(())
+        read(&node.store, last).await.is_none().then_some(())
     })
     .await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn a_live_session_outlives_the_window<L: Log>() {
@@ -190,17 +190,17 @@ pub async fn a_live_session_outlives_the_window<L: Log>() {
     let node = log.node().await;
     let saved = record(&["lobby"]);
     for name in ["saved", "claimed"] {
-        assert!(save(&*node.bus, &session(name), Holder::random(), &saved).await);
+        assert!(save(&node.store, &session(name), Holder::random(), &saved).await);
     }
-    let claimed = claim(&*node.bus, &session("claimed"), Holder::random()).await;
+    let claimed = claim(&node.store, &session("claimed"), Holder::random()).await;
     assert_eq!(claimed.as_ref(), Some(&saved));
     // Nothing is waited for: time itself must do no harm.
     tokio::time::sleep(SHORT * 2).await;
     for name in ["saved", "claimed"] {
-        let kept = claim(&*node.bus, &session(name), Holder::random()).await;
+        let kept = claim(&node.store, &session(name), Holder::random()).await;
         assert_eq!(kept.as_ref(), Some(&saved), "{name}");
     }
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 pub async fn many_sessions_come_back_at_once<L: Log>() {
@@ -212,46 +212,47 @@ pub async fn many_sessions_come_back_at_once<L: Log>() {
     let records: Vec<_> = (0..COUNT).map(|n| record(&[&format!("room {n}")])).collect();
     let saving = sessions.iter().zip(&records);
     let saved =
-        join_all(saving.map(|((session, holder), r)| save(&*node.bus, session, *holder, r))).await;
+        join_all(saving.map(|((session, holder), r)| save(&node.store, session, *holder, r))).await;
     assert!(saved.into_iter().all(|saved| saved));
-    let claiming = sessions.iter().map(|(session, _)| claim(&*node.bus, session, Holder::random()));
+    let claiming =
+        sessions.iter().map(|(session, _)| claim(&node.store, session, Holder::random()));
     let claimed = join_all(claiming).await;
     assert!(claimed.into_iter().eq(records.into_iter().map(Some)));
     let mut lost: Vec<Holder> = Vec::new();
     while lost.len() < COUNT {
-        let batch = timeout(DEADLINE, node.deliveries.recv()).await;
-        for delivery in batch.expect("all are told").expect("the bus runs") {
-            let Delivery::SessionTaken { holder, .. } = delivery else { panic!("{delivery:?}") };
-            lost.push(holder);
+        match timeout(DEADLINE, node.node_events.recv()).await.expect("all are told") {
+            Some(NodeEvent::SessionTaken { holder, .. }) => lost.push(holder),
+            Some(NodeEvent::SignalsLost { .. }) => {}
+            other => panic!("{other:?}"),
         }
     }
     lost.sort_by_key(|holder| holder.bits());
     let mut first: Vec<Holder> = sessions.into_iter().map(|(_, holder)| holder).collect();
     first.sort_by_key(|holder| holder.bits());
     assert_eq!(lost, first);
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
-/// Closed in the midst of it, a bus answers everybody.
+/// Closed in the midst of it, a store answers everybody.
 pub async fn after_close_no_session_is_kept<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;
     let ann = record(&["lobby"]);
     let saving: Vec<_> = (0..200)
-        .map(|n| node.bus.save_session(session(&format!("k{n}")), Holder::random(), ann.clone()))
+        .map(|n| node.store.sessions.save(session(&format!("k{n}")), Holder::random(), ann.clone()))
         .collect();
-    let bus = Arc::clone(&node.bus);
-    let all = async { tokio::join!(join_all(saving), bus.close()) };
+    let store = node.store.clone();
+    let all = async { tokio::join!(join_all(saving), store.lifecycle.close()) };
     timeout(DEADLINE, all).await.expect("all are answered");
-    let late = node.bus.save_session(session("late"), Holder::random(), ann);
+    let late = node.store.sessions.save(session("late"), Holder::random(), ann);
     timeout(DEADLINE, late).await.expect("in time").expect_err("it is closed");
-    let late = node.bus.claim_session(session("k0"), Holder::random(), user());
+    let late = node.store.sessions.claim(session("k0"), Holder::random(), user());
     timeout(DEADLINE, late).await.expect("in time").expect_err("it is closed");
-    node.bus.release_session(session("late"), Holder::random());
+    node.store.sessions.release(session("late"), Holder::random());
 }
 
-pub async fn tail(node: &Node, after: &Position, limit: u32) -> Tail {
-    let tail = timeout(DEADLINE, node.bus.tail(0, after.clone(), limit)).await;
+pub async fn tail(node: &Node, after: &Position, limit: u32) -> LogTail {
+    let tail = timeout(DEADLINE, node.store.log.tail(0, after.clone(), limit)).await;
     tail.expect("in time").expect("the log can be read")
 }
 
@@ -261,7 +262,7 @@ pub async fn whole_tail(node: &Node, after: Position, limit: u32) -> Vec<Message
     loop {
         let from = all.last().map_or(&after, |last| &last.position);
         let piece = tail(node, from, limit).await;
-        let Tail::Messages { messages, top } = piece else { panic!("{piece:?}") };
+        let LogTail::Messages { messages, top } = piece else { panic!("{piece:?}") };
         assert!(messages.len() <= limit as usize);
         let bytes: usize = messages.iter().map(|message| message.body.as_json().len()).sum();
         assert!(bytes <= TAIL_BYTES_MAX || messages.len() == 1, "{bytes} bytes");
@@ -288,14 +289,14 @@ pub async fn a_tail_has_all_rooms<L: Log>() {
         assert!(rest == heard[first..], "after {after}, {limit} at a time");
     }
     for after in [2_000, 2_005, u64::MAX] {
-        let nothing = Tail::Messages { messages: vec![], top: at(2_000) };
+        let nothing = LogTail::Messages { messages: vec![], top: at(2_000) };
         assert_eq!(tail(&node, &at(after), 10).await, nothing, "after {after}");
     }
     let elsewhere = Position { epoch: Epoch::new("another"), seq: 1 };
-    assert_eq!(tail(&node, &elsewhere, 10).await, Tail::OtherEpoch);
-    let nowhere = timeout(DEADLINE, node.bus.tail(9, at(1), 10)).await.expect("in time");
-    assert_eq!(nowhere.expect("an answer"), Tail::OtherEpoch, "there is no such partition");
-    node.bus.close().await;
+    assert_eq!(tail(&node, &elsewhere, 10).await, LogTail::OtherEpoch);
+    let nowhere = timeout(DEADLINE, node.store.log.tail(9, at(1), 10)).await.expect("in time");
+    assert_eq!(nowhere.expect("an answer"), LogTail::OtherEpoch, "there is no such partition");
+    node.store.lifecycle.close().await;
 }
 
 pub async fn a_tail_is_bounded_in_bytes<L: Log>() {
@@ -311,7 +312,7 @@ pub async fn a_tail_is_bounded_in_bytes<L: Log>() {
     let (_, heard) = node.pass(&drafts).await;
     let start = Position { epoch: heard[0].position.epoch.clone(), seq: 0 };
     assert!(whole_tail(&node, start, 1_000).await == heard);
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 /// The window is the log's, whatever a room has kept of it.
@@ -333,7 +334,7 @@ pub async fn a_tail_reaches_beyond_the_history<L: Log>() {
     }
     let start = Position { epoch: all[0].position.epoch.clone(), seq: 0 };
     assert!(whole_tail(&node, start, 1_000).await == all);
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 impl Node {
@@ -347,15 +348,15 @@ pub async fn sessions_outlive_a_restart<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;
     let (live, released) = (record(&["lobby"]), record(&["lobby", "red"]));
-    assert!(save(&*node.bus, &session("live"), Holder::random(), &live).await);
+    assert!(save(&node.store, &session("live"), Holder::random(), &live).await);
     let bob = Holder::random();
-    assert!(save(&*node.bus, &session("released"), bob, &released).await);
-    node.bus.release_session(session("released"), bob);
-    node.bus.close().await;
+    assert!(save(&node.store, &session("released"), bob, &released).await);
+    node.store.sessions.release(session("released"), bob);
+    node.store.lifecycle.close().await;
     let node = log.node().await;
-    assert_eq!(claim(&*node.bus, &session("live"), Holder::random()).await, Some(live));
-    assert_eq!(claim(&*node.bus, &session("released"), Holder::random()).await, Some(released));
-    node.bus.close().await;
+    assert_eq!(claim(&node.store, &session("live"), Holder::random()).await, Some(live));
+    assert_eq!(claim(&node.store, &session("released"), Holder::random()).await, Some(released));
+    node.store.lifecycle.close().await;
 }
 
 #[allow(dead_code, reason = "for logs that several nodes share; the embedded one has one node")]
@@ -365,21 +366,21 @@ pub async fn a_claim_on_another_node_tells_the_first<L: Log>() {
     let session = session("a");
     let saved = record(&["lobby"]);
     let first = Holder::random();
-    assert!(save(&*nodes[0].bus, &session, first, &saved).await);
+    assert!(save(&nodes[0].store, &session, first, &saved).await);
     let mut before = first;
     for turn in 0..6_usize {
         let (here, there) = (turn % 2, (turn + 1) % 2);
         let next = Holder::random();
-        assert_eq!(claim(&*nodes[there].bus, &session, next).await, Some(saved.clone()));
+        assert_eq!(claim(&nodes[there].store, &session, next).await, Some(saved.clone()));
         hear_taken(&mut nodes[here], &session, before).await;
-        assert!(!save(&*nodes[here].bus, &session, before, &record(&[])).await);
+        assert!(!save(&nodes[here].store, &session, before, &record(&[])).await);
         before = next;
     }
     let [one, two] = &mut nodes;
     one.hear_no_more().await;
     two.hear(1).await;
     for node in &nodes {
-        node.bus.close().await;
+        node.store.lifecycle.close().await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! The embedded bus: the contract, in a file and in memory, and what a file promises beyond it.
+//! The embedded store: the contract, in a file and in memory, and what a file promises beyond it.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -16,7 +16,8 @@ use roomcast::{
         page::Page,
     },
     store::{
-        DELIVERY_BATCHES_MAX, RetentionPolicy, SubmitError,
+        RetentionPolicy,
+        log::{AppendError, LOG_EVENT_BATCHES_MAX},
         queue::BATCH_MAX,
         sqlite::{self as store_sqlite, Location, OpenError, SqliteOptions},
     },
@@ -26,7 +27,9 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     contract::model,
-    harness::bus::{DEADLINE, Log, Node, draft, later, message, retention, room, store, until},
+    harness::store::{
+        DEADLINE, Log, Node, draft, later, message, must_append, retention, room, until,
+    },
 };
 
 /// Where the child of the crash test keeps its log, and which round it is.
@@ -87,18 +90,14 @@ pub fn open(dir: &Path, retention: RetentionPolicy) -> Node {
             Err(OpenError::InUse { .. }) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            opened => {
-                let (bus, deliveries) = opened.expect("it opens");
-                return Node { bus, deliveries };
-            }
+            opened => return opened.expect("it opens").into(),
         }
     }
 }
 
 fn memory(retention: RetentionPolicy) -> Node {
     let options = SqliteOptions { location: Location::Memory, retention };
-    let (bus, deliveries) = store_sqlite::open(options).expect("it opens");
-    Node { bus, deliveries }
+    store_sqlite::open(options).expect("it opens").into()
 }
 
 fn refused(dir: &Path) -> OpenError {
@@ -129,16 +128,16 @@ async fn a_second_process_is_refused() {
     let error = refused(dir.path());
     assert!(matches!(error, OpenError::InUse { .. }), "{error:?}");
     assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}");
-    store(&*node.bus, draft("lobby", "ann", "one", "1")).await;
+    must_append(&node.store, draft("lobby", "ann", "one", "1")).await;
     node.hear(1).await;
-    node.bus.close().await;
-    open(dir.path(), retention()).bus.close().await;
+    node.store.lifecycle.close().await;
+    open(dir.path(), retention()).store.lifecycle.close().await;
 }
 
 #[tokio::test]
 async fn a_log_of_a_newer_program_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
-    open(dir.path(), retention()).bus.close().await;
+    open(dir.path(), retention()).store.lifecycle.close().await;
     database(dir.path()).pragma_update(None, "user_version", 7).expect("a pragma");
     let error = refused(dir.path());
     assert!(matches!(error, OpenError::Newer { found: 7, known: 5, .. }), "{error:?}");
@@ -171,15 +170,19 @@ async fn after_the_window_an_id_is_new() {
     let window = retention().idempotency_window;
     let first = draft("lobby", "ann", "one", "1");
     let second = later(first.clone(), window + Duration::from_millis(1));
-    assert_eq!(store(&*node.bus, first).await.position.seq, 1);
-    let stored = store(&*node.bus, second.clone()).await;
+    assert_eq!(must_append(&node.store, first).await.position.seq, 1);
+    let stored = must_append(&node.store, second.clone()).await;
     assert_eq!((stored.position.seq, stored.at), (2, second.at));
-    assert_eq!(store(&*node.bus, later(second, window)).await, stored, "the newer one counts");
+    assert_eq!(
+        must_append(&node.store, later(second, window)).await,
+        stored,
+        "the newer one counts"
+    );
     assert_eq!(node.hear(2).await.len(), 2);
     node.hear_no_more().await;
 }
 
-/// With nobody to read, the bus takes what its bounds say and not one draft more.
+/// With nobody to read, the store takes what its bounds say and not one draft more.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_relay_memory_is_bounded() {
     const COUNT: usize = 200_000;
@@ -187,7 +190,7 @@ async fn without_a_relay_memory_is_bounded() {
     let (settled, mut outcomes) = mpsc::channel(COUNT + 1);
     let send = |n: usize| {
         let settled = settled.clone();
-        node.bus.submit(
+        node.store.log.append(
             draft("lobby", "ann", &format!("m{n}"), "0"),
             Box::new(move |outcome| settled.try_send(outcome).expect("there is room")),
         );
@@ -199,7 +202,7 @@ async fn without_a_relay_memory_is_bounded() {
             send(sent);
             sent += 1;
         });
-        node.deliveries.len() == DELIVERY_BATCHES_MAX || sent >= COUNT / 2
+        node.log_events.len() == LOG_EVENT_BATCHES_MAX || sent >= COUNT / 2
     })
     .await;
     (sent..COUNT).for_each(send);
@@ -210,7 +213,7 @@ async fn without_a_relay_memory_is_bounded() {
             match outcome {
                 Ok(_) => stored += 1,
                 Err(error) => {
-                    assert_eq!(error, SubmitError::Busy);
+                    assert_eq!(error, AppendError::Busy);
                     busy += 1;
                 }
             }
@@ -219,13 +222,13 @@ async fn without_a_relay_memory_is_bounded() {
     })
     .await;
     // On the road, with the writer, and in the queue.
-    let taken_max = (DELIVERY_BATCHES_MAX + 1) * BATCH_MAX + 65_536;
-    assert!(COUNT - busy <= taken_max, "{} are under way", COUNT - busy);
+    let taken_max = (LOG_EVENT_BATCHES_MAX + 1) * BATCH_MAX + 65_536;
+    assert!(COUNT - busy <= taken_max, "{} are in flight", COUNT - busy);
     // The relay goes away: the rest is stored all the same, and each is told once.
-    let Node { bus, deliveries } = node;
-    drop(deliveries);
-    bus.close().await;
-    drop((bus, settled));
+    let Node { store, log_events, .. } = node;
+    drop(log_events);
+    store.lifecycle.close().await;
+    drop((store, settled));
     while let Some(outcome) = outcomes.recv().await {
         match outcome {
             Ok(_) => stored += 1,
@@ -255,13 +258,13 @@ async fn a_room_keeps_its_newest_messages() {
     assert!(!node.history("lobby", Page::Before(4_901), 1).await.more);
 
     // Gone from the history, but a retry is still recognised, now and after a restart.
-    assert_eq!(store(&*node.bus, drafts[0].clone()).await, stored[0]);
-    node.bus.close().await;
+    assert_eq!(must_append(&node.store, drafts[0].clone()).await, stored[0]);
+    node.store.lifecycle.close().await;
     let mut node = open(dir.path(), RetentionPolicy { history_max: 100, ..retention() });
-    assert_eq!(store(&*node.bus, drafts[1].clone()).await, stored[1]);
+    assert_eq!(must_append(&node.store, drafts[1].clone()).await, stored[1]);
     node.hear_no_more().await;
     assert_eq!(rows(&database(dir.path())), 5_001);
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,11 +290,11 @@ async fn old_messages_go_and_so_do_their_rows() {
     assert_eq!((old.messages.len(), old.trimmed), (0, true));
     assert!(!node.history("old", Page::After(9_990), 100).await.trimmed, "nothing after it went");
     let again = draft("old", "ann", "again", "0");
-    let stored = store(&*node.bus, again.clone()).await;
+    let stored = must_append(&node.store, again.clone()).await;
     let page = node.history("old", Page::After(5), 100).await;
     assert_eq!((page.messages, page.trimmed), (vec![message(again, &stored)], true));
     assert_eq!(stored.position.seq, 10_001, "a sequence is never used again");
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -299,16 +302,16 @@ async fn the_sequence_outlives_the_newest_rows() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut node = open(dir.path(), retention());
     let old = aged(draft("lobby", "ann", "old", "0"), Duration::from_secs(7_200));
-    let first = store(&*node.bus, old).await;
+    let first = must_append(&node.store, old).await;
     node.hear(1).await;
     let file = database(dir.path());
     until("the row is gone", || rows(&file) == 0).await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
     let mut node = open(dir.path(), retention());
-    let next = store(&*node.bus, draft("lobby", "ann", "new", "0")).await;
+    let next = must_append(&node.store, draft("lobby", "ann", "new", "0")).await;
     assert_eq!((next.position.epoch, next.position.seq), (first.position.epoch, 2));
     node.hear(1).await;
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 /// A process that is killed when the test ends, however it ends.
@@ -371,7 +374,7 @@ async fn what_was_acked_survives_kill_9() {
         }
         epochs.extend(all.iter().map(|message| message.position.epoch.to_string()));
         assert_eq!(epochs.len(), 1, "the epoch goes on");
-        node.bus.close().await;
+        node.store.lifecycle.close().await;
     }
 }
 
@@ -381,8 +384,8 @@ async fn appends_until_it_is_killed() {
     let dir = PathBuf::from(std::env::var_os(CHILD_DIR).expect("the parent says where"));
     let round = std::env::var_os(CHILD_ROUND).expect("the parent says which");
     let from = format!("r{}", round.display());
-    let Node { bus, mut deliveries } = open(&dir, retention());
-    let drain = async { while deliveries.recv().await.is_some() {} };
+    let Node { store, mut log_events, .. } = open(&dir, retention());
+    let drain = async { while log_events.recv().await.is_some() {} };
     let in_flight = Arc::new(Semaphore::new(2_000));
     let append = async {
         for n in 0_usize.. {
@@ -395,7 +398,7 @@ async fn appends_until_it_is_killed() {
                 std::io::stdout().write_all(line.as_bytes()).expect("the parent reads");
                 in_flight.add_permits(1);
             };
-            bus.submit(draft("lobby", &from, &n.to_string(), "\"text\""), Box::new(settle));
+            store.log.append(draft("lobby", &from, &n.to_string(), "\"text\""), Box::new(settle));
         }
     };
     tokio::join!(drain, append);
@@ -438,7 +441,7 @@ proptest! {
                 match step {
                     Step::Append { room: name, id } => {
                         let draft = draft(&format!("r{name}"), "ann", &id.to_string(), "0");
-                        let stored = store(&*node.bus, draft.clone()).await;
+                        let stored = must_append(&node.store, draft.clone()).await;
                         let known = all.iter().find(|message| message.id == draft.id);
                         if let Some(known) = known {
                             prop_assert_eq!(&known.position, &stored.position);
@@ -463,7 +466,7 @@ proptest! {
                 }
             }
             node.hear_no_more().await;
-            node.bus.close().await;
+            node.store.lifecycle.close().await;
             Ok(())
         })?;
     }
@@ -474,9 +477,9 @@ proptest! {
 async fn a_clock_that_was_set_back_shows_no_retry_twice() {
     let node = memory(retention());
     let first = draft("lobby", "ann", "one", "1");
-    let stored = store(&*node.bus, first.clone()).await;
+    let stored = must_append(&node.store, first.clone()).await;
     assert!(stored.at <= clock::now());
     let again = aged(first, Duration::from_secs(3_600));
-    assert_eq!(store(&*node.bus, again).await, stored);
-    node.bus.close().await;
+    assert_eq!(must_append(&node.store, again).await, stored);
+    node.store.lifecycle.close().await;
 }

@@ -222,7 +222,7 @@ fn a_file_without_a_heading_is_found() {
 #[test]
 fn an_import_that_goes_up_is_found_however_it_is_written() {
     for (path, code, wrong) in [
-        ("src/domain/name.rs", "use crate::store::Bus;", 1),
+        ("src/domain/name.rs", "use crate::store::Store;", 1),
         ("src/domain/name.rs", "use crate::clock;", 1),
         ("src/store/redis.rs", "use crate::{domain::name::RoomName, delivery::relay};", 1),
         ("src/store/redis.rs", "use crate::{\n    domain::{a, b},\n    chat::{Chat, c},\n};", 1),

@@ -14,8 +14,8 @@ use crate::{
         user::User,
     },
     store::{
-        History,
-        presence::{RoomSummary, Unread},
+        inbox::Unread,
+        log::{History, RoomSummary},
         search::Found,
     },
 };

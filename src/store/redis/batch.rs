@@ -15,7 +15,7 @@ use crate::{
         name::{Emoji, RoomName, UserId},
     },
     store::{
-        Settle, SubmitError,
+        log::{AppendError, Settle},
         queue::{BATCH_BYTES_MAX, QueuedDraft},
     },
 };
@@ -70,7 +70,7 @@ struct Record {
 }
 
 /// What is told, and whom.
-pub type Told = (Settle, Result<Stored, SubmitError>);
+pub type Told = (Settle, Result<Stored, AppendError>);
 
 impl Batch {
     pub fn push(&mut self, QueuedDraft { draft, settle }: QueuedDraft) {
@@ -91,12 +91,12 @@ impl Settles {
     /// Whom to tell what, from what became of each entry.
     pub fn told(
         self,
-        outcomes: &[Result<Stored, SubmitError>],
+        outcomes: &[Result<Stored, AppendError>],
     ) -> impl Iterator<Item = Told> + use<'_> {
         self.0.into_iter().map(|(settle, entry)| (settle, outcomes[entry].clone()))
     }
 
-    pub fn refuse(self, error: SubmitError) {
+    pub fn refuse(self, error: AppendError) {
         for (settle, _) in self.0 {
             settle(Err(error));
         }
@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(batch.messages.len(), 2);
         let frame = String::from_utf8(batch.messages.frame("", &[0, 1])).unwrap();
         assert_eq!(frame.matches("\"id\":\"a\"").count(), 1);
-        let outcomes = [Err(SubmitError::Busy), Err(SubmitError::Unconfirmed)];
+        let outcomes = [Err(AppendError::Busy), Err(AppendError::Unconfirmed)];
         let told: Vec<_> = batch.settles.told(&outcomes).map(|(_, outcome)| outcome).collect();
         assert_eq!(told, [outcomes[0].clone(), outcomes[1].clone(), outcomes[0].clone()]);
     }

@@ -38,7 +38,7 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(3);
 const PING_EVERY: Duration = Duration::from_millis(500);
 const PING_EVERY_WHILE_DOWN: Duration = Duration::from_millis(100);
 const FORCE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Deliveries that may wait for the reader: past it fred overwrites, and the log fills the hole.
+/// LogEvents that may wait for the reader: past it fred overwrites, and the log fills the hole.
 const MESSAGES_MAX: usize = 2_048;
 /// Redis releases that have what the scripts use: `MINID` in XADD and XTRIM.
 const VERSION_MIN: (u32, u32) = (6, 2);

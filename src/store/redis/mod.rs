@@ -38,18 +38,23 @@ use crate::store::redis::{
     link::Status,
     presence::RedisPresence,
     profiles::RedisProfiles,
-    reader::{Began, Reader, Told},
+    reader::{Began, Out, Reader, Told},
     scripts::{HISTORY, number, text},
     sessions::RedisSessions,
     writer::PartitionWriter,
 };
 use crate::store::{
-    Bus, DELIVERY_BATCHES_MAX, Deliveries, Health, History, ReadError, RetentionPolicy, Settle,
-    SubmitError,
-    presence::{Members, RoomSummary, Signal, Unread},
+    Health, Lifecycle, NODE_EVENTS_MAX, NodeEvents, Opened, ReadError, RetentionPolicy, Store,
+    inbox::{Inbox, Unread},
+    log::{
+        AppendError, History, LOG_EVENT_BATCHES_MAX, LogEvents, LogTail, MessageLog, RoomSummary,
+        Settle,
+    },
+    presence::{Members, PresenceStore, Signal},
+    profiles::ProfileStore,
     queue::{self, DraftQueue},
-    search::{self, Found},
-    sessions::{Holder, SessionRecord, Tail},
+    search::{self, Found, SearchIndex},
+    sessions::{Holder, SessionRecord, SessionStore},
 };
 use crate::{
     domain::{
@@ -86,7 +91,7 @@ pub enum ConfigError {
 }
 
 /// Needs no Redis to be there: the bus is down until one answers.
-pub fn open(options: RedisOptions) -> Result<(Arc<Redis>, Deliveries), ConfigError> {
+pub fn open(options: RedisOptions) -> Result<Opened, ConfigError> {
     // Another library's choice, if it came first, serves as well.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider was installed before");
@@ -132,8 +137,8 @@ pub fn open(options: RedisOptions) -> Result<(Arc<Redis>, Deliveries), ConfigErr
     let life = options.retention.history_ttl;
     let profiles = RedisProfiles::new(client.clone(), status.clone(), &options.prefix, life);
     let told = Told { sessions: Arc::clone(&sessions), people: Arc::clone(&people) };
-    let (deliveries, began) = start_reader(&options, builder, &status, &tasks, told)?;
-    let bus = Redis {
+    let (log_events, node_events, began) = start_reader(&options, builder, &status, &tasks, told)?;
+    let redis = Redis {
         prefix: options.prefix,
         client,
         status,
@@ -146,7 +151,7 @@ pub fn open(options: RedisOptions) -> Result<(Arc<Redis>, Deliveries), ConfigErr
         tasks,
         writers,
     };
-    Ok((Arc::new(bus), deliveries))
+    Ok(Opened { store: Store::of(&Arc::new(redis)), log_events, node_events })
 }
 
 /// fred spawns where it connects, so a runtime of its own keeps the reader's work off the others.
@@ -156,13 +161,22 @@ fn start_reader(
     status: &Status,
     tasks: &Tasks,
     told: Told,
-) -> Result<(Deliveries, Began), ConfigError> {
-    let (sender, deliveries) = mpsc::channel(DELIVERY_BATCHES_MAX);
+) -> Result<(LogEvents, NodeEvents, Began), ConfigError> {
+    let (log_sender, log_events) = mpsc::channel(LOG_EVENT_BATCHES_MAX);
+    let (node_sender, node_events) = mpsc::channel(NODE_EVENTS_MAX);
     let keys = (0..options.partitions).map(|p| Keys::new(&options.prefix, p)).collect();
     let lobby = partition_of(&RoomName::lobby(), options.partitions);
-    let keeping = Arc::clone(&told.sessions).keep(sender.clone(), tasks.clone());
+    let keeping = Arc::clone(&told.sessions).keep(node_sender.clone(), tasks.clone());
     tasks.spawn_vital("redis sessions", keeping);
-    let reader = Reader::new(builder, keys, lobby, status.clone(), told, sender, tasks.clone());
+    let reader = Reader::new(
+        builder,
+        keys,
+        lobby,
+        status.clone(),
+        told,
+        Out { log_sender, node_sender },
+        tasks.clone(),
+    );
     let began = reader.began();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (done, finished) = tokio::sync::oneshot::channel::<()>();
@@ -177,7 +191,7 @@ fn start_reader(
         // An error is how a dropped sender shows: the thread has ended.
         finished.await.unwrap_or_default();
     });
-    Ok((deliveries, began))
+    Ok((log_events, node_events, began))
 }
 
 #[derive(Debug)]
@@ -196,14 +210,14 @@ pub struct Redis {
     writers: Tasks,
 }
 
-impl Bus for Redis {
-    fn submit(&self, draft: Draft, settle: Settle) {
+impl MessageLog for Redis {
+    fn append(&self, draft: Draft, settle: Settle) {
         if !self.status.can_append() {
-            return settle(Err(SubmitError::Unavailable));
+            return settle(Err(AppendError::Unavailable));
         }
         match self.queues.get(usize::from(self.partition(&draft.room))) {
             Some(queue) => queue.push(draft, settle),
-            None => settle(Err(SubmitError::Unavailable)),
+            None => settle(Err(AppendError::Unavailable)),
         }
     }
 
@@ -216,24 +230,15 @@ impl Bus for Redis {
         self.read_history(room, page, limit).boxed()
     }
 
-    /// Redis has no index of words.
-    fn search(&self, search: Search) -> BoxFuture<'_, Result<Found, ReadError>> {
-        async move {
-            let _turn = self.searches.acquire().await;
-            search::scan(self, &search, 0).await
-        }
-        .boxed()
-    }
-
     fn tail(
         &self,
         partition: u16,
         after: Position,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Tail, ReadError>> {
+    ) -> BoxFuture<'_, Result<LogTail, ReadError>> {
         async move {
             if usize::from(partition) >= self.queues.len() {
-                return Ok(Tail::OtherEpoch);
+                return Ok(LogTail::OtherEpoch);
             }
             if !self.status.can_append() {
                 return Err(calls::away());
@@ -243,7 +248,25 @@ impl Bus for Redis {
         .boxed()
     }
 
-    fn save_session(
+    fn rooms(&self, limit: u32) -> BoxFuture<'_, Result<Vec<RoomSummary>, ReadError>> {
+        self.people.rooms(limit).boxed()
+    }
+
+    fn partitions(&self) -> u16 {
+        u16::try_from(self.queues.len()).expect("there were at most that many options")
+    }
+
+    fn partition(&self, room: &RoomName) -> u16 {
+        partition_of(room, self.partitions())
+    }
+
+    fn began(&self, partition: u16) -> Option<Position> {
+        self.began[usize::from(partition)].get().cloned()
+    }
+}
+
+impl SessionStore for Redis {
+    fn save(
         &self,
         session: PublicId,
         holder: Holder,
@@ -254,7 +277,7 @@ impl Bus for Redis {
         self.sessions.save(holder).boxed()
     }
 
-    fn claim_session(
+    fn claim(
         &self,
         session: PublicId,
         holder: Holder,
@@ -263,26 +286,21 @@ impl Bus for Redis {
         self.sessions.claim(session, holder, user).boxed()
     }
 
-    fn release_session(&self, _session: PublicId, holder: Holder) {
+    fn release(&self, _session: PublicId, holder: Holder) {
         self.sessions.release(holder);
     }
 
-    fn session(
-        &self,
-        session: PublicId,
-    ) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>> {
+    fn read(&self, session: PublicId) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>> {
         async move { self.sessions.read(&session).await }.boxed()
     }
+}
 
-    fn signal(&self, signal: Signal) {
-        self.people.signal(signal.room().map_or(0, |room| self.partition(room)), signal);
-    }
-
-    fn add_presence(&self, room: RoomName, user: User) {
+impl PresenceStore for Redis {
+    fn add(&self, room: RoomName, user: User) {
         self.people.add_presence(self.partition(&room), room, &user);
     }
 
-    fn remove_presence(&self, room: RoomName, user: UserId) {
+    fn remove(&self, room: RoomName, user: UserId) {
         self.people.remove_presence(self.partition(&room), room, user);
     }
 
@@ -291,18 +309,22 @@ impl Bus for Redis {
         async move { self.people.members(partition, &room, users_max).await }.boxed()
     }
 
-    fn rooms(&self, limit: u32) -> BoxFuture<'_, Result<Vec<RoomSummary>, ReadError>> {
-        self.people.rooms(limit).boxed()
+    fn publish(&self, signal: Signal) {
+        self.people.signal(signal.room().map_or(0, |room| self.partition(room)), signal);
     }
+}
 
+impl ProfileStore for Redis {
     fn profile(&self, user: UserId) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
         self.profiles.profile(user).boxed()
     }
 
-    fn patch_profile(&self, patch: Patch) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
+    fn patch(&self, patch: Patch) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
         self.profiles.change(patch).boxed()
     }
+}
 
+impl Inbox for Redis {
     fn mark_read(
         &self,
         user: UserId,
@@ -329,19 +351,20 @@ impl Bus for Redis {
     ) -> BoxFuture<'_, Result<Vec<Unread>, ReadError>> {
         self.profiles.unread(user, rooms, |room| self.partition(room)).boxed()
     }
+}
 
-    fn partitions(&self) -> u16 {
-        u16::try_from(self.queues.len()).expect("there were at most that many options")
+impl SearchIndex for Redis {
+    /// Redis has no index of words.
+    fn search(&self, search: Search) -> BoxFuture<'_, Result<Found, ReadError>> {
+        async move {
+            let _turn = self.searches.acquire().await;
+            search::scan(self, &search, 0).await
+        }
+        .boxed()
     }
+}
 
-    fn began(&self, partition: u16) -> Option<Position> {
-        self.began[usize::from(partition)].get().cloned()
-    }
-
-    fn partition(&self, room: &RoomName) -> u16 {
-        partition_of(room, self.partitions())
-    }
-
+impl Lifecycle for Redis {
     fn health(&self) -> watch::Receiver<Health> {
         self.status.watch()
     }

@@ -6,7 +6,7 @@ use std::{convert::Infallible, future::pending, mem};
 use tokio::task::yield_now;
 
 use crate::store::redis::batch::{Batch, Told};
-use crate::store::{SubmitError, queue::DraftReceiver};
+use crate::store::{log::AppendError, queue::DraftReceiver};
 
 /// What comes after the frame under way, and what is left to tell of the one before.
 pub struct Pipeline {
@@ -51,7 +51,7 @@ impl Pipeline {
     }
 
     /// Refuses whatever came after the frame under way.
-    pub fn refuse(&mut self, error: SubmitError) {
+    pub fn refuse(&mut self, error: AppendError) {
         mem::take(&mut self.next).settles.refuse(error);
         while let Some(waiting) = self.drain.try_recv() {
             (waiting.settle)(Err(error));
@@ -100,7 +100,7 @@ mod tests {
             name::{MessageId, RoomName, UserId},
         },
         store::{
-            Settle,
+            log::Settle,
             queue::{self, DraftQueue},
         },
     };
@@ -133,7 +133,7 @@ mod tests {
         let mut pipeline = Pipeline::new(drain);
         push(&queue, 1, &settled);
         let first = pipeline.batch().await.unwrap();
-        pipeline.tell_later(first.settles.told(&[Err(SubmitError::Busy)]));
+        pipeline.tell_later(first.settles.told(&[Err(AppendError::Busy)]));
         push(&queue, 2, &settled);
         assert_eq!(pipeline.batch().await.unwrap().messages.len(), 1);
         assert!(told.try_recv().is_err(), "the next frame goes first");
@@ -155,7 +155,7 @@ mod tests {
         assert!(!pipeline.next.is_empty());
         queue.close();
         while let Some(batch) = pipeline.batch().await {
-            batch.settles.refuse(SubmitError::Busy);
+            batch.settles.refuse(AppendError::Busy);
         }
         assert!(told.try_iter().eq(0..COUNT), "each once, in order");
     }
@@ -170,7 +170,7 @@ mod tests {
         answered(&mut pipeline, || turns.fetch_add(1, Ordering::Relaxed) > 8).await;
         assert!(!pipeline.next.is_empty());
         push(&queue, 2, &settled);
-        pipeline.refuse(SubmitError::Unavailable);
+        pipeline.refuse(AppendError::Unavailable);
         assert!(told.try_iter().eq([1, 2]));
         queue.close();
         assert!(pipeline.batch().await.is_none(), "nothing is left");

@@ -38,7 +38,8 @@ use crate::{
     shutdown::Tasks,
     store::{
         ReadError,
-        presence::{Members, RoomSummary, Signal},
+        log::RoomSummary,
+        presence::{Members, Signal},
     },
 };
 

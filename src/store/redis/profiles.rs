@@ -24,7 +24,8 @@ use crate::{
     },
     store::{
         ReadError,
-        presence::{MARKS_MAX, Signal, UNREAD_MAX, Unread},
+        inbox::{MARKS_MAX, UNREAD_MAX, Unread},
+        presence::Signal,
     },
 };
 

@@ -34,7 +34,7 @@ use crate::store::redis::{
 use crate::{
     domain::message::{Body, Position},
     shutdown::Tasks,
-    store::Delivery,
+    store::{NodeEvent, log::LogEvent},
 };
 
 /// How often the position is compared with the log's.
@@ -77,7 +77,7 @@ pub struct Reader {
     lobby: u16,
     status: Status,
     told: Told,
-    out: mpsc::Sender<Vec<Delivery>>,
+    out: Out,
     tasks: Tasks,
     trackers: Vec<Tracker>,
     began: Began,
@@ -86,6 +86,19 @@ pub struct Reader {
     /// The partition that was found deaf, until it is heard again.
     deaf: Option<usize>,
     frames_per_read: u64,
+}
+
+/// Where the reader sends what it was told.
+pub struct Out {
+    pub log_sender: mpsc::Sender<Vec<LogEvent>>,
+    pub node_sender: mpsc::Sender<NodeEvent>,
+}
+
+/// What one read of the subscription brought.
+#[derive(Default)]
+struct Batch {
+    log: Vec<LogEvent>,
+    node: Vec<NodeEvent>,
 }
 
 /// Who else is told what the reader hears, or may have missed.
@@ -110,7 +123,7 @@ impl Reader {
         lobby: u16,
         status: Status,
         told: Told,
-        out: mpsc::Sender<Vec<Delivery>>,
+        out: Out,
         tasks: Tasks,
     ) -> Self {
         let heard = vec![Instant::now(); keys.len()];
@@ -219,8 +232,8 @@ impl Reader {
     async fn missed(&self, partitions: impl Iterator<Item = usize>) -> Result<(), Trouble> {
         self.told.sessions.missed();
         self.told.people.missed();
-        let lost = |index| Delivery::SignalsLost { partition: number_of(index) };
-        self.deliver(&mut partitions.map(lost).collect()).await
+        let lost = |index| NodeEvent::SignalsLost { partition: number_of(index) };
+        self.tell(partitions.map(lost)).await
     }
 
     /// Delivers until something is wrong.
@@ -246,7 +259,7 @@ impl Reader {
         link: &mut Link,
         first: Result<Published, RecvError>,
     ) -> Result<(), Trouble> {
-        let mut out = Vec::new();
+        let mut out = Batch::default();
         let mut next = match first {
             Ok(published) => Some(published),
             Err(RecvError::Lagged(missed)) => return self.overrun(link, missed).await,
@@ -256,13 +269,14 @@ impl Reader {
         let mut taken = 0;
         while let Some(published) = next {
             if let Err(index) = self.take(&published, &mut out) {
-                self.deliver(&mut out).await?;
+                self.deliver(&mut out.log).await?;
                 self.catch_up(&link.client, index).await?;
             }
             taken += 1;
             next = if taken < DRAIN_MAX { link.messages.try_recv().ok() } else { None };
         }
-        self.deliver(&mut out).await
+        self.deliver(&mut out.log).await?;
+        self.tell(out.node).await
     }
 
     async fn overrun(&mut self, link: &Link, missed: u64) -> Result<(), Trouble> {
@@ -275,7 +289,7 @@ impl Reader {
     }
 
     /// `Err` is the partition whose log has to be read.
-    fn take(&mut self, published: &Published, out: &mut Vec<Delivery>) -> Result<(), usize> {
+    fn take(&mut self, published: &Published, out: &mut Batch) -> Result<(), usize> {
         let channel = &*published.channel;
         if channel == self.told.sessions.channel() {
             self.told.sessions.heard(text(&published.value).unwrap_or_default());
@@ -293,7 +307,7 @@ impl Reader {
             return Ok(());
         };
         if signals {
-            signal::heard(said, out);
+            signal::heard(said, &mut out.node);
             return Ok(());
         }
         let (Some(tracker), Some(heard)) =
@@ -303,7 +317,7 @@ impl Reader {
         };
         let Some((header, lines)) = frame::split(said) else {
             if tracker.partition == self.lobby {
-                external(said, out);
+                external(said, &mut out.log);
             }
             return Ok(());
         };
@@ -313,7 +327,7 @@ impl Reader {
             self.status.up(Component::Subscription);
         }
         match tracker.judge(&header, said) {
-            Verdict::Deliver => tracker.take(&header, lines, said, out),
+            Verdict::Deliver => tracker.take(&header, lines, said, &mut out.log),
             Verdict::Known => {}
             Verdict::ReadLog => return Err(index),
         }
@@ -423,11 +437,20 @@ impl Reader {
     }
 
     /// Waits for the relay: meanwhile the subscription may overrun, and the log fills the hole.
-    async fn deliver(&self, out: &mut Vec<Delivery>) -> Result<(), Trouble> {
+    async fn deliver(&self, out: &mut Vec<LogEvent>) -> Result<(), Trouble> {
         if out.is_empty() {
             return Ok(());
         }
-        self.out.send(std::mem::take(out)).await.map_err(|_relay_is_gone| Trouble::Stopping)
+        let sent = self.out.log_sender.send(std::mem::take(out)).await;
+        sent.map_err(|_relay_is_gone| Trouble::Stopping)
+    }
+
+    async fn tell(&self, events: impl IntoIterator<Item = NodeEvent>) -> Result<(), Trouble> {
+        for event in events {
+            let sent = self.out.node_sender.send(event).await;
+            sent.map_err(|_receiver_is_gone| Trouble::Stopping)?;
+        }
+        Ok(())
     }
 
     /// A stopping node still shows what it has appended.
@@ -451,7 +474,7 @@ fn number_of(index: usize) -> u16 {
 }
 
 /// What a person typed: JSON as JSON, anything else as text.
-fn external(said: &str, out: &mut Vec<Delivery>) {
+fn external(said: &str, out: &mut Vec<LogEvent>) {
     if said.len() > EXTERNAL_BYTES_MAX {
         return tracing::warn!(bytes = said.len(), "ignored a too long text on the channel");
     }
@@ -459,7 +482,7 @@ fn external(said: &str, out: &mut Vec<Delivery>) {
         Ok(_) => said.trim().to_owned(),
         Err(_no_json) => serde_json::Value::from(said).to_string(),
     };
-    out.push(Delivery::External(Body::from_json(&json)));
+    out.push(LogEvent::External(Body::from_json(&json)));
 }
 
 async fn ping(subscriber: &SubscriberClient) -> Result<(), Trouble> {

@@ -31,7 +31,7 @@ use crate::{
     domain::name::{NameError, PublicId, UserId},
     shutdown::Tasks,
     store::{
-        Delivery, ReadError,
+        NodeEvent, ReadError,
         sessions::{Holder, Joined, JoinedLine, SessionRecord},
     },
 };
@@ -147,7 +147,7 @@ impl RedisSessions {
     }
 
     /// Renews leases and tells of losses until the node stops.
-    pub async fn keep(self: Arc<Self>, out: mpsc::Sender<Vec<Delivery>>, tasks: Tasks) {
+    pub async fn keep(self: Arc<Self>, out: mpsc::Sender<NodeEvent>, tasks: Tasks) {
         let mut ticks = interval((self.window / 16).clamp(TICK_MIN, TICK_MAX));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut was_up = true;
@@ -173,11 +173,11 @@ impl RedisSessions {
                 self.renew().await;
             }
             let taken = self.leased().take_taken();
-            let told = |(session, holder)| Delivery::SessionTaken { session, holder };
-            let taken: Vec<_> = taken.into_iter().map(told).collect();
-            // A relay that is gone has nobody left to tell.
-            if !taken.is_empty() && out.send(taken).await.is_err() {
-                return;
+            for (session, holder) in taken {
+                // Without a receiver no connection is left to be told.
+                if out.send(NodeEvent::SessionTaken { session, holder }).await.is_err() {
+                    return;
+                }
             }
         }
     }

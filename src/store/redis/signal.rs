@@ -23,7 +23,7 @@ use crate::{
         user::{Picture, User},
     },
     shutdown::Tasks,
-    store::{Delivery, ReadError, presence::Signal},
+    store::{NodeEvent, ReadError, presence::Signal},
 };
 
 /// Signals of this node that may wait to be sent; those beyond are dropped.
@@ -83,10 +83,10 @@ pub fn line(signal: Signal) -> String {
 }
 
 /// What was said on the channel of signals, line by line.
-pub fn heard(said: &str, out: &mut Vec<Delivery>) {
+pub fn heard(said: &str, out: &mut Vec<NodeEvent>) {
     for line in said.lines() {
         match signal(line) {
-            Ok(signal) => out.push(Delivery::Signal(signal)),
+            Ok(signal) => out.push(NodeEvent::Signal(signal)),
             Err(error) => tracing::warn!(%error, "ignored a signal that cannot be read"),
         }
     }
@@ -236,7 +236,7 @@ mod tests {
             assert!(!line.contains('\n'), "{line}");
             let mut out = Vec::new();
             heard(&format!("{line}\n{line}"), &mut out);
-            assert_eq!(out, [Delivery::Signal(signal.clone()), Delivery::Signal(signal)]);
+            assert_eq!(out, [NodeEvent::Signal(signal.clone()), NodeEvent::Signal(signal)]);
         }
     }
 
@@ -245,6 +245,6 @@ mod tests {
         let good = line(Signal::Profile { user: ann() });
         let mut out = Vec::new();
         heard(&format!("hello\n{{\"typing\":{{}}}}\n{good}"), &mut out);
-        assert_eq!(out, [Delivery::Signal(Signal::Profile { user: ann() })]);
+        assert_eq!(out, [NodeEvent::Signal(Signal::Profile { user: ann() })]);
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     domain::message::{Epoch, Position},
     store::{
         ReadError,
-        sessions::{TAIL_BYTES_MAX, Tail},
+        log::{LogTail, TAIL_BYTES_MAX},
     },
 };
 
@@ -20,7 +20,7 @@ pub async fn read(
     keys: &Keys,
     after: &Position,
     limit: u32,
-) -> Result<Tail, ReadError> {
+) -> Result<LogTail, ReadError> {
     let arguments = [
         after.epoch.to_string(),
         after.seq.to_string(),
@@ -35,7 +35,7 @@ pub async fn read(
 }
 
 /// Cuts the piece from the frames that tail.lua answers.
-fn tail_of(reply: &[Value], after: &Position, limit: u32) -> Result<Tail, ReadError> {
+fn tail_of(reply: &[Value], after: &Position, limit: u32) -> Result<LogTail, ReadError> {
     let corrupt = |why: &str| ReadError::Corrupt(why.to_owned());
     let strange = || corrupt("tail.lua answered in an unknown shape");
     let [epoch, top, kept, Value::Array(frames)] = reply else { return Err(strange()) };
@@ -43,11 +43,11 @@ fn tail_of(reply: &[Value], after: &Position, limit: u32) -> Result<Tail, ReadEr
     let top = number(top).ok_or_else(strange)?;
     let kept = number(kept).ok_or_else(strange)?;
     if epoch != after.epoch {
-        return Ok(Tail::OtherEpoch);
+        return Ok(LogTail::OtherEpoch);
     }
     let first = if kept == 0 { top + 1 } else { kept };
     if first > after.seq.saturating_add(1) {
-        return Ok(Tail::Trimmed { first });
+        return Ok(LogTail::Trimmed { first });
     }
     let mut messages = Vec::new();
     let mut bytes = 0;
@@ -64,10 +64,10 @@ fn tail_of(reply: &[Value], after: &Position, limit: u32) -> Result<Tail, ReadEr
             bytes += message.body.as_json().len();
             let full = messages.len() >= limit.max(1) as usize || bytes > TAIL_BYTES_MAX;
             if full && !messages.is_empty() {
-                return Ok(Tail::Messages { messages, top: Position { epoch, seq: top } });
+                return Ok(LogTail::Messages { messages, top: Position { epoch, seq: top } });
             }
             messages.push(message);
         }
     }
-    Ok(Tail::Messages { messages, top: Position { epoch, seq: top } })
+    Ok(LogTail::Messages { messages, top: Position { epoch, seq: top } })
 }

@@ -9,7 +9,7 @@ use crate::store::redis::{
 };
 use crate::{
     domain::message::{Epoch, Position},
-    store::Delivery,
+    store::log::LogEvent,
 };
 
 /// Frames remembered, to find where two histories part after a rollback.
@@ -64,7 +64,7 @@ impl Tracker {
     }
 
     /// Turns a frame into deliveries and moves on. Messages up to `last` are left out.
-    pub fn take(&mut self, header: &Header, lines: &str, frame: &str, out: &mut Vec<Delivery>) {
+    pub fn take(&mut self, header: &Header, lines: &str, frame: &str, out: &mut Vec<LogEvent>) {
         let mut lines = lines.split('\n');
         for seq in header.first..=header.last() {
             let line = lines.next().unwrap_or_default();
@@ -73,7 +73,7 @@ impl Tracker {
             }
             let position = Position { epoch: self.epoch.clone(), seq };
             out.push(match frame::message(line, position) {
-                Ok(message) => Delivery::Message(message),
+                Ok(message) => LogEvent::Message(message),
                 Err(error) => {
                     tracing::error!(seq, %error, "a record of the log cannot be read; told as a gap");
                     self.gap(seq, seq)
@@ -88,7 +88,7 @@ impl Tracker {
     }
 
     /// The log no longer has what comes before `next`.
-    pub fn skip_to(&mut self, next: u64, out: &mut Vec<Delivery>) {
+    pub fn skip_to(&mut self, next: u64, out: &mut Vec<LogEvent>) {
         if next > self.last + 1 {
             out.push(self.gap(self.last + 1, next - 1));
             self.last = next - 1;
@@ -97,13 +97,13 @@ impl Tracker {
     }
 
     /// A new epoch that shares history with the old one up to `common`, or nothing (0).
-    pub fn begin(&mut self, epoch: Epoch, common: u64, out: &mut Vec<Delivery>) {
+    pub fn begin(&mut self, epoch: Epoch, common: u64, out: &mut Vec<LogEvent>) {
         self.epoch = epoch;
         self.last = common;
         self.fresh_epoch = common == 0;
         self.remembered.retain(|(seq, _)| *seq <= common);
         let (partition, epoch) = (self.partition, self.epoch.clone());
-        out.push(Delivery::NewEpoch { partition, epoch, last: common });
+        out.push(LogEvent::NewEpoch { partition, epoch, last: common });
     }
 
     /// How the frame at `last` begins, if it is remembered.
@@ -119,12 +119,12 @@ impl Tracker {
         self.remembered.iter().rev().map(|(seq, begin)| (*seq, &**begin))
     }
 
-    fn gap(&self, from: u64, to: u64) -> Delivery {
-        Delivery::Gap { partition: self.partition, epoch: self.epoch.clone(), from, to }
+    fn gap(&self, from: u64, to: u64) -> LogEvent {
+        LogEvent::Gap { partition: self.partition, epoch: self.epoch.clone(), from, to }
     }
 
     /// What was read of the log, before what comes live.
-    pub fn take_read(&mut self, log: &Log, out: &mut Vec<Delivery>) {
+    pub fn take_read(&mut self, log: &Log, out: &mut Vec<LogEvent>) {
         let fresh_epoch = self.fresh_epoch;
         if !fresh_epoch {
             self.skip_to(if log.kept == 0 { log.top + 1 } else { log.kept }, out);
@@ -169,7 +169,7 @@ mod tests {
         Tracker::new(0, Epoch::new("e"), 0)
     }
 
-    fn take(tracker: &mut Tracker, frame: &str) -> Vec<Delivery> {
+    fn take(tracker: &mut Tracker, frame: &str) -> Vec<LogEvent> {
         let (header, lines) = frame::split(frame).unwrap();
         let mut out = Vec::new();
         tracker.take(&header, lines, frame, &mut out);
@@ -213,7 +213,7 @@ mod tests {
         let mut out = Vec::new();
         tracker.skip_to(10, &mut out);
         let epoch = Epoch::new("e");
-        assert_eq!(out, [Delivery::Gap { partition: 0, epoch, from: 3, to: 9 }]);
+        assert_eq!(out, [LogEvent::Gap { partition: 0, epoch, from: 3, to: 9 }]);
         tracker.skip_to(10, &mut out);
         assert_eq!((out.len(), tracker.last), (1, 9));
     }
@@ -223,7 +223,7 @@ mod tests {
         let mut tracker = tracker();
         let broken = frame(1, "e", 2).replace("\"id\":\"e2\"", "\"ix\":\"e2\"");
         let out = take(&mut tracker, &broken);
-        assert!(matches!(out.last(), Some(Delivery::Gap { from: 2, to: 2, .. })), "{out:?}");
+        assert!(matches!(out.last(), Some(LogEvent::Gap { from: 2, to: 2, .. })), "{out:?}");
     }
 
     #[test]
@@ -234,7 +234,7 @@ mod tests {
         let mut out = Vec::new();
         tracker.begin(Epoch::new("f"), 2, &mut out);
         assert_eq!((tracker.last, tracker.remembered().count()), (2, 1));
-        assert!(matches!(out.first(), Some(Delivery::NewEpoch { .. })));
+        assert!(matches!(out.first(), Some(LogEvent::NewEpoch { .. })));
         assert!(!tracker.anchor().is_empty());
     }
 }

@@ -24,7 +24,7 @@ use crate::store::redis::{
 use crate::{
     clock,
     domain::message::{Epoch, Position, Stored, Timestamp},
-    store::{RetentionPolicy, SubmitError, queue::DraftReceiver},
+    store::{RetentionPolicy, log::AppendError, queue::DraftReceiver},
 };
 
 /// How long a batch is repeated before its senders hear that nobody knows.
@@ -57,7 +57,7 @@ impl PartitionWriter {
         let mut pipeline = Pipeline::new(drain);
         while let Some(Batch { messages, settles }) = pipeline.batch().await {
             if !self.status.can_append() || !self.client.is_connected() {
-                settles.refuse(SubmitError::Unavailable);
+                settles.refuse(AppendError::Unavailable);
                 continue;
             }
             let outcomes = self.append(&messages, &mut pipeline).await;
@@ -72,11 +72,11 @@ impl PartitionWriter {
         &mut self,
         batch: &Messages,
         pipeline: &mut Pipeline,
-    ) -> Vec<Result<Stored, SubmitError>> {
+    ) -> Vec<Result<Stored, AppendError>> {
         let mut rest: Vec<usize> = (0..batch.len()).collect();
         let mut places: Vec<Option<Stored>> = vec![None; batch.len()];
         let bucket = self.bucket();
-        let mut failed = SubmitError::Unconfirmed;
+        let mut failed = AppendError::Unconfirmed;
         while !rest.is_empty() {
             let call = self.call(batch, &rest, bucket);
             let reply = match self.confirmed(call, pipeline).await {
@@ -109,7 +109,7 @@ impl PartitionWriter {
         &self,
         mut call: Call,
         pipeline: &mut Pipeline,
-    ) -> Result<Reply, SubmitError> {
+    ) -> Result<Reply, AppendError> {
         let deadline = Instant::now() + CONFIRM_WITHIN;
         let mut may_be_stored = false;
         loop {
@@ -154,14 +154,14 @@ impl PartitionWriter {
             }
             if give_up || late {
                 return Err(if may_be_stored {
-                    SubmitError::Unconfirmed
+                    AppendError::Unconfirmed
                 } else {
-                    SubmitError::Unavailable
+                    AppendError::Unavailable
                 });
             }
             // Whoever came later is certainly not stored, and need not wait to hear it.
             if !self.status.can_append() {
-                pipeline.refuse(SubmitError::Unavailable);
+                pipeline.refuse(AppendError::Unavailable);
             }
             pipeline.tell();
             sleep(RETRY_EVERY).await;
@@ -279,7 +279,7 @@ fn kind(error: &Error) -> Failure {
 }
 
 /// A batch of nothing but retries says less than what was known before.
-fn newest(known: Option<Position>, outcomes: &[Result<Stored, SubmitError>]) -> Option<Position> {
+fn newest(known: Option<Position>, outcomes: &[Result<Stored, AppendError>]) -> Option<Position> {
     let stored = outcomes.iter().flatten();
     let last = stored.map(|stored| &stored.position).max_by_key(|position| position.seq);
     match (known, last) {

@@ -12,7 +12,7 @@ use crate::{
         name::{MessageId, NameError, PublicId, RoomName, UserId, UserName},
         page::Page,
     },
-    store::{History, ReadError},
+    store::{ReadError, log::History},
 };
 
 const NEWEST_FIRST: &str = "

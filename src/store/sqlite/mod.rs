@@ -33,11 +33,14 @@ use crate::store::sqlite::{
     sessions::{Jobs, SessionJob},
 };
 use crate::store::{
-    Bus, DELIVERY_BATCHES_MAX, Deliveries, Health, History, ReadError, RetentionPolicy, Settle,
-    presence::{Members, RoomSummary, Signal, Unread},
+    Health, Lifecycle, NODE_EVENTS_MAX, Opened, ReadError, RetentionPolicy, Store,
+    inbox::{Inbox, Unread},
+    log::{History, LOG_EVENT_BATCHES_MAX, LogTail, MessageLog, RoomSummary, Settle},
+    presence::{Members, PresenceStore, Signal},
+    profiles::ProfileStore,
     queue::{self, DraftQueue},
-    search::{self, Found},
-    sessions::{Holder, SessionRecord, Tail},
+    search::{self, Found, SearchIndex},
+    sessions::{Holder, SessionRecord, SessionStore},
 };
 use crate::{
     clock,
@@ -93,7 +96,7 @@ pub enum OpenError {
 pub struct Sqlite {
     queue: DraftQueue,
     jobs: Arc<Jobs>,
-    rosters: Arc<SqlitePresence>,
+    presence: SqlitePresence,
     reader: Arc<Mutex<Connection>>,
     /// Readers wait here, and not each on a thread of the runtime's blocking pool.
     turn: Arc<Semaphore>,
@@ -108,7 +111,7 @@ pub struct Sqlite {
 
 /// Opens the log and starts its writer. It blocks for as long as SQLite needs to recover the file
 /// and to read the ids of the idempotency window.
-pub fn open(options: SqliteOptions) -> Result<(Arc<Sqlite>, Deliveries), OpenError> {
+pub fn open(options: SqliteOptions) -> Result<Opened, OpenError> {
     let SqliteOptions { location, retention } = options;
     let (file, lock) = match &location {
         Location::Memory => (None, None),
@@ -125,7 +128,7 @@ fn start(
     lock: Option<File>,
     connection: Arc<Mutex<Connection>>,
     retention: RetentionPolicy,
-) -> Result<(Arc<Sqlite>, Deliveries), OpenError> {
+) -> Result<Opened, OpenError> {
     let failed = |cause| OpenError::Database { file: schema::shown(file), cause };
     let (epoch, last_seq, recent, indexer) = {
         let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
@@ -142,8 +145,10 @@ fn start(
     };
 
     let (queue, drain) = queue::bounded();
-    let (jobs, rosters) = (Arc::new(Jobs::default()), Arc::new(SqlitePresence::default()));
-    let (deliveries, delivered) = mpsc::channel(DELIVERY_BATCHES_MAX);
+    let (log_sender, log_events) = mpsc::channel(LOG_EVENT_BATCHES_MAX);
+    let (node_sender, node_events) = mpsc::channel(NODE_EVENTS_MAX);
+    let jobs = Arc::new(Jobs::default());
+    let presence = SqlitePresence::new(node_sender.clone());
     let (health_sender, health) = watch::channel(Health::Ready);
     let stopped = CancellationToken::new();
     writer::LogWriter {
@@ -152,9 +157,10 @@ fn start(
         connection,
         drain,
         jobs: Arc::clone(&jobs),
-        rosters: Arc::clone(&rosters),
+        presence: presence.clone(),
         owed: Vec::new(),
-        deliveries,
+        log_sender,
+        node_sender,
         health: health_sender,
         epoch: epoch.clone(),
         last_seq,
@@ -167,10 +173,10 @@ fn start(
     }
     .start(stopped.clone())
     .map_err(OpenError::Thread)?;
-    let bus = Sqlite {
+    let sqlite = Sqlite {
         queue,
         jobs,
-        rosters,
+        presence,
         reader,
         turn: Arc::new(Semaphore::new(1)),
         searches: Semaphore::new(1),
@@ -179,11 +185,11 @@ fn start(
         health,
         stopped,
     };
-    Ok((Arc::new(bus), delivered))
+    Ok(Opened { store: Store::of(&Arc::new(sqlite)), log_events, node_events })
 }
 
-impl Bus for Sqlite {
-    fn submit(&self, draft: Draft, settle: Settle) {
+impl MessageLog for Sqlite {
+    fn append(&self, draft: Draft, settle: Settle) {
         self.queue.push(draft, settle);
     }
 
@@ -196,25 +202,40 @@ impl Bus for Sqlite {
         Box::pin(self.read(move |reader, epoch| history::page(reader, epoch, &room, &page, limit)))
     }
 
-    fn search(&self, search: Search) -> BoxFuture<'_, Result<Found, ReadError>> {
-        Box::pin(self.find(search))
-    }
-
     fn tail(
         &self,
         partition: u16,
         after: Position,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Tail, ReadError>> {
+    ) -> BoxFuture<'_, Result<LogTail, ReadError>> {
         Box::pin(async move {
             if partition != 0 {
-                return Ok(Tail::OtherEpoch);
+                return Ok(LogTail::OtherEpoch);
             }
             self.read(move |reader, epoch| tail::read(reader, epoch, &after, limit)).await
         })
     }
 
-    fn save_session(
+    fn rooms(&self, limit: u32) -> BoxFuture<'_, Result<Vec<RoomSummary>, ReadError>> {
+        let occupied = self.presence.occupied(limit);
+        Box::pin(self.read(move |reader, _epoch| profiles::rooms(reader, occupied, limit)))
+    }
+
+    fn partitions(&self) -> u16 {
+        1
+    }
+
+    fn partition(&self, _room: &RoomName) -> u16 {
+        0
+    }
+
+    fn began(&self, _partition: u16) -> Option<Position> {
+        Some(Position { epoch: self.epoch.clone(), seq: self.began })
+    }
+}
+
+impl SessionStore for Sqlite {
+    fn save(
         &self,
         session: PublicId,
         holder: Holder,
@@ -225,7 +246,7 @@ impl Bus for Sqlite {
         Box::pin(async { answered.await.unwrap_or_else(|_dropped| Err(refused())) })
     }
 
-    fn claim_session(
+    fn claim(
         &self,
         session: PublicId,
         holder: Holder,
@@ -236,48 +257,46 @@ impl Bus for Sqlite {
         Box::pin(async { answered.await.unwrap_or_else(|_dropped| Err(refused())) })
     }
 
-    fn release_session(&self, session: PublicId, holder: Holder) {
+    fn release(&self, session: PublicId, holder: Holder) {
         self.jobs.push(SessionJob::Release { session, holder });
     }
 
-    fn session(
-        &self,
-        session: PublicId,
-    ) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>> {
+    fn read(&self, session: PublicId) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>> {
         Box::pin(self.read(move |reader, _epoch| sessions::read(reader, &session, clock::now())))
     }
+}
 
-    fn signal(&self, signal: Signal) {
-        self.rosters.signal(signal);
+impl PresenceStore for Sqlite {
+    fn add(&self, room: RoomName, user: User) {
+        self.presence.add(room, user);
     }
 
-    fn add_presence(&self, room: RoomName, user: User) {
-        self.rosters.add_presence(room, user);
-    }
-
-    fn remove_presence(&self, room: RoomName, user: UserId) {
-        self.rosters.remove_presence(room, &user);
+    fn remove(&self, room: RoomName, user: UserId) {
+        self.presence.remove(room, &user);
     }
 
     fn members(&self, room: RoomName, users_max: u32) -> BoxFuture<'_, Result<Members, ReadError>> {
-        Box::pin(std::future::ready(Ok(self.rosters.members(&room, users_max))))
+        Box::pin(std::future::ready(Ok(self.presence.members(&room, users_max))))
     }
 
-    fn rooms(&self, limit: u32) -> BoxFuture<'_, Result<Vec<RoomSummary>, ReadError>> {
-        let occupied = self.rosters.occupied(limit);
-        Box::pin(self.read(move |reader, _epoch| profiles::rooms(reader, occupied, limit)))
+    fn publish(&self, signal: Signal) {
+        self.presence.publish(signal);
     }
+}
 
+impl ProfileStore for Sqlite {
     fn profile(&self, user: UserId) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
         Box::pin(self.read(move |reader, _epoch| profiles::profile(reader, &user, clock::now())))
     }
 
-    fn patch_profile(&self, patch: Patch) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
+    fn patch(&self, patch: Patch) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
         let (answer, answered) = oneshot::channel();
         self.jobs.push(SessionJob::People(profiles::Job::Patch { patch, answer }));
         Box::pin(async { answered.await.unwrap_or_else(|_dropped| Err(refused())) })
     }
+}
 
+impl Inbox for Sqlite {
     fn mark_read(
         &self,
         user: UserId,
@@ -304,19 +323,15 @@ impl Bus for Sqlite {
     ) -> BoxFuture<'_, Result<Vec<Unread>, ReadError>> {
         Box::pin(self.read(move |reader, _epoch| profiles::unread(reader, &user, rooms)))
     }
+}
 
-    fn partitions(&self) -> u16 {
-        1
+impl SearchIndex for Sqlite {
+    fn search(&self, search: Search) -> BoxFuture<'_, Result<Found, ReadError>> {
+        Box::pin(self.find(search))
     }
+}
 
-    fn began(&self, _partition: u16) -> Option<Position> {
-        Some(Position { epoch: self.epoch.clone(), seq: self.began })
-    }
-
-    fn partition(&self, _room: &RoomName) -> u16 {
-        0
-    }
-
+impl Lifecycle for Sqlite {
     fn health(&self) -> watch::Receiver<Health> {
         self.health.clone()
     }

@@ -1,14 +1,15 @@
-//! Who is in which room of the only node, and the signals that wait to be delivered.
+//! Which users are in which room of the only node, and signals to that node.
 //!
-//! One lock for both, so that steps of a roster are told in the order of their versions. The
-//! writer's thread delivers; what finds no place is dropped, and that is told.
+//! One lock for both, so that the steps of a roster are sent in the order of their versions. A
+//! signal that finds the channel full is dropped, and the node is told that signals were lost.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
-use tokio::sync::Notify;
+use parking_lot::Mutex;
+use tokio::sync::mpsc::{self, OwnedPermit};
 
 use crate::{
     domain::{
@@ -16,27 +17,23 @@ use crate::{
         user::User,
     },
     store::{
-        Delivery,
+        NodeEvent,
         presence::{Members, Signal},
     },
 };
 
-/// Signals that may wait for the relay.
-const WAITING_MAX: usize = 16_384;
+/// A clonable handle.
+#[derive(Debug, Clone)]
+pub struct SqlitePresence(Arc<Mutex<Inner>>);
 
-#[derive(Debug, Default)]
-pub struct SqlitePresence {
-    inside: Mutex<Inside>,
-    work: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Inside {
+#[derive(Debug)]
+struct Inner {
     rooms: HashMap<RoomName, Roster>,
     /// No roster that is empty had a higher version.
     version: u64,
-    waiting: Vec<Delivery>,
-    lost: bool,
+    sender: mpsc::Sender<NodeEvent>,
+    /// A place in the channel for `SignalsLost`. `None`: that event waits there already.
+    last_place: Option<OwnedPermit<NodeEvent>>,
 }
 
 #[derive(Debug)]
@@ -46,10 +43,16 @@ struct Roster {
 }
 
 impl SqlitePresence {
-    pub fn add_presence(&self, room: RoomName, user: User) {
-        let mut inside = self.inside();
-        let version = inside.version;
-        let roster = inside
+    pub fn new(sender: mpsc::Sender<NodeEvent>) -> Self {
+        let last_place = sender.clone().try_reserve_owned().ok();
+        let (rooms, version) = (HashMap::new(), 0);
+        Self(Arc::new(Mutex::new(Inner { rooms, version, sender, last_place })))
+    }
+
+    pub fn add(&self, room: RoomName, user: User) {
+        let mut inner = self.0.lock();
+        let version = inner.version;
+        let roster = inner
             .rooms
             .entry(room.clone())
             .or_insert_with(|| Roster { version, users: BTreeMap::new() });
@@ -57,28 +60,28 @@ impl SqlitePresence {
             return;
         }
         let presence = roster.step(room, vec![user], Vec::new());
-        self.tell(&mut inside, presence);
+        inner.send(presence);
     }
 
-    pub fn remove_presence(&self, room: RoomName, user: &UserId) {
-        let mut inside = self.inside();
-        let Some(roster) = inside.rooms.get_mut(&room) else { return };
+    pub fn remove(&self, room: RoomName, user: &UserId) {
+        let mut inner = self.0.lock();
+        let Some(roster) = inner.rooms.get_mut(&room) else { return };
         if roster.users.remove(user).is_none() {
             return;
         }
         let presence = roster.step(room.clone(), Vec::new(), vec![user.clone()]);
         if roster.users.is_empty() {
             let version = roster.version;
-            inside.rooms.remove(&room);
-            inside.version = inside.version.max(version);
+            inner.rooms.remove(&room);
+            inner.version = inner.version.max(version);
         }
-        self.tell(&mut inside, presence);
+        inner.send(presence);
     }
 
     pub fn members(&self, room: &RoomName, users_max: u32) -> Members {
-        let inside = self.inside();
-        let Some(roster) = inside.rooms.get(room) else {
-            return Members { version: inside.version, count: 0, users: Vec::new() };
+        let inner = self.0.lock();
+        let Some(roster) = inner.rooms.get(room) else {
+            return Members { version: inner.version, count: 0, users: Vec::new() };
         };
         let users = if roster.users.len() <= users_max as usize {
             roster.users.values().cloned().collect()
@@ -90,46 +93,32 @@ impl SqlitePresence {
 
     /// Those with most people first; rooms of two people are left out.
     pub fn occupied(&self, limit: u32) -> Vec<(RoomName, u32)> {
-        let inside = self.inside();
-        let open = inside.rooms.iter().filter(|(room, _)| !room.as_str().starts_with("dm:"));
+        let inner = self.0.lock();
+        let open = inner.rooms.iter().filter(|(room, _)| !room.as_str().starts_with("dm:"));
         let mut rooms: Vec<_> = open.map(|(room, roster)| (room.clone(), roster.count())).collect();
-        drop(inside);
+        drop(inner);
         rooms.sort_by(|(one, most), (other, more)| (more, one).cmp(&(most, other)));
         rooms.truncate(limit as usize);
         rooms
     }
 
-    pub fn signal(&self, signal: Signal) {
-        self.tell(&mut self.inside(), signal);
+    pub fn publish(&self, signal: Signal) {
+        self.0.lock().send(signal);
     }
+}
 
-    /// Returns when there is something to deliver.
-    pub async fn ready(&self) {
-        while self.inside().waiting.is_empty() {
-            self.work.notified().await;
+impl Inner {
+    fn send(&mut self, signal: Signal) {
+        if self.last_place.is_none() {
+            self.last_place = self.sender.clone().try_reserve_owned().ok();
         }
-    }
-
-    pub fn take(&self) -> Vec<Delivery> {
-        let mut inside = self.inside();
-        let mut waiting = std::mem::take(&mut inside.waiting);
-        if std::mem::take(&mut inside.lost) {
-            waiting.push(Delivery::SignalsLost { partition: 0 });
+        // Dropped only before the node reads `SignalsLost`, and so read anew after it.
+        if self.last_place.is_none() || self.sender.try_send(NodeEvent::Signal(signal)).is_ok() {
+            return;
         }
-        waiting
-    }
-
-    fn tell(&self, inside: &mut Inside, signal: Signal) {
-        if inside.waiting.len() < WAITING_MAX {
-            inside.waiting.push(Delivery::Signal(signal));
-            self.work.notify_one();
-        } else {
-            inside.lost = true;
+        if let Some(place) = self.last_place.take() {
+            place.send(NodeEvent::SignalsLost { partition: 0 });
         }
-    }
-
-    fn inside(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -155,16 +144,20 @@ mod tests {
         User { id: UserId::parse(&id).unwrap(), name, picture: None }
     }
 
-    #[test]
-    fn what_finds_no_place_is_told_as_lost() {
-        let rosters = SqlitePresence::default();
-        for id in 0..=WAITING_MAX {
-            rosters.add_presence(RoomName::lobby(), user(id));
+    #[tokio::test]
+    async fn a_signal_that_finds_no_place_is_reported_as_lost() {
+        const PLACES: usize = 8;
+        let (sender, mut events) = mpsc::channel(PLACES);
+        let presence = SqlitePresence::new(sender);
+        for id in 0..=PLACES {
+            presence.add(RoomName::lobby(), user(id));
         }
-        let told = rosters.take();
-        assert_eq!(told.len(), WAITING_MAX + 1);
-        assert_eq!(told.last(), Some(&Delivery::SignalsLost { partition: 0 }));
-        assert_eq!(rosters.members(&RoomName::lobby(), 0).version, WAITING_MAX as u64 + 1);
-        assert_eq!(rosters.take(), []);
+        for _ in 1..PLACES {
+            assert!(matches!(events.recv().await, Some(NodeEvent::Signal(_))));
+        }
+        assert_eq!(events.recv().await, Some(NodeEvent::SignalsLost { partition: 0 }));
+        assert_eq!(presence.members(&RoomName::lobby(), 0).version, PLACES as u64 + 1);
+        presence.add(RoomName::lobby(), user(PLACES + 1));
+        assert!(matches!(events.recv().await, Some(NodeEvent::Signal(_))), "there is room again");
     }
 }

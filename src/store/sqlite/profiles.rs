@@ -17,7 +17,9 @@ use crate::{
     },
     store::{
         ReadError,
-        presence::{MARKS_MAX, RoomSummary, Signal, UNREAD_MAX, Unread},
+        inbox::{MARKS_MAX, UNREAD_MAX, Unread},
+        log::RoomSummary,
+        presence::Signal,
     },
 };
 

@@ -10,7 +10,7 @@ use crate::{
     },
     store::{
         ReadError,
-        sessions::{TAIL_BYTES_MAX, Tail},
+        log::{LogTail, TAIL_BYTES_MAX},
     },
 };
 
@@ -26,9 +26,9 @@ pub fn read(
     epoch: &Epoch,
     after: &Position,
     limit: u32,
-) -> Result<Tail, ReadError> {
+) -> Result<LogTail, ReadError> {
     if *epoch != after.epoch {
-        return Ok(Tail::OtherEpoch);
+        return Ok(LogTail::OtherEpoch);
     }
     let snapshot = connection.transaction().map_err(read_error)?;
     let (top, deleted_to): (u64, u64) = snapshot
@@ -36,7 +36,7 @@ pub fn read(
         .and_then(|mut log| log.query_row([], |row| Ok((row.get(0)?, row.get(1)?))))
         .map_err(read_error)?;
     if after.seq < deleted_to {
-        return Ok(Tail::Trimmed { first: deleted_to + 1 });
+        return Ok(LogTail::Trimmed { first: deleted_to + 1 });
     }
     let mut messages = Vec::new();
     let mut bytes = 0;
@@ -53,5 +53,5 @@ pub fn read(
         }
         messages.push(message);
     }
-    Ok(Tail::Messages { messages, top: Position { epoch: epoch.clone(), seq: top } })
+    Ok(LogTail::Messages { messages, top: Position { epoch: epoch.clone(), seq: top } })
 }

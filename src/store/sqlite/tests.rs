@@ -10,17 +10,17 @@ use crate::{
         message::{Body, Stored},
         name::MessageId,
     },
-    store::{Delivery, SubmitError},
+    store::log::{AppendError, LogEvent, LogEvents},
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A bus on a file, and the connection that its writer uses, to break it.
+/// A store on a file, and the connection that its writer uses, to break it.
 struct Breakable {
     _dir: tempfile::TempDir,
     writer: Arc<Mutex<Connection>>,
-    bus: Arc<Sqlite>,
-    deliveries: Deliveries,
+    store: Store,
+    log_events: LogEvents,
 }
 
 impl Breakable {
@@ -34,9 +34,9 @@ impl Breakable {
             idempotency_window: Duration::from_secs(120),
             recovery_window: Duration::from_secs(120),
         };
-        let (bus, deliveries) =
+        let Opened { store, log_events, .. } =
             start(Some(&file), None, Arc::clone(&writer), retention).expect("it starts");
-        Self { _dir: dir, writer, bus, deliveries }
+        Self { _dir: dir, writer, store, log_events }
     }
 
     fn pragma(&self, name: &str, value: i64) {
@@ -52,49 +52,51 @@ impl Breakable {
         writer.query_row("PRAGMA page_count", [], |row| row.get(0)).expect("a count")
     }
 
-    async fn store(&mut self, id: &str, bytes: usize) -> Result<Stored, SubmitError> {
+    async fn append(&mut self, id: &str, bytes: usize) -> Result<Stored, AppendError> {
         let from = UserId::parse("ann").expect("a user");
         let id = MessageId::parse(id).expect("an id");
         let body = Body::from_json(&format!("\"{}\"", "x".repeat(bytes)));
         let draft = Draft::new(RoomName::lobby(), from, id, clock::now(), body);
         let (settled, outcome) = oneshot::channel();
-        self.bus.submit(draft, Box::new(move |result| settled.send(result).expect("awaited")));
+        self.store
+            .log
+            .append(draft, Box::new(move |result| settled.send(result).expect("awaited")));
         let outcome = outcome.await.expect("it settles");
         if let Ok(stored) = &outcome {
-            let batch = self.deliveries.recv().await.expect("the bus runs");
-            let [Delivery::Message(message)] = batch.as_slice() else { panic!("{batch:?}") };
+            let batch = self.log_events.recv().await.expect("the store runs");
+            let [LogEvent::Message(message)] = batch.as_slice() else { panic!("{batch:?}") };
             assert_eq!(message.position, stored.position);
         }
         outcome
     }
 
     async fn ids(&self) -> Vec<String> {
-        let page = self.bus.history(RoomName::lobby(), Page::Newest, 1_000).await;
+        let page = self.store.log.history(RoomName::lobby(), Page::Newest, 1_000).await;
         page.expect("reads go on").messages.iter().map(|m| m.id.to_string()).collect()
     }
 
     async fn becomes(&self, wanted: impl FnMut(&Health) -> bool) -> Health {
-        let mut health = self.bus.health();
+        let mut health = self.store.lifecycle.health();
         let health = tokio::time::timeout(DEADLINE, health.wait_for(wanted)).await;
-        health.expect("in time").expect("the bus runs").clone()
+        health.expect("in time").expect("the store runs").clone()
     }
 }
 
 #[tokio::test]
 async fn a_full_disk_refuses_and_recovers() {
     let mut log = Breakable::new();
-    assert_eq!(log.store("before", 10).await.map(|stored| stored.position.seq), Ok(1));
+    assert_eq!(log.append("before", 10).await.map(|stored| stored.position.seq), Ok(1));
     log.pragma("max_page_count", log.pages());
-    assert_eq!(log.store("full", 30_000).await, Err(SubmitError::Unavailable));
+    assert_eq!(log.append("full", 30_000).await, Err(AppendError::Unavailable));
     let Health::Down { reason } = log.becomes(|health| *health != Health::Ready).await else {
         panic!("it is down");
     };
     assert!(reason.contains(DATABASE) && reason.contains("full"), "{reason}");
-    assert_eq!(log.store("full", 30_000).await, Err(SubmitError::Unavailable), "still");
+    assert_eq!(log.append("full", 30_000).await, Err(AppendError::Unavailable), "still");
     assert_eq!(log.ids().await, ["before"]);
 
     log.pragma("max_page_count", 1 << 20);
-    let stored = log.store("full", 30_000).await.expect("the next one is tried again");
+    let stored = log.append("full", 30_000).await.expect("the next one is tried again");
     assert_eq!(stored.position.seq, 2, "what was refused took no sequence");
     log.becomes(|health| *health == Health::Ready).await;
     assert_eq!(log.ids().await, ["before", "full"]);
@@ -104,12 +106,12 @@ async fn a_full_disk_refuses_and_recovers() {
 async fn a_log_that_is_down_comes_back_without_a_message() {
     let mut log = Breakable::new();
     log.pragma("query_only", 1);
-    assert_eq!(log.store("one", 10).await, Err(SubmitError::Unavailable));
+    assert_eq!(log.append("one", 10).await, Err(AppendError::Unavailable));
     log.becomes(|health| *health != Health::Ready).await;
     assert_eq!(log.ids().await, [""; 0], "reads go on");
     log.pragma("query_only", 0);
     log.becomes(|health| *health == Health::Ready).await;
-    assert_eq!(log.store("one", 10).await.map(|stored| stored.position.seq), Ok(1));
+    assert_eq!(log.append("one", 10).await.map(|stored| stored.position.seq), Ok(1));
 }
 
 /// Nobody would repeat it, and the session would never end.
@@ -118,11 +120,11 @@ async fn a_release_is_written_when_it_can_be() {
     let log = Breakable::new();
     let (id, holder) = (PublicId::parse("a").expect("an id"), Holder::random());
     let record = SessionRecord { user: UserId::parse("ann").expect("a user"), rooms: vec![] };
-    let saved = log.bus.save_session(id.clone(), holder, record.clone()).await;
+    let saved = log.store.sessions.save(id.clone(), holder, record.clone()).await;
     assert!(matches!(saved, Ok(true)), "{saved:?}");
     log.pragma("query_only", 1);
-    log.bus.release_session(id.clone(), holder);
-    let refused = log.bus.save_session(id.clone(), holder, record.clone()).await;
+    log.store.sessions.release(id.clone(), holder);
+    let refused = log.store.sessions.save(id.clone(), holder, record.clone()).await;
     assert!(matches!(refused, Err(ReadError::Unavailable(_))), "{refused:?}");
     log.becomes(|health| *health != Health::Ready).await;
     log.pragma("query_only", 0);
@@ -141,10 +143,10 @@ async fn a_release_is_written_when_it_can_be() {
 #[tokio::test]
 async fn room_for_a_message_but_not_for_a_batch_is_not_ready() {
     let mut log = Breakable::new();
-    log.store("before", 10).await.expect("it is stored");
+    log.append("before", 10).await.expect("it is stored");
     log.pragma("max_page_count", log.pages() + 4);
-    assert_eq!(log.store("large", 30_000).await, Err(SubmitError::Unavailable));
-    let mut health = log.bus.health();
+    assert_eq!(log.append("large", 30_000).await, Err(AppendError::Unavailable));
+    let mut health = log.store.lifecycle.health();
     health.mark_unchanged();
     // Each failed try says so again; none in between says ready.
     for _ in 0..2 {

@@ -34,7 +34,8 @@ use crate::{
         name::{MessageId, PublicId, UserId, UserName},
     },
     store::{
-        Delivery, Health, ReadError, RetentionPolicy, SubmitError,
+        Health, NodeEvent, ReadError, RetentionPolicy,
+        log::{AppendError, LogEvent},
         queue::{BATCH_BYTES_MAX, DraftReceiver, QueuedDraft},
     },
 };
@@ -49,10 +50,11 @@ pub struct LogWriter {
     pub connection: Arc<Mutex<Connection>>,
     pub drain: DraftReceiver,
     pub jobs: Arc<Jobs>,
-    pub rosters: Arc<SqlitePresence>,
+    pub presence: SqlitePresence,
     /// Releases that could not be written, and that nobody but this writer would repeat.
     pub owed: Vec<SessionJob>,
-    pub deliveries: mpsc::Sender<Vec<Delivery>>,
+    pub log_sender: mpsc::Sender<Vec<LogEvent>>,
+    pub node_sender: mpsc::Sender<NodeEvent>,
     pub health: watch::Sender<Health>,
     pub epoch: Epoch,
     pub last_seq: u64,
@@ -67,7 +69,6 @@ pub struct LogWriter {
 enum Wake {
     Batch(Vec<QueuedDraft>),
     Jobs,
-    Signals,
     Index,
     Tick,
 }
@@ -78,7 +79,7 @@ struct Appended {
     /// The key and the sequence of each new message.
     ids: Vec<(u64, u64)>,
     /// What each draft is told, in order.
-    outcomes: Vec<Result<Stored, SubmitError>>,
+    outcomes: Vec<Result<Stored, AppendError>>,
     /// How many messages, or records, each room has now.
     counts: Vec<(i64, u64)>,
     /// What became of each job, in order.
@@ -108,12 +109,10 @@ impl LogWriter {
         let mut since_step = 0;
         let mut pause = TICK;
         loop {
-            self.deliver(self.rosters.take());
             let batch = match runtime.block_on(self.wake(pause)) {
                 Wake::Batch(batch) if batch.is_empty() => break,
                 Wake::Batch(batch) => batch,
                 Wake::Jobs => Vec::new(),
-                Wake::Signals => continue,
                 Wake::Index => Vec::new(),
                 Wake::Tick => {
                     pause = self.tick();
@@ -134,7 +133,6 @@ impl LogWriter {
         }
         let last = self.jobs.close();
         self.append(Vec::new(), last);
-        self.deliver(self.rosters.take());
         // What is not moved into the database now is when it is next opened.
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(cause) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
@@ -151,7 +149,6 @@ impl LogWriter {
             biased;
             batch = self.drain.next_after_readers() => Wake::Batch(batch),
             () = self.jobs.ready() => Wake::Jobs,
-            () = self.rosters.ready() => Wake::Signals,
             () = tokio::time::sleep(index) => Wake::Index,
             () = tokio::time::sleep(pause) => Wake::Tick,
         }
@@ -202,7 +199,7 @@ impl LogWriter {
                 continue;
             }
             if ids_left == 0 {
-                outcomes.push(Err(SubmitError::Busy));
+                outcomes.push(Err(AppendError::Busy));
                 continue;
             }
             ids_left -= 1;
@@ -244,7 +241,7 @@ impl LogWriter {
     }
 
     /// What follows a commit, up to the settling.
-    fn stored(&mut self, appended: Appended) -> Vec<Result<Stored, SubmitError>> {
+    fn stored(&mut self, appended: Appended) -> Vec<Result<Stored, AppendError>> {
         let Appended { messages, ids, outcomes, counts, done: _ } = appended;
         let Some(last) = messages.last() else { return outcomes };
         self.last_seq = last.position.seq;
@@ -256,33 +253,32 @@ impl LogWriter {
             self.retention_task.notice(room, count);
         }
         self.up();
-        self.deliver(messages.into_iter().map(Delivery::Message).collect());
+        self.deliver(messages.into_iter().map(LogEvent::Message).collect());
         outcomes
     }
 
-    fn deliver(&self, deliveries: Vec<Delivery>) {
-        if deliveries.is_empty() {
-            return;
-        }
+    fn deliver(&self, events: Vec<LogEvent>) {
         // A relay that is gone has nobody left to deliver to; storing goes on without it.
-        if self.deliveries.blocking_send(deliveries).is_err() {
-            tracing::trace!("nobody reads the deliveries");
+        if self.log_sender.blocking_send(events).is_err() {
+            tracing::trace!("nothing reads the log events");
         }
     }
 
     /// Tells who has lost a session before who has it now. A caller may have stopped waiting.
     fn answer(&self, jobs: Vec<SessionJob>, done: Vec<Done>) {
-        let mut taken = Vec::new();
         for (job, done) in jobs.iter().zip(&done) {
             if let (
                 SessionJob::Claim { session, .. },
                 Done::Claimed { lost_by: Some(holder), .. },
             ) = (job, done)
             {
-                taken.push(Delivery::SessionTaken { session: session.clone(), holder: *holder });
+                let taken = NodeEvent::SessionTaken { session: session.clone(), holder: *holder };
+                // Without a receiver no connection is left to be told.
+                if self.node_sender.blocking_send(taken).is_err() {
+                    tracing::trace!("nothing reads the node events");
+                }
             }
         }
-        self.deliver(taken);
         for answered in jobs.into_iter().zip(done) {
             match answered {
                 (SessionJob::Save { answer, .. }, Done::Saved(saved)) => {
@@ -293,7 +289,7 @@ impl LogWriter {
                 }
                 (SessionJob::People(job), Done::People(done)) => {
                     if let Some(signal) = job.answer(done) {
-                        self.rosters.signal(signal);
+                        self.presence.publish(signal);
                     }
                 }
                 // Nobody waits for a release.
@@ -476,14 +472,14 @@ fn probe(connection: &Connection) -> rusqlite::Result<()> {
 
 /// After a failed fsync of the commit its record may be in the file, and a crash before the next
 /// write would bring it back. Every other failure comes before the record is complete.
-fn failure(cause: &rusqlite::Error) -> SubmitError {
+fn failure(cause: &rusqlite::Error) -> AppendError {
     match cause {
         rusqlite::Error::SqliteFailure(error, _)
             if error.extended_code == ffi::SQLITE_IOERR_FSYNC =>
         {
-            SubmitError::Unconfirmed
+            AppendError::Unconfirmed
         }
-        _ => SubmitError::Unavailable,
+        _ => AppendError::Unavailable,
     }
 }
 

@@ -7,16 +7,15 @@ use roomcast::{
         changes::Change,
         message::{Draft, Position},
     },
-    store::{RetentionPolicy, sessions::Tail},
+    store::{RetentionPolicy, log::LogTail},
 };
 
 use super::{ROOMS, drafts, record, said, seq_of, stored_states};
 use crate::{
     harness::{
-        PATIENCE,
-        bus::{Log, retention, until},
-        eventually,
+        PATIENCE, eventually,
         redis::Reply,
+        store::{Log, retention, until},
     },
     redis::Shared,
     sqlite::{aged, database, open},
@@ -48,7 +47,7 @@ async fn what_is_deleted_is_nowhere_in_the_file() {
     assert_eq!((bodies(dir.path(), "secret as well"), bodies(dir.path(), "secret of old")), (3, 0));
     node.pass(&drafts[2..]).await;
     assert_eq!((bodies(dir.path(), "secret"), bodies(dir.path(), "open")), (0, 1));
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,7 +68,7 @@ async fn records_and_states_leave_the_file_when_messages_do() {
     .await;
 
     // Within the windows all stays, however much there is.
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
     let mut node = open(dir.path(), RetentionPolicy { history_max: 10, ..retention() });
     let recent: Vec<Draft> = drafts(10, 900, 3_000)
         .into_iter()
@@ -83,8 +82,8 @@ async fn records_and_states_leave_the_file_when_messages_do() {
     assert_eq!(bodies(dir.path(), "late"), 1, "it comes to nothing");
     assert_eq!(count(&file, "SELECT count(*) FROM messages"), 3_001);
     let after = Position { epoch, seq: 900 };
-    assert!(matches!(node.bus.tail(0, after.clone(), 1).await, Ok(Tail::Messages { .. })));
-    node.bus.close().await;
+    assert!(matches!(node.store.log.tail(0, after.clone(), 1).await, Ok(LogTail::Messages { .. })));
+    node.store.lifecycle.close().await;
 
     // Behind them there are no more records of a room than messages; the log says from where.
     let short = Duration::from_secs(30);
@@ -106,10 +105,10 @@ async fn records_and_states_leave_the_file_when_messages_do() {
     let gone = count(&file, "SELECT deleted_to FROM log");
     let later = count(&file, &format!("SELECT count(*) FROM messages WHERE seq > {gone}"));
     assert_eq!(gone + later, 3_901, "all of what comes after is there");
-    assert!(matches!(node.bus.tail(0, after, 1).await, Ok(Tail::Trimmed { .. })));
+    assert!(matches!(node.store.log.tail(0, after, 1).await, Ok(LogTail::Trimmed { .. })));
     let left = "SELECT count(*) FROM states WHERE seq NOT IN (SELECT seq FROM messages)";
     assert_eq!(count(&file, left), 0);
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 /// An old list of the room may still be there when its log is not.
@@ -123,7 +122,7 @@ async fn after_a_lost_log_no_old_state_shows() {
             &[1, 2].map(|seq| record("red", "ann", &format!("r{seq}"), (Change::Delete, seq), "")),
         )
         .await;
-        node.bus.close().await;
+        node.store.lifecycle.close().await;
         log.redis.call(&lost).await;
 
         let mut node = log.node().await;
@@ -132,7 +131,7 @@ async fn after_a_lost_log_no_old_state_shows() {
         let (stored, heard) = node.pass(&again).await;
         assert_eq!(stored[0].position.seq, 1, "{lost:?}: the log begins anew");
         assert_eq!(node.whole_history("red").await, heard[1..], "{lost:?}");
-        node.bus.close().await;
+        node.store.lifecycle.close().await;
     }
 }
 
@@ -175,7 +174,7 @@ async fn redis_keeps_states_as_long_as_their_messages() {
     node.pass(&[said("blue", "last", "x")]).await;
     let apart = log.redis.call(&["EVAL", pttl, "2", keys[0], keys[1]]).await;
     assert!(matches!(apart, Reply::Number(apart) if apart.abs() <= 1), "{apart:?}");
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,5 +194,5 @@ async fn a_room_that_expires_in_redis_takes_its_states_along() {
     assert!(stored_states(&log, "red").await.is_empty());
     assert!(node.whole_history("red").await.iter().all(|message| message.state.is_none()));
     assert_eq!(heard[0].position.seq, 4);
-    node.bus.close().await;
+    node.store.lifecycle.close().await;
 }

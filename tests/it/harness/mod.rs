@@ -4,7 +4,6 @@
 //! when dropped, and the kernel kills it when this process dies first.
 
 pub mod balancer;
-pub mod bus;
 pub mod checker;
 pub mod client;
 pub mod diary;
@@ -18,6 +17,7 @@ pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod road;
+pub mod store;
 
 use std::{
     net::TcpListener,

@@ -1,6 +1,6 @@
-//! What a bus stores in a second, and how long a lone message waits.
+//! What a store stores in a second, and how long a lone message waits.
 //!
-//! `cargo bench --bench bus [-- file|memory|redis://..] [--messages N] [--rooms N]
+//! `cargo bench --bench store [-- file|memory|redis://..] [--messages N] [--rooms N]
 //! [--plain] [--behind] [--sessions N] [--paced SECONDS]`. Ids are the clients' own, and so
 //! repeatable, except with `--plain`; they are random and bodies have 128 bytes. The relay's part is
 //! played by a reader that only counts. On Redis, whose database should be empty, `--behind` adds a
@@ -29,7 +29,9 @@ use roomcast::{
         name::{MessageId, PublicId, RoomName, UserId},
     },
     store::{
-        Bus, Deliveries, Delivery, Health, RetentionPolicy, redis,
+        Health, Opened, RetentionPolicy, Store,
+        log::{LogEvent, LogEvents},
+        redis,
         sessions::{Holder, Joined, SessionRecord},
         sqlite::{self, Location, SqliteOptions},
     },
@@ -89,33 +91,33 @@ fn main() {
     for name in names {
         let dir = tempfile::tempdir().expect("a directory");
         runtime.block_on(async {
-            let (bus, deliveries) = open(&name, dir.path()).await;
+            let (store, log_events) = open(&name, dir.path()).await;
             if load.paced_seconds > 0 {
                 // In a task, as the server's own requests are: on the main thread each answer would
                 // first wake another one.
                 let mut task = JoinSet::new();
-                task.spawn(paced(name, bus, deliveries, load));
+                task.spawn(paced(name, store, log_events, load));
                 return drop(task.join_all().await);
             }
             if load.behind {
                 let (behind, held_up) = open(&name, dir.path()).await;
-                measure(&name, bus, deliveries, &load).await;
+                measure(&name, store, log_events, &load).await;
                 catch_up(&name, behind, held_up, load.messages + LONE_COMMITS).await;
             } else {
-                measure(&name, bus, deliveries, &load).await;
+                measure(&name, store, log_events, &load).await;
             }
         });
         report_disk(dir.path(), load.messages + LONE_COMMITS);
     }
 }
 
-/// A bus that is ready.
-async fn open(name: &str, dir: &Path) -> (Arc<dyn Bus>, Deliveries) {
+/// A store that is ready.
+async fn open(name: &str, dir: &Path) -> (Store, LogEvents) {
     let location = match name {
         "file" => Location::Dir(dir.to_owned()),
         "memory" => Location::Memory,
         url if url.starts_with("redis") => {
-            let (bus, deliveries) = redis::open(redis::RedisOptions {
+            let Opened { store, log_events, .. } = redis::open(redis::RedisOptions {
                 url: url.to_owned(),
                 shown: url.to_owned(),
                 prefix: "bench".to_owned(),
@@ -123,27 +125,27 @@ async fn open(name: &str, dir: &Path) -> (Arc<dyn Bus>, Deliveries) {
                 retention: retention(),
             })
             .expect("the URL is right");
-            let mut health = bus.health();
-            health.wait_for(|health| *health == Health::Ready).await.expect("the bus runs");
-            return (bus, deliveries);
+            let mut health = store.lifecycle.health();
+            health.wait_for(|health| *health == Health::Ready).await.expect("the store runs");
+            return (store, log_events);
         }
-        other => panic!("{other} is no bus: file, memory or redis://.."),
+        other => panic!("{other} is no store: file, memory or redis://.."),
     };
-    let (bus, deliveries) =
-        sqlite::open(SqliteOptions { location, retention: retention() }).expect("the bus opens");
-    (bus, deliveries)
+    let Opened { store, log_events, .. } =
+        sqlite::open(SqliteOptions { location, retention: retention() }).expect("the store opens");
+    (store, log_events)
 }
 
 /// A node that heard nothing for a while reads all of it.
-async fn catch_up(name: &str, bus: Arc<dyn Bus>, mut deliveries: Deliveries, messages: u64) {
+async fn catch_up(name: &str, store: Store, mut log_events: LogEvents, messages: u64) {
     let start = Instant::now();
     let mut heard = 0;
     while heard < messages {
-        let batch = deliveries.recv().await.expect("the bus runs");
+        let batch = log_events.recv().await.expect("the store runs");
         heard += batch
             .iter()
             .map(|delivery| match delivery {
-                Delivery::Message(_) => 1,
+                LogEvent::Message(_) => 1,
                 other => panic!("{other:?} after {heard} messages"),
             })
             .sum::<u64>();
@@ -152,8 +154,8 @@ async fn catch_up(name: &str, bus: Arc<dyn Bus>, mut deliveries: Deliveries, mes
         "{name}: a node that was held up caught up on {messages} messages, {:.0} per second",
         messages as f64 / start.elapsed().as_secs_f64()
     );
-    drop(deliveries);
-    bus.close().await;
+    drop(log_events);
+    store.lifecycle.close().await;
 }
 
 fn retention() -> RetentionPolicy {
@@ -166,9 +168,9 @@ fn retention() -> RetentionPolicy {
 }
 
 /// Acks and, half a pace later, plain PUBLISHes, on connections that are as idle as each other.
-async fn paced(url: String, bus: Arc<dyn Bus>, mut deliveries: Deliveries, load: Load) {
+async fn paced(url: String, store: Store, mut log_events: LogEvents, load: Load) {
     let mut tasks = JoinSet::new();
-    tasks.spawn(async move { while deliveries.recv().await.is_some() {} });
+    tasks.spawn(async move { while log_events.recv().await.is_some() {} });
     let mut config = Config::from_url(&url).expect("a Redis");
     config.version = RespVersion::RESP3;
     let plain = Builder::from_config(config)
@@ -180,7 +182,7 @@ async fn paced(url: String, bus: Arc<dyn Bus>, mut deliveries: Deliveries, load:
     let mut ticks = tokio::time::interval(PACE / 2);
     for number in 0..load.paced_seconds * 200 {
         ticks.tick().await;
-        acks.push(store(&*bus, number, &load).await);
+        acks.push(must_append(&store, number, &load).await);
         ticks.tick().await;
         let body = draft(SUBMITTERS, number, &load).body.as_json().to_owned();
         let start = Instant::now();
@@ -200,27 +202,27 @@ async fn paced(url: String, bus: Arc<dyn Bus>, mut deliveries: Deliveries, load:
         at(&publishes, 99),
         at(&acks, 50).as_secs_f64() / at(&publishes, 50).as_secs_f64()
     );
-    bus.close().await;
+    store.lifecycle.close().await;
     tasks.join_all().await;
 }
 
 /// Submits one message and answers how long it took to be stored.
-async fn store(bus: &dyn Bus, number: u64, load: &Load) -> Duration {
+async fn must_append(store: &Store, number: u64, load: &Load) -> Duration {
     let (settled, outcome) = oneshot::channel();
     let draft = draft(SUBMITTERS, number, load);
     let start = Instant::now();
-    bus.submit(draft, Box::new(move |result| settled.send(result).expect("it is awaited")));
+    store.log.append(draft, Box::new(move |result| settled.send(result).expect("it is awaited")));
     outcome.await.expect("it settles").expect("it is stored");
     start.elapsed()
 }
 
-async fn measure(name: &str, bus: Arc<dyn Bus>, mut deliveries: Deliveries, load: &Load) {
+async fn measure(name: &str, store: Store, mut log_events: LogEvents, load: &Load) {
     let mut tasks = JoinSet::new();
-    tasks.spawn(async move { while deliveries.recv().await.is_some() {} });
+    tasks.spawn(async move { while log_events.recv().await.is_some() {} });
 
     let mut waits = Vec::new();
     for number in 0..LONE_COMMITS {
-        waits.push(store(&*bus, number, load).await);
+        waits.push(must_append(&store, number, load).await);
     }
     waits.sort_unstable();
     println!(
@@ -229,14 +231,14 @@ async fn measure(name: &str, bus: Arc<dyn Bus>, mut deliveries: Deliveries, load
         waits[waits.len() * 99 / 100]
     );
 
-    resume(name, &*bus, load.sessions).await;
+    resume(name, &store, load.sessions).await;
     let longest = Arc::new(AtomicU64::new(0));
     let start = Instant::now();
     let mut submitters = JoinSet::new();
     for submitter in 0..SUBMITTERS {
-        let (bus, longest) = (Arc::clone(&bus), Arc::clone(&longest));
+        let (store, longest) = (store.clone(), Arc::clone(&longest));
         let load = Load { messages: load.messages / SUBMITTERS, ..*load };
-        submitters.spawn(async move { submit_all(&*bus, submitter, &load, &longest).await });
+        submitters.spawn(async move { submit_all(&store, submitter, &load, &longest).await });
     }
     submitters.join_all().await;
     let took = start.elapsed();
@@ -248,12 +250,12 @@ async fn measure(name: &str, bus: Arc<dyn Bus>, mut deliveries: Deliveries, load
         load.rooms,
         Duration::from_micros(longest.load(Ordering::Relaxed)),
     );
-    bus.close().await;
+    store.lifecycle.close().await;
     tasks.join_all().await;
 }
 
 /// All at once, as after the death of a node.
-async fn resume(name: &str, bus: &dyn Bus, sessions: u64) {
+async fn resume(name: &str, store: &Store, sessions: u64) {
     let id = |n| PublicId::parse(&format!("{n:032x}")).expect("an id");
     let user = |n| UserId::parse(&format!("user-{n}")).expect("a user");
     let record = |n| SessionRecord {
@@ -264,13 +266,13 @@ async fn resume(name: &str, bus: &dyn Bus, sessions: u64) {
         }],
     };
     let start = Instant::now();
-    let saves = (0..sessions).map(|n| bus.save_session(id(n), Holder::random(), record(n)));
+    let saves = (0..sessions).map(|n| store.sessions.save(id(n), Holder::random(), record(n)));
     for saved in futures_util::future::join_all(saves).await {
         assert!(saved.expect("it is saved"), "nobody else has it");
     }
     let saved = start.elapsed();
     let start = Instant::now();
-    let claims = (0..sessions).map(|n| bus.claim_session(id(n), Holder::random(), user(n)));
+    let claims = (0..sessions).map(|n| store.sessions.claim(id(n), Holder::random(), user(n)));
     for claimed in futures_util::future::join_all(claims).await {
         claimed.expect("it can be read").expect("it is there");
     }
@@ -282,13 +284,13 @@ async fn resume(name: &str, bus: &dyn Bus, sessions: u64) {
     }
 }
 
-async fn submit_all(bus: &dyn Bus, submitter: u64, load: &Load, longest: &Arc<AtomicU64>) {
+async fn submit_all(store: &Store, submitter: u64, load: &Load, longest: &Arc<AtomicU64>) {
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
     for number in 0..load.messages {
         let permit = Arc::clone(&in_flight).acquire_owned().await.expect("it is open");
         let longest = Arc::clone(longest);
         let start = Instant::now();
-        bus.submit(
+        store.log.append(
             draft(submitter, number, load),
             Box::new(move |result| {
                 result.expect("it is stored");

@@ -1,4 +1,4 @@
-//! A bus in this process: what its tests submit to it, and what they hear.
+//! A store in this process: what its tests submit to it, and what they hear.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +9,10 @@ use roomcast::{
         name::{MessageId, RoomName, UserId},
         page::Page,
     },
-    store::{Bus, Deliveries, Delivery, History, RetentionPolicy, Settle, SubmitError},
+    store::{
+        NodeEvents, Opened, RetentionPolicy, Store,
+        log::{AppendError, History, LogEvent, LogEvents, Settle},
+    },
 };
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
@@ -29,8 +32,16 @@ pub trait Log: Sized {
 }
 
 pub struct Node {
-    pub bus: Arc<dyn Bus>,
-    pub deliveries: Deliveries,
+    pub store: Store,
+    pub log_events: LogEvents,
+    pub node_events: NodeEvents,
+}
+
+impl From<Opened> for Node {
+    fn from(opened: Opened) -> Self {
+        let Opened { store, log_events, node_events } = opened;
+        Self { store, log_events, node_events }
+    }
 }
 
 pub fn retention() -> RetentionPolicy {
@@ -58,15 +69,15 @@ pub fn later(mut draft: Draft, by: Duration) -> Draft {
     draft
 }
 
-pub async fn submit(bus: &dyn Bus, draft: Draft) -> Result<Stored, SubmitError> {
+pub async fn append(store: &Store, draft: Draft) -> Result<Stored, AppendError> {
     let (settled, outcome) = oneshot::channel();
-    bus.submit(draft, Box::new(move |result| settled.send(result).expect("the test waits")));
+    store.log.append(draft, Box::new(move |result| settled.send(result).expect("the test waits")));
     timeout(DEADLINE, outcome).await.expect("it settles in time").expect("it settles")
 }
 
 /// The draft must be stored.
-pub async fn store(bus: &dyn Bus, draft: Draft) -> Stored {
-    submit(bus, draft).await.expect("it is stored")
+pub async fn must_append(store: &Store, draft: Draft) -> Stored {
+    append(store, draft).await.expect("it is stored")
 }
 
 /// Polls until something is so.
@@ -84,7 +95,7 @@ pub fn message(draft: Draft, stored: &Stored) -> Message {
 }
 
 /// What a settle says, with the draft's number.
-pub type Settled = (usize, Result<Stored, SubmitError>);
+pub type Settled = (usize, Result<Stored, AppendError>);
 
 /// Settles into a channel, so that a second call or a lost one shows in the count.
 pub fn telling(number: usize, settled: &mpsc::Sender<Settled>) -> Settle {
@@ -93,34 +104,19 @@ pub fn telling(number: usize, settled: &mpsc::Sender<Settled>) -> Settle {
 }
 
 impl Node {
-    /// The next messages. Anything else in the deliveries is a failure, but for word that signals
-    /// may be lost: every reconnect has it, and it says nothing about messages.
     pub async fn hear(&mut self, count: usize) -> Vec<Message> {
-        let mut heard = Vec::with_capacity(count);
-        while heard.len() < count {
-            let batch = timeout(DEADLINE, self.deliveries.recv()).await;
-            let batch = batch.unwrap_or_else(|_| panic!("heard {} of {count}", heard.len()));
-            for delivery in batch.expect("the bus runs") {
-                match delivery {
-                    Delivery::Message(message) => heard.push(message),
-                    Delivery::SignalsLost { .. } => {}
-                    other => panic!("{other:?} after {} messages", heard.len()),
-                }
-            }
-        }
-        assert_eq!(heard.len(), count, "more was delivered: {:?}", &heard[count..]);
-        heard
+        hear(&mut self.log_events, count).await
     }
 
     /// Nothing but what was heard is delivered: a message stored now comes next.
     pub async fn hear_no_more(&mut self) {
         let marker = draft("marker", "marker", &format!("marker-{:?}", clock::now()), "null");
-        let stored = store(&*self.bus, marker.clone()).await;
+        let stored = must_append(&self.store, marker.clone()).await;
         assert_eq!(self.hear(1).await, [message(marker, &stored)]);
     }
 
     pub async fn history(&self, name: &str, page: Page, limit: u32) -> History {
-        timeout(DEADLINE, self.bus.history(room(name), page, limit))
+        timeout(DEADLINE, self.store.log.history(room(name), page, limit))
             .await
             .expect("the history comes in time")
             .expect("the history can be read")
@@ -151,14 +147,10 @@ impl Node {
                     tell(result);
                     room.add_permits(1);
                 });
-                self.bus.submit(draft.clone(), settle);
+                self.store.log.append(draft.clone(), settle);
             }
         };
-        let bus = Arc::clone(&self.bus);
-        let mut ear =
-            Node { bus, deliveries: std::mem::replace(&mut self.deliveries, mpsc::channel(1).1) };
-        let ((), heard) = tokio::join!(submitting, ear.hear(drafts.len()));
-        self.deliveries = ear.deliveries;
+        let ((), heard) = tokio::join!(submitting, hear(&mut self.log_events, drafts.len()));
         let mut stored = Vec::with_capacity(drafts.len());
         for number in 0..drafts.len() {
             let next = timeout(DEADLINE, outcomes.recv()).await.expect("all settle in time");
@@ -168,6 +160,23 @@ impl Node {
         }
         (stored, heard)
     }
+}
+
+/// The next messages. Anything else among the log events is a failure.
+async fn hear(log_events: &mut LogEvents, count: usize) -> Vec<Message> {
+    let mut heard = Vec::with_capacity(count);
+    while heard.len() < count {
+        let batch = timeout(DEADLINE, log_events.recv()).await;
+        let batch = batch.unwrap_or_else(|_| panic!("heard {} of {count}", heard.len()));
+        for delivery in batch.expect("the store runs") {
+            match delivery {
+                LogEvent::Message(message) => heard.push(message),
+                other => panic!("{other:?} after {} messages", heard.len()),
+            }
+        }
+    }
+    assert_eq!(heard.len(), count, "more was delivered: {:?}", &heard[count..]);
+    heard
 }
 
 /// Sequences are dense, and the heard messages are the drafts in their order.

@@ -1,0 +1,216 @@
+//! The port of the message log: append, read, and be told what was appended.
+//!
+//! The contract, which `tests/it/contract.rs` puts to every implementation:
+//! - Drafts are appended in the order of the calls, and announced in the same step.
+//! - `settle` is called exactly once for each draft. What is stored settles after the append, in
+//!   the order of the calls, from the store's own task or thread; a refusal may come sooner, even
+//!   inside the call of `append`. It must not block.
+//! - The same sender and message id within the window give the first position again, and nothing
+//!   is announced twice. This holds across nodes and restarts.
+//! - Log events come in order of position, each once, without a hole: the store fills holes from
+//!   its log by itself, and says `Gap` or `NewEpoch` only where the log cannot.
+//! - A draft that changes an earlier message is stored and announced like any other, but only log
+//!   events and the tail of the log contain it. Its effect on the message is applied in the same
+//!   step, if that message is in the room's history then, and goes when the message does.
+//! - A node that starts is told what is appended from then on.
+//! - When the store is down, drafts settle with an error at once; nothing is kept for later in
+//!   secret. `Unavailable` means certainly not stored; `Unconfirmed` means unknown.
+
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+
+use super::ReadError;
+use crate::domain::{
+    message::{Body, Draft, Epoch, Message, Position, Stored},
+    name::{Emoji, RoomName, UserId},
+    page::Page,
+};
+
+/// Batches of log events that may wait for the relay before the store stops reading.
+pub const LOG_EVENT_BATCHES_MAX: usize = 64;
+
+pub trait MessageLog: Send + Sync + std::fmt::Debug + 'static {
+    /// Queues a draft for the log. Never waits; a full queue settles with `Busy` at once.
+    fn append(&self, draft: Draft, settle: Settle);
+
+    /// One page of a room, at most `limit` messages, as they are now: with their later changes
+    /// applied. The changes themselves are no messages of the room.
+    fn history(
+        &self,
+        room: RoomName,
+        page: Page,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<History, ReadError>>;
+
+    /// Messages of all rooms of a partition after a position, oldest first: at most `limit`, and
+    /// at most `TAIL_BYTES_MAX` of bodies.
+    fn tail(
+        &self,
+        partition: u16,
+        after: Position,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<LogTail, ReadError>>;
+
+    /// Rooms that have members or stored messages, rooms of two users (`dm:`) and of one
+    /// connection (`socket:`) left out: at most `limit`, those with most members first.
+    fn rooms(&self, limit: u32) -> BoxFuture<'_, Result<Vec<RoomSummary>, ReadError>>;
+
+    /// The partitions are `0..partitions()`.
+    fn partitions(&self) -> u16;
+
+    /// The partition whose sequence orders this room.
+    fn partition(&self, room: &RoomName) -> u16;
+
+    /// The position after which this node is told everything. `None`: it has not reached the log
+    /// yet.
+    fn began(&self, partition: u16) -> Option<Position>;
+}
+
+/// Why a draft has no position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// Certainly not stored: trying again later is safe.
+    #[error("the message log cannot be reached; nothing was stored")]
+    Unavailable,
+    /// It may have been stored: trying again with the same id is safe, with another one is not.
+    #[error("the message log did not confirm in time; retry with the same id")]
+    Unconfirmed,
+    /// Too much is waiting on this node. Certainly not stored.
+    #[error("too many messages are waiting to be stored")]
+    Busy,
+}
+
+/// Told once what became of a draft.
+pub type Settle = Box<dyn FnOnce(Result<Stored, AppendError>) + Send>;
+
+/// What the log tells a node, in order of position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogEvent {
+    Message(Message),
+    /// A text that a person or another program published onto the lobby's channel: shown, but not
+    /// stored, so it has no position.
+    External(Body),
+    /// The log no longer reaches back to `from ..= to`; this node did not deliver them.
+    Gap {
+        partition: u16,
+        epoch: Epoch,
+        from: u64,
+        to: u64,
+    },
+    /// The log was lost or rolled back. Positions of the old epoch are void; what follows belongs
+    /// to the new one, and stands after `last`.
+    NewEpoch {
+        partition: u16,
+        epoch: Epoch,
+        last: u64,
+    },
+}
+
+/// Log events in batches as they arrived. There is one reader: the relay.
+pub type LogEvents = mpsc::Receiver<Vec<LogEvent>>;
+
+/// Messages oldest first, whichever way was paged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// Where the log stands now: `seq` of the last message of any room in this partition.
+    pub top: Position,
+    pub messages: Vec<Message>,
+    /// Whether the room has more in the direction asked for.
+    pub more: bool,
+    /// Whether messages of the room that `Page::After` asked for are already gone.
+    pub trimmed: bool,
+}
+
+impl History {
+    /// Leaves out the messages farthest from where the page was asked for, until the rest have at
+    /// most `bytes_max`. At least one stays.
+    pub fn fit(&mut self, page: Page, bytes_max: usize) {
+        let mut bytes: usize = self.messages.iter().map(size).sum();
+        while bytes > bytes_max && self.messages.len() > 1 {
+            let left_out = match page {
+                Page::Newest | Page::Before(_) => self.messages.remove(0),
+                Page::After(_) => self.messages.remove(self.messages.len() - 1),
+            };
+            bytes -= size(&left_out);
+            self.more = true;
+        }
+    }
+}
+
+/// Bytes of a message's body and of its reactions, which are all that can be long.
+pub fn size(message: &Message) -> usize {
+    let reactions = message.state.iter().flat_map(|state| &state.reactions);
+    let bytes = |(emoji, user): &(Emoji, UserId)| emoji.as_str().len() + user.as_str().len();
+    message.body.as_json().len() + reactions.map(bytes).sum::<usize>()
+}
+
+/// A room as it stands in a list of rooms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomSummary {
+    pub room: RoomName,
+    /// People in it now.
+    pub count: u32,
+    /// Of its last message, 0 if none is known.
+    pub seq: u64,
+}
+
+/// How many bytes of bodies a `LogTail` has at most, unless its first message alone has more.
+pub const TAIL_BYTES_MAX: usize = 256 << 10;
+
+/// What a partition's log has after a position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogTail {
+    /// Oldest first and without a hole. When the last one is not at `top`, there are more; none
+    /// are left when it is empty.
+    Messages { messages: Vec<Message>, top: Position },
+    /// Messages after the position are gone; `first` is the oldest `seq` that is still there, or
+    /// the next one to come.
+    Trimmed { first: u64 },
+    /// The log is not the one that the position was given in, so it says nothing here.
+    OtherEpoch,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        changes::State,
+        message::Timestamp,
+        name::{MessageId, UserId},
+    };
+
+    fn history() -> History {
+        let (from, id) = (UserId::parse("u").unwrap(), MessageId::parse("m").unwrap());
+        let body = Body::from_json("\"12345678\"");
+        let draft = Draft::new(RoomName::lobby(), from, id, Timestamp(1), body);
+        let message = |seq| draft.clone().at(Position { epoch: Epoch::new("e"), seq });
+        let top = Position { epoch: Epoch::new("e"), seq: 9 };
+        History { top, messages: (1..=3).map(message).collect(), more: false, trimmed: false }
+    }
+
+    fn kept(page: Page, bytes_max: usize) -> (Vec<u64>, bool) {
+        let mut history = history();
+        history.fit(page, bytes_max);
+        let seqs = history.messages.iter().map(|message| message.position.seq).collect();
+        (seqs, history.more)
+    }
+
+    #[test]
+    fn a_page_keeps_what_is_nearest_to_where_it_was_asked_for() {
+        assert_eq!(kept(Page::Newest, 30), (vec![1, 2, 3], false));
+        assert_eq!(kept(Page::Newest, 29), (vec![2, 3], true));
+        assert_eq!(kept(Page::After(0), 29), (vec![1, 2], true));
+        assert_eq!(kept(Page::Before(4), 1), (vec![3], true));
+    }
+
+    #[test]
+    fn reactions_take_their_part_of_a_page() {
+        let mut history = history();
+        let reaction = (Emoji::parse("+1").unwrap(), UserId::parse("12345678").unwrap());
+        let reactions = vec![reaction; 2];
+        let newest = history.messages.pop().unwrap();
+        history.messages.push(newest.with_state(State { reactions, ..State::default() }));
+        history.fit(Page::Newest, 49);
+        assert_eq!(history.messages.len(), 2);
+    }
+}
