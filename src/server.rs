@@ -20,7 +20,9 @@ use tower::ServiceExt as _;
 use crate::{
     chat::{Chat, Counts},
     config::{Config, Storage},
-    delivery::{broadcaster::Broadcaster, relay::Relay, replay::ReplayBuffer, rooms::Rooms},
+    delivery::{
+        broadcaster::Broadcaster, relay::Relay, replay::ReplayBuffer, subscriptions::Subscriptions,
+    },
     domain::session::Limits,
     http::{
         assets, health,
@@ -135,26 +137,22 @@ impl Server {
             in_flight_max: config.in_flight_max,
             rooms_max: config.rooms_max as usize,
         };
-        let (replay, rooms) = (ReplayBuffer::new(Arc::clone(&store.log)), Rooms::default());
+        let replay = ReplayBuffer::new(Arc::clone(&store.log));
+        let subscriptions = Subscriptions::new(registry.clone());
         let chat = Chat::new(
             store.clone(),
-            registry.clone(),
+            limits,
+            subscriptions.clone(),
             replay.clone(),
-            rooms.clone(),
             tasks.on(delivery.handle()),
         );
-        let sockets = Sockets {
-            store: store.clone(),
-            tasks: tasks.clone(),
-            limits,
-            registry: registry.clone(),
-            chat: chat.clone(),
-        };
+        let sockets =
+            Sockets { chat: chat.clone(), registry: registry.clone(), tasks: tasks.clone() };
         let (service, io) = sockets::build(config, sockets);
-        let broadcaster = Broadcaster::new(io, rooms.clone(), registry.clone());
+        let broadcaster = Broadcaster::new(io, subscriptions.clone(), registry.clone());
         chat.open(broadcaster.clone());
         let log = Arc::clone(&store.log);
-        let relaying = Relay { log, replay, rooms, broadcaster };
+        let relaying = Relay { log, replay, subscriptions, broadcaster };
         relay.spawn_vital("relay", relaying.run(log_events));
         relay.spawn_vital("node events", chat.clone().run(node_events, relay.clone()));
         tasks.spawn("health log", log_health(store.lifecycle.health(), tasks.clone()));

@@ -1,5 +1,9 @@
-//! The cutover between what a client is told at once and what comes to it as events: a moment in which
-//! nothing is delivered, and everything before it is known.
+//! The cutover from replay to live events: a moment in which nothing is delivered and everything
+//! before it is known.
+//!
+//! Example: a client joins a room while messages 7 and 8 are on their way. The relay has delivered
+//! 7 and waits. The client gets 7 from the replay buffer, is subscribed, and the relay goes on with
+//! 8, which reaches the client as an event. Nothing is lost and nothing comes twice.
 
 use std::{
     sync::{Arc, Weak},
@@ -8,7 +12,7 @@ use std::{
 
 use tokio::time::sleep;
 
-use crate::chat::{Chat, memberships::Memberships, turn};
+use super::{Chat, connection::Connection, turn};
 use crate::{
     delivery::replay::{Entry, Missed, TooOld},
     domain::{
@@ -31,8 +35,8 @@ pub struct JoinResult {
     pub recovered: bool,
     /// Everything after it comes, or came already, as events.
     pub begin: Position,
-    /// How many people are in the room and, if they are not too many, who.
-    pub people: Option<(u32, Vec<User>)>,
+    /// How many users are in the room and, unless they are too many, which.
+    pub members: Option<(u32, Vec<User>)>,
 }
 
 /// What there is at the cutover.
@@ -57,16 +61,20 @@ fn later(one: Option<Position>, other: Option<&Position>) -> Option<Position> {
 }
 
 impl Cutover {
-    /// What the answer to a session's join of `room` says whose membership begins at `since`.
-    pub fn heard(
+    /// Where the answer to a join ends, for a membership that begins at `since`.
+    pub fn begin_after(&self, since: Option<Position>) -> Option<Position> {
+        later(since, self.from.as_ref())
+    }
+
+    /// The answer to a session's join of `room` that ends at `begin`.
+    pub fn join_result(
         &self,
         session: &PublicId,
         room: &RoomName,
-        since: Option<Position>,
+        begin: Option<Position>,
         asked: bool,
     ) -> JoinResult {
         let in_reach = |at: &Position| self.end.as_ref().is_some_and(|end| end.epoch == at.epoch);
-        let begin = if asked { later(since, self.from.as_ref()) } else { since };
         let end = || self.end.clone().expect("only a room whose log has begun is joined");
         let begin = begin.filter(in_reach).unwrap_or_else(end);
         let is_before = |entry: &&Arc<Entry>| {
@@ -77,22 +85,22 @@ impl Cutover {
         };
         let missed = self.entries.iter().filter(is_before).cloned().collect();
         let recovered = asked && self.lost.is_none();
-        JoinResult { missed, recovered, begin, people: None }
+        JoinResult { missed, recovered, begin, members: None }
     }
 }
 
 impl Chat {
-    /// Waits until everything after `from`, or else after `instead`, can be told without a hole to
-    /// those in these rooms of one partition,
-    /// and calls `told` while nothing is delivered.
-    /// A client that has gone is not waited for, and so held only while nothing is awaited.
+    /// Waits until everything after `from` in these rooms of one partition, or else after `instead`,
+    /// can be replayed without a hole, and calls `told` while nothing is delivered.
+    /// The connection is held only while nothing is awaited, so that one that has ended is not
+    /// waited for.
     pub(super) async fn cut_over(
         &self,
-        memberships: Weak<Memberships>,
+        connection: Weak<Connection>,
         (partition, rooms): (u16, &[RoomName]),
         mut from: Option<Position>,
         mut instead: Option<Position>,
-        told: impl FnOnce(&Memberships, Cutover),
+        told: impl FnOnce(&Connection, Cutover),
     ) {
         let replay = &self.0.replay;
         let mut lost = None;
@@ -100,36 +108,34 @@ impl Chat {
         loop {
             let turn = turn(&self.0.cutovers).await;
             let cutover = replay.cutover().await;
-            let Some(memberships) = memberships.upgrade() else { return };
+            let Some(connection) = connection.upgrade() else { return };
             let end = replay.position(partition);
-            // Where the log was not known before, this node has heard all of it since it is.
+            // A log that was not known then was delivered from its first event on.
             from = from.or_else(|| self.0.store.log.began(partition));
             let Some(after) = &from else {
-                return told(&memberships, Cutover { entries: Vec::new(), from, end, lost });
+                return told(&connection, Cutover { entries: Vec::new(), from, end, lost });
             };
             let missed = replay.missed(partition, after, rooms);
             match missed {
                 Missed::Entries { entries, end } => {
-                    return told(&memberships, Cutover { entries, from, end: Some(end), lost });
+                    return told(&connection, Cutover { entries, from, end: Some(end), lost });
                 }
-                Missed::Behind | Missed::Pipeline if !is_lost => {}
-                Missed::OtherEpoch | Missed::Behind | Missed::Pipeline => {
+                Missed::Behind | Missed::Ahead if !is_lost => {}
+                Missed::OtherEpoch | Missed::Behind | Missed::Ahead => {
                     let wished = std::mem::replace(&mut from, instead.take());
                     lost = lost.or(wished);
                     is_lost = false;
                     if from.is_none() {
                         let entries = Vec::new();
-                        return told(
-                            &memberships,
-                            Cutover { entries, from: end.clone(), end, lost },
-                        );
+                        let cutover = Cutover { entries, from: end.clone(), end, lost };
+                        return told(&connection, cutover);
                     }
                     continue;
                 }
             }
             drop(cutover);
             drop(turn);
-            drop(memberships);
+            drop(connection);
             let reached = match missed {
                 Missed::Behind => replay.reach_back(partition, after).await,
                 _ => replay.reach(partition, after).await,

@@ -1,62 +1,46 @@
-//! One connection's memberships in its session: its rooms, and the moment from which each is live.
+//! The rooms of one connection: join, leave, and the restore after a recovery.
 //!
-//! What a client is told of a room comes in two ways that never overlap: the answer to its join
-//! has what lies before the position where its membership begins, events have everything after.
-//! That position is stored with the session, so a recovery goes on exactly where events ended.
+//! What a client gets of a room comes in two ways that never overlap: the answer to its join
+//! contains what lies before the position where its membership begins, events everything after.
+//! That position is stored with the session before the client is answered, so a recovery goes on
+//! exactly where the answer ended. A join or a leave that cannot be stored changes nothing.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, Weak,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, Weak, atomic::Ordering};
 
-use crate::chat::{
-    Arrival, Chat, Until,
+use super::{
+    Until,
+    connection::{Actor, Connection, not_joined},
     cutover::{Cutover, JoinResult},
-    told_in, wants,
+    sees, told_in,
 };
 use crate::{
-    delivery::replay::Entry,
-    dialects::{Dialect, Event},
+    dialects::Event,
     domain::{
         message::Position,
-        name::{PublicId, RoomName, UserId},
+        name::RoomName,
+        session::{Code, Reject},
     },
-    store::sessions::{Holder, Joined, SessionRecord},
-    transport::{Sid, connect_reply::ConnectReplyGuard},
+    store::sessions::{Joined, SessionRecord},
 };
 
-/// One connection's hold on its session. The session waits for its client when this is dropped.
 #[derive(Debug)]
-pub struct Memberships {
-    chat: Chat,
-    holder: Holder,
-    sid: Sid,
-    dialect: Dialect,
-    public_id: PublicId,
-    user: UserId,
-    places: Mutex<MembershipList>,
-    /// One save at a time; what changes meanwhile goes into the next.
-    saving: tokio::sync::Mutex<()>,
-    is_stale: AtomicBool,
-    _connect_reply: ConnectReplyGuard,
-}
-
-#[derive(Debug)]
-struct MembershipList {
+pub(super) struct MembershipList {
     all: Vec<Membership>,
-    /// The client has said good-bye. Whoever connects next on this connection is another one, and
-    /// nothing is for him.
+    /// The client has left the namespace. The next session on this connection is another one, and
+    /// nothing of this one is for it.
     has_disconnected: bool,
-    /// How many joins there were: a room may be left and joined again while a join is under way.
+    /// Numbers joins: a room may be left and joined again while a join is in flight.
     joins: u64,
 }
 
-/// A room of a memberships.
+/// A room of a connection.
 #[derive(Debug)]
 struct Membership {
     joined: Joined,
     state: MembershipState,
-    /// Whether he is counted among the room's people.
+    /// A leave is being stored: the client counts as outside already, and is told events still.
+    is_leaving: bool,
+    /// Whether the user is counted among the room's members.
     is_counted: bool,
 }
 
@@ -70,333 +54,369 @@ enum MembershipState {
     Live,
 }
 
-/// What a join finds.
+/// A join that was decided and has to be carried out.
 #[derive(Debug)]
-struct Began {
-    /// From where on the client hears of the room.
-    since: Option<Position>,
-    /// The number of the join, if the room is a new one.
-    join: Option<u64>,
-    /// Whether the client was told already what is said there.
-    is_heard: bool,
+struct Join {
+    room: RoomName,
+    partition: u16,
+    /// What the client has of the room already.
+    after: Option<Position>,
+    began: Began,
 }
 
-impl Memberships {
-    pub(super) fn new(
-        chat: Chat,
-        arrival: &Arrival<'_>,
-        public_id: PublicId,
-        holder: Holder,
-        record: SessionRecord,
-        connect_reply: ConnectReplyGuard,
-    ) -> Arc<Self> {
-        let place =
-            |joined| Membership { joined, state: MembershipState::Restoring, is_counted: false };
-        let all = record.rooms.into_iter().map(place).collect();
-        Arc::new(Self {
-            chat,
-            holder,
-            sid: arrival.sid,
-            dialect: arrival.dialect,
-            public_id,
-            user: record.user,
-            places: Mutex::new(MembershipList { all, has_disconnected: false, joins: 0 }),
-            saving: tokio::sync::Mutex::new(()),
-            is_stale: AtomicBool::new(true),
-            _connect_reply: connect_reply,
-        })
+/// How a room is found, or added.
+#[derive(Debug)]
+struct Began {
+    /// From where on the client is told events of the room.
+    since: Option<Position>,
+    /// The number of the join, if the membership is a new one.
+    number: Option<u64>,
+    /// Whether the client is told events of the room already.
+    is_told: bool,
+}
+
+impl Connection {
+    pub(super) fn has_joined(&self, room: &RoomName) -> bool {
+        self.memberships.lock().open().any(|membership| membership.joined.room == *room)
     }
 
-    pub fn public_id(&self) -> &PublicId {
-        &self.public_id
-    }
-
-    pub fn user(&self) -> &UserId {
-        &self.user
-    }
-
+    /// The rooms that the client is in, without the personal room of its user.
     pub fn rooms(&self) -> Vec<RoomName> {
-        let places = self.places();
-        let joined = places.all.iter().map(|place| &place.joined.room);
-        joined.filter(|room| !room.is_personal()).cloned().collect()
+        let memberships = self.memberships.lock();
+        let rooms = memberships.open().map(|membership| &membership.joined.room);
+        rooms.filter(|room| !room.is_personal()).cloned().collect()
     }
 
-    /// Brings the session's rooms live.
-    pub(super) fn enter(self: &Arc<Self>, until: Until) {
-        self.add_presence();
-        for (partition, after) in until {
-            let entered = move |memberships: &Self, cutover: Cutover| {
-                let is_here = |place: &Membership| {
-                    place.state == MembershipState::Restoring
-                        && memberships.partition(&place.joined.room) == partition
-                };
-                memberships.tell(&cutover, is_here);
-                memberships.tell_lost(&cutover, is_here);
-                memberships.go_live(is_here);
-            };
-            let rooms = {
-                let places = self.places();
-                let here = places.all.iter().map(|place| &place.joined);
-                told_in(&self.public_id, here.filter(|it| self.partition(&it.room) == partition))
-            };
-            let (chat, memberships) = (self.chat.clone(), Arc::downgrade(self));
-            self.spawn("enter", async move {
-                chat.cut_over(memberships, (partition, &rooms), after, None, entered).await;
-            });
-        }
-    }
-
-    /// Whether the log of this room was ever reached. Once it was, that stays so.
-    pub fn has_begun(&self, room: &RoomName) -> bool {
-        self.chat.0.replay.position(self.partition(room)).is_some()
-    }
-
-    /// Adds a room, whose log has begun. `told` is called when the session is stored with it, and
-    /// with what was delivered there after `after`; events go on from where that ends.
+    /// Joins a room. Decided at once; the result follows when the session is stored with the room
+    /// and what was delivered there after `after` is known. Events go on from where that ends.
     pub fn join(
         self: &Arc<Self>,
         room: RoomName,
         after: Option<Position>,
-        told: impl FnOnce(JoinResult) + Send + 'static,
+        done: impl FnOnce(Result<JoinResult, Reject>) + Send + 'static,
     ) {
-        let partition = self.partition(&room);
-        let since = self.chat.0.replay.position(partition);
-        let Began { since, join, is_heard } = self.places().join(&room, since);
-        if join.is_some() {
-            self.add_presence();
-        }
-        let (chat, client) = (self.chat.clone(), Arc::downgrade(self));
-        let is_native = self.dialect == Dialect::Native;
+        let permit = Actor::check_may_enter(&self.actor(), &room).and_then(|()| self.begin_read());
+        let decided = permit.and_then(|permit| Ok((permit, self.begin_join(room, after)?)));
+        let (permit, join) = match decided {
+            Ok(decided) => decided,
+            Err(reject) => return done(Err(reject)),
+        };
+        let connection = Arc::clone(self);
         self.spawn("join", async move {
-            if is_native {
-                chat.0.presence.known(&room).await;
-            }
-            let asked = after.is_some();
-            let (from, instead) = match after {
-                Some(after) => (Some(after), since.clone()),
-                // Nothing is asked, and everything since then came as events.
-                None if is_heard => (chat.0.replay.position(partition), None),
-                None => (since.clone(), None),
-            };
-            let mut heard = None;
-            let joined = |memberships: &Self, cutover: Cutover| {
-                if let Some(join) = join {
-                    // Its membership begins here: had it begun earlier, what the client has heard
-                    // of other rooms meanwhile would be newer than what is to come.
-                    let is_here =
-                        |place: &Membership| place.state == MembershipState::Joining(join);
-                    memberships.begin_at(cutover.end.as_ref(), is_here);
-                    memberships.go_live(is_here);
-                }
-                let begin = if is_heard { since } else { cutover.end.clone() };
-                heard = Some(cutover.heard(&memberships.public_id, &room, begin, asked));
-            };
-            let here = (partition, std::slice::from_ref(&room));
-            chat.cut_over(Weak::clone(&client), here, from, instead, joined).await;
-            let (Some(heard), Some(memberships)) = (heard, client.upgrade()) else { return };
-            memberships.save().await;
-            // Between two events about people: the next goes on from what is answered.
-            let _cutover = chat.0.replay.cutover().await;
-            told(JoinResult { people: chat.0.presence.members(&room), ..heard });
+            let result = connection.finish_join(join).await;
+            drop(permit);
+            done(result);
         });
     }
 
-    /// Delivery ends at once. `told` is called when the session is stored without the room.
-    pub fn leave(self: &Arc<Self>, room: &RoomName, told: impl FnOnce() + Send + 'static) {
-        {
-            let mut places = self.places();
-            let is_meant = |place: &mut Membership| place.joined.room == *room;
-            for place in places.all.extract_if(.., is_meant) {
-                if place.is_live() {
-                    self.chat.0.registry.leave(self.sid, self.dialect.room(room));
-                    self.chat.0.rooms.leave(room, self.dialect);
+    fn begin_join(&self, room: RoomName, after: Option<Position>) -> Result<Join, Reject> {
+        let partition = self.chat.partition(&room);
+        let Some(now) = self.chat.0.replay.position(partition) else {
+            return Err(Reject::new(Code::Unavailable, "the log is not known yet"));
+        };
+        let rooms_max = self.chat.0.limits.rooms_max;
+        let began = self.memberships.lock().join(&room, now, rooms_max)?;
+        self.is_stale.store(true, Ordering::Release);
+        Ok(Join { room, partition, after, began })
+    }
+
+    async fn finish_join(self: Arc<Self>, join: Join) -> Result<JoinResult, Reject> {
+        let Join { room, partition, after, began } = join;
+        let Began { since, number, is_told } = began;
+        if let Err(reject) = self.save().await {
+            self.undo_join(number);
+            return Err(reject);
+        }
+        let chat = self.chat.clone();
+        self.add_presence();
+        let has_members = self.recipient.dialect.features().presence;
+        if has_members {
+            chat.0.presence.known(&room).await;
+        }
+        let asked = after.is_some();
+        let (from, instead) = match after {
+            Some(after) => (Some(after), since.clone()),
+            // Everything since the membership began was told as events.
+            None if is_told => (chat.0.replay.position(partition), None),
+            None => (since.clone(), None),
+        };
+        let client = Arc::downgrade(&self);
+        // Held only while nothing is awaited: a client that has gone is not waited for.
+        drop(self);
+        let mut result = None;
+        let joined = |connection: &Self, cutover: Cutover| {
+            if let Some(number) = number {
+                let is_it =
+                    |membership: &Membership| membership.state == MembershipState::Joining(number);
+                if !is_told {
+                    connection.emit_missed(&cutover, is_it);
                 }
-                if place.is_counted {
-                    self.chat.0.presence.leave(room, &self.user);
-                }
+                connection.go_live(is_it);
             }
+            let begin = if asked || !is_told { cutover.begin_after(since) } else { since };
+            result = Some(cutover.join_result(&connection.public_id, &room, begin, asked));
+        };
+        let here = (partition, std::slice::from_ref(&room));
+        chat.cut_over(Weak::clone(&client), here, from, instead, joined).await;
+        let ended = || Reject::new(Code::Unavailable, "the connection has ended");
+        let (Some(result), Some(_alive)) = (result, client.upgrade()) else { return Err(ended()) };
+        // Between two presence events: the next goes on from what is answered here.
+        let _cutover = chat.0.replay.cutover().await;
+        let members = if has_members { chat.0.presence.members(&room) } else { None };
+        Ok(JoinResult { members, ..result })
+    }
+
+    /// The store has not taken the join: the client is where it was.
+    fn undo_join(self: &Arc<Self>, number: Option<u64>) {
+        let Some(number) = number else { return };
+        let joining = MembershipState::Joining(number);
+        self.memberships.lock().all.retain(|membership| membership.state != joining);
+        self.save_again();
+    }
+
+    /// Leaves a room. Decided at once; when the session is stored without the room, delivery ends
+    /// and the result follows.
+    pub fn leave(
+        self: &Arc<Self>,
+        room: RoomName,
+        done: impl FnOnce(Result<(), Reject>) + Send + 'static,
+    ) {
+        let decided = Actor::check_may_enter(&self.actor(), &room)
+            .and_then(|()| self.memberships.lock().begin_leave(&room));
+        if let Err(reject) = decided {
+            return done(Err(reject));
         }
         self.is_stale.store(true, Ordering::Release);
-        let memberships = Arc::clone(self);
+        let connection = Arc::clone(self);
         self.spawn("leave", async move {
-            memberships.save().await;
-            told();
+            let saved = connection.save().await;
+            match saved {
+                Ok(()) => connection.finish_leave(&room),
+                Err(_) => connection.undo_leave(&room),
+            }
+            done(saved);
         });
     }
 
-    /// Stores the session as it is. One save serves all who wait for the same state.
-    pub(super) async fn save(&self) {
+    fn finish_leave(&self, room: &RoomName) {
+        let mut memberships = self.memberships.lock();
+        // Joined again meanwhile, it stays.
+        let has_left = |one: &mut Membership| one.is_leaving && one.joined.room == *room;
+        for membership in memberships.all.extract_if(.., has_left) {
+            if membership.is_live() {
+                self.chat.0.subscriptions.unsubscribe(self.recipient, room);
+            }
+            if membership.is_counted {
+                self.chat.0.presence.leave(room, &self.user);
+            }
+        }
+    }
+
+    fn undo_leave(self: &Arc<Self>, room: &RoomName) {
+        for membership in &mut self.memberships.lock().all {
+            membership.is_leaving &= membership.joined.room != *room;
+        }
+        self.save_again();
+    }
+
+    /// Stores the session as it is. One save serves all that wait for the same state.
+    pub(super) async fn save(&self) -> Result<(), Reject> {
         let _turn = self.saving.lock().await;
         if !self.is_stale.swap(false, Ordering::AcqRel) {
-            return;
+            return Ok(());
         }
-        let record = SessionRecord {
-            user: self.user.clone(),
-            rooms: self.places().begun().map(|place| place.joined.clone()).collect(),
-        };
-        match self.chat.0.store.sessions.save(self.public_id.clone(), self.holder, record).await {
-            Ok(true) => {}
-            Ok(false) => self.chat.lost(self.holder),
-            // The bus repeats what failed.
-            Err(error) => tracing::debug!(%error, "a session is not stored yet"),
-        }
-    }
-
-    /// What comes after this is for the client, and the session is stored with it next.
-    fn begin_at(&self, position: Option<&Position>, which: impl Fn(&Membership) -> bool) {
-        for place in self.places().all.iter_mut().filter(|place| which(place)) {
-            place.joined.since = position.cloned();
+        let rooms =
+            self.memberships.lock().open().map(|membership| membership.joined.clone()).collect();
+        let record = SessionRecord { user: self.user.clone(), rooms };
+        let sessions = &self.chat.0.store.sessions;
+        match sessions.save(self.public_id.clone(), self.holder, record).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => self.chat.superseded(self.holder),
+            Err(error) => tracing::debug!(%error, "a session is not stored"),
         }
         self.is_stale.store(true, Ordering::Release);
+        Err(Reject::new(Code::Unavailable, "the session cannot be stored now; nothing changed"))
     }
 
-    /// Sends what was delivered meanwhile in these rooms.
-    fn tell(&self, cutover: &Cutover, which: impl Fn(&Membership) -> bool) {
-        let registry = &self.chat.0.registry;
-        let places = self.places();
-        if places.has_disconnected {
+    /// After a change that was undone: a store that tries again by itself must not bring it back.
+    fn save_again(self: &Arc<Self>) {
+        self.is_stale.store(true, Ordering::Release);
+        let connection = Arc::clone(self);
+        self.spawn("save again", async move {
+            if connection.save().await.is_err() {
+                tracing::debug!("an undone change is stored when the store is back");
+            }
+        });
+    }
+
+    /// Brings the rooms of a new or recovered session live, now that the client is told that it is
+    /// connected.
+    pub(super) fn restore(self: &Arc<Self>, until: Until) {
+        self.add_presence();
+        for (partition, after) in until {
+            let restored = move |connection: &Self, cutover: Cutover| {
+                let is_here = |membership: &Membership| {
+                    membership.state == MembershipState::Restoring
+                        && connection.chat.partition(&membership.joined.room) == partition
+                };
+                connection.emit_missed(&cutover, is_here);
+                connection.emit_lost(&cutover, is_here);
+                connection.go_live(is_here);
+            };
+            let rooms = {
+                let memberships = self.memberships.lock();
+                let here = memberships.all.iter().map(|membership| &membership.joined.room);
+                let here = here.filter(|room| self.chat.partition(room) == partition);
+                told_in(&self.public_id, here)
+            };
+            let (chat, client) = (self.chat.clone(), Arc::downgrade(self));
+            self.spawn("restore", async move {
+                chat.cut_over(client, (partition, &rooms), after, None, restored).await;
+            });
+        }
+    }
+
+    /// Emits what was delivered meanwhile in these rooms.
+    fn emit_missed(&self, cutover: &Cutover, which: impl Fn(&Membership) -> bool) {
+        let memberships = self.memberships.lock();
+        if memberships.has_disconnected {
             return;
         }
-        let joined = || places.all.iter().filter(|place| which(place)).map(|place| &place.joined);
-        let heard = |entry: &&Arc<Entry>| wants(&self.public_id, joined(), entry.message());
-        for entry in cutover.entries.iter().filter(heard) {
-            if let Some(event) = Event::stored(entry.message(), self.dialect) {
-                registry.emit(self.sid, &event);
+        let joined = || {
+            let chosen = memberships.all.iter().filter(|membership| which(membership));
+            chosen.map(|membership| &membership.joined)
+        };
+        for entry in &cutover.entries {
+            if sees(&self.public_id, joined(), entry.message()) {
+                self.chat.0.subscriptions.emit_stored(self.recipient, entry.message());
             }
         }
     }
 
-    /// Says what cannot be sent any more.
-    fn tell_lost(&self, cutover: &Cutover, which: impl Fn(&Membership) -> bool) {
+    /// Tells what cannot be replayed any more.
+    fn emit_lost(&self, cutover: &Cutover, which: impl Fn(&Membership) -> bool) {
         let (Some(lost), Some(end)) = (&cutover.lost, &cutover.end) else { return };
-        let registry = &self.chat.0.registry;
-        let places = self.places();
-        if places.has_disconnected {
+        let subscriptions = &self.chat.0.subscriptions;
+        let memberships = self.memberships.lock();
+        if memberships.has_disconnected {
             return;
         }
         if lost.epoch != end.epoch {
-            return registry.emit(self.sid, &Event::new_epoch(&end.epoch));
+            return subscriptions.emit(self.recipient, &Event::new_epoch(&end.epoch));
         }
-        for place in places.all.iter().filter(|place| which(place)) {
-            let gap = Event::gap(&place.joined.room, &end.epoch, lost.seq + 1, end.seq);
-            registry.emit(self.sid, &gap);
+        for membership in memberships.all.iter().filter(|membership| which(membership)) {
+            let room = &membership.joined.room;
+            let gap = Event::gap(room, &end.epoch, lost.seq + 1, end.seq);
+            subscriptions.emit(self.recipient, &gap);
         }
     }
 
-    /// Counts the user among the people of his rooms.
+    /// Counts the user among the members of their rooms.
     fn add_presence(&self) {
-        if self.dialect != Dialect::Native {
+        if !self.recipient.dialect.features().presence {
             return;
         }
-        let people = self.chat.people();
-        let Some(person) = people.get(&self.user) else { return };
-        let is_new =
-            |place: &&mut Membership| !place.is_counted && !place.joined.room.is_personal();
-        for place in self.places().all.iter_mut().filter(is_new) {
-            place.is_counted = true;
-            self.chat.0.presence.enter(&place.joined.room, &person.user);
+        let users = self.chat.users();
+        let Some(online) = users.get(&self.user) else { return };
+        let mut memberships = self.memberships.lock();
+        let is_new = |one: &&mut Membership| {
+            !one.is_counted && !one.is_leaving && !one.joined.room.is_personal()
+        };
+        for membership in memberships.all.iter_mut().filter(is_new) {
+            membership.is_counted = true;
+            self.chat.0.presence.enter(&membership.joined.room, &online.user);
         }
     }
 
-    /// The client says good-bye: it counts no more, and does not come back soon.
+    /// The client has left the namespace on purpose: it counts no more, and is not expected back.
     pub fn disconnect(&self) {
-        let mut places = self.places();
-        places.has_disconnected = true;
-        self.chat.0.rooms.unseat(&self.public_id, self.holder);
-        for place in places.all.iter_mut().filter(|place| place.is_counted) {
-            place.is_counted = false;
-            self.chat.0.presence.leave(&place.joined.room, &self.user);
+        let mut memberships = self.memberships.lock();
+        memberships.has_disconnected = true;
+        self.chat.0.subscriptions.unaddress(&self.public_id, self.holder);
+        for membership in memberships.all.iter_mut().filter(|membership| membership.is_counted) {
+            membership.is_counted = false;
+            self.chat.0.presence.leave(&membership.joined.room, &self.user);
         }
     }
 
     /// From now on what is delivered in these rooms reaches the client.
     fn go_live(&self, which: impl Fn(&Membership) -> bool) {
-        let mut places = self.places();
-        if places.has_disconnected {
+        let subscriptions = &self.chat.0.subscriptions;
+        let mut memberships = self.memberships.lock();
+        if memberships.has_disconnected {
             return;
         }
-        for place in places.all.iter_mut().filter(|place| which(place)) {
-            let room = &place.joined.room;
-            self.chat.0.registry.join(self.sid, self.dialect.room(room));
-            self.chat.0.rooms.enter(room, self.dialect);
+        for membership in memberships.all.iter_mut().filter(|membership| which(membership)) {
+            let room = &membership.joined.room;
+            subscriptions.subscribe(self.recipient, room);
             if room.is_personal() {
-                self.chat.0.rooms.seat(&self.public_id, self.holder, self.sid);
+                subscriptions.address(&self.public_id, self.holder, self.recipient.sid);
             }
-            place.state = MembershipState::Live;
+            membership.state = MembershipState::Live;
         }
     }
 
-    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let tasks = self.chat.0.tasks.clone();
-        self.chat.0.tasks.spawn(name, async move {
-            tokio::select! {
-                () = task => {}
-                () = tasks.stopping() => {}
+    /// The connection has ended.
+    pub(super) fn leave_all(&self) {
+        for membership in &self.memberships.lock().all {
+            if membership.is_live() {
+                self.chat.0.subscriptions.forget(self.recipient, &membership.joined.room);
             }
-        });
-    }
-
-    fn partition(&self, room: &RoomName) -> u16 {
-        self.chat.0.store.log.partition(room)
-    }
-
-    fn places(&self) -> MutexGuard<'_, MembershipList> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Memberships {
-    fn drop(&mut self) {
-        for place in self.places().all.iter().filter(|place| place.is_live()) {
-            self.chat.0.rooms.leave(&place.joined.room, self.dialect);
+            if membership.is_counted {
+                self.chat.0.presence.lost(&membership.joined.room, &self.user);
+            }
         }
-        for place in self.places().all.iter().filter(|place| place.is_counted) {
-            self.chat.0.presence.lost(&place.joined.room, &self.user);
-        }
-        if self.dialect == Dialect::Native {
-            self.chat.disconnect(&self.user);
-            self.chat.0.rooms.unseat(&self.public_id, self.holder);
-        }
-        self.chat.held().remove(&self.holder);
-        // A client that says good-bye and connects again has the same session id.
-        let mut entering = self.chat.entering();
-        if entering
-            .get(&self.sid)
-            .is_some_and(|(memberships, _)| std::ptr::eq(memberships.as_ptr(), self))
-        {
-            entering.remove(&self.sid);
-        }
-        drop(entering);
-        self.chat.0.store.sessions.release(self.public_id.clone(), self.holder);
     }
 }
 
 impl MembershipList {
-    /// Without those whose membership waits for its begin.
-    fn begun(&self) -> impl Iterator<Item = &Membership> {
-        self.all.iter().filter(|place| !matches!(place.state, MembershipState::Joining(_)))
+    pub fn restored(rooms: Vec<Joined>) -> Self {
+        let restoring = |joined| Membership {
+            joined,
+            state: MembershipState::Restoring,
+            is_leaving: false,
+            is_counted: false,
+        };
+        let all = rooms.into_iter().map(restoring).collect();
+        Self { all, has_disconnected: false, joins: 0 }
     }
 
-    fn join(&mut self, room: &RoomName, since: Option<Position>) -> Began {
-        let place_in =
-            |is_it: &dyn Fn(&RoomName) -> bool| self.all.iter().find(|it| is_it(&it.joined.room));
-        let known = place_in(&|joined| joined == room);
-        let heard = place_in(&|joined| joined.is_personal() && joined.hears(room)).or(known);
-        let is_heard = heard.is_some();
-        let since = heard.map_or(since, |place| place.joined.since.clone());
-        if known.is_some() {
-            return Began { since, join: None, is_heard };
+    /// Those that the client has not left.
+    fn open(&self) -> impl Iterator<Item = &Membership> {
+        self.all.iter().filter(|membership| !membership.is_leaving)
+    }
+
+    /// Adds a room unless it is there.
+    fn join(&mut self, room: &RoomName, now: Position, rooms_max: usize) -> Result<Began, Reject> {
+        let told_by =
+            |one: &&Membership| one.joined.room.is_personal() && one.joined.room.hears(room);
+        let personal = self.open().find(told_by).map(|one| one.joined.since.clone());
+        if let Some(known) = self.all.iter_mut().find(|one| one.joined.room == *room) {
+            known.is_leaving = false;
+            let since = personal.unwrap_or_else(|| known.joined.since.clone());
+            return Ok(Began { since, number: None, is_told: true });
+        }
+        let joined = self.open().filter(|one| !one.joined.room.is_personal()).count();
+        if joined >= rooms_max {
+            let why = format!("this connection is in {joined} rooms; leave one");
+            return Err(Reject::new(Code::TooMany, why));
         }
         self.joins += 1;
-        let joined = Joined { room: room.clone(), since: since.clone() };
+        let joined = Joined { room: room.clone(), since: Some(now.clone()) };
         // Most clients are in one room or two.
         self.all.reserve_exact(1);
-        self.all.push(Membership {
-            joined,
-            state: MembershipState::Joining(self.joins),
-            is_counted: false,
-        });
-        Began { since, join: Some(self.joins), is_heard }
+        let state = MembershipState::Joining(self.joins);
+        self.all.push(Membership { joined, state, is_leaving: false, is_counted: false });
+        let is_told = personal.is_some();
+        let since = personal.unwrap_or(Some(now));
+        Ok(Began { since, number: Some(self.joins), is_told })
+    }
+
+    fn begin_leave(&mut self, room: &RoomName) -> Result<(), Reject> {
+        let is_it = |one: &&mut Membership| one.joined.room == *room && !one.is_leaving;
+        let membership = self.all.iter_mut().find(is_it).ok_or_else(|| not_joined(room))?;
+        membership.is_leaving = true;
+        Ok(())
     }
 }
 

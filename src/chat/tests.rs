@@ -1,9 +1,12 @@
 //! What is told while the bus has not answered yet, with a bus that answers when it is let.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use futures_util::{FutureExt as _, future::BoxFuture};
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
+};
 
 use super::*;
 use crate::{
@@ -17,7 +20,7 @@ use crate::{
         profiles::ProfileStore,
         sqlite::{self, Location, SqliteOptions},
     },
-    transport::registry::TransportSettings,
+    transport::registry::{Registry, TransportSettings},
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,12 +42,12 @@ impl Slow {
     }
 
     fn begin(&self, count: usize) {
-        let mut reading = self.reading.lock().unwrap();
+        let mut reading = self.reading.lock();
         *reading = (count, reading.1.max(count));
     }
 
     fn reading(&self) -> (usize, usize) {
-        *self.reading.lock().unwrap()
+        *self.reading.lock()
     }
 
     fn let_in(&self, rooms: impl IntoIterator<Item = RoomName>) {
@@ -108,8 +111,9 @@ fn chat() -> (Arc<Slow>, Chat) {
         ..opened.store
     };
     let registry = Registry::new(TransportSettings::default(), &tasks, &tasks);
+    let limits = Limits { message_bytes_max: 100, in_flight_max: 2, rooms_max: 2 };
     let replay = ReplayBuffer::new(Arc::clone(&store.log));
-    (slow, Chat::new(store, registry, replay, Rooms::default(), tasks))
+    (slow, Chat::new(store, limits, Subscriptions::new(registry), replay, tasks))
 }
 
 fn told(chat: &Chat, name: &str) {
@@ -117,7 +121,7 @@ fn told(chat: &Chat, name: &str) {
 }
 
 fn called(chat: &Chat) -> String {
-    chat.person(&ann("x").id).unwrap().name.to_string()
+    chat.online(&ann("x").id).unwrap().name.to_string()
 }
 
 #[tokio::test]
@@ -134,14 +138,14 @@ async fn what_is_told_of_a_person_while_he_is_asked_for_is_newer() {
     assert_eq!(called(&chat), "New", "what is known is not asked for");
 
     let patch = Patch { user: id.clone(), name: Some(ann("Old").name), picture: None };
-    let mut setting = Box::pin(chat.set_profile(patch.clone()));
+    let mut setting = Box::pin(chat.patch_profile(patch.clone()));
     assert!(setting.as_mut().now_or_never().is_none());
     told(&chat, "Newer");
     slow.profiles.add_permits(1);
     setting.await.unwrap();
     assert_eq!(called(&chat), "Newer");
     slow.profiles.add_permits(1);
-    chat.set_profile(patch).await.unwrap();
+    chat.patch_profile(patch).await.unwrap();
     assert_eq!(called(&chat), "Old", "without other news the answer counts");
 }
 

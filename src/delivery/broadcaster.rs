@@ -9,7 +9,7 @@ use crate::domain::{
     name::{RoomName, UserId},
 };
 use crate::{
-    delivery::rooms::Rooms,
+    delivery::subscriptions::Subscriptions,
     dialects::{Dialect, Event},
     transport::{Io, adapter::Adapter, registry::Registry},
 };
@@ -18,19 +18,20 @@ use crate::{
 #[derive(Clone)]
 pub struct Broadcaster {
     io: Io,
-    rooms: Rooms,
+    subscriptions: Subscriptions,
     registry: Registry,
 }
 
 impl Broadcaster {
-    pub fn new(io: Io, rooms: Rooms, registry: Registry) -> Self {
-        Self { io, rooms, registry }
+    pub fn new(io: Io, subscriptions: Subscriptions, registry: Registry) -> Self {
+        Self { io, subscriptions, registry }
     }
 
     pub async fn message(&self, message: &Message) {
-        let except = message.except.as_ref().and_then(|session| self.rooms.seated(session));
+        let except =
+            message.except.as_ref().and_then(|session| self.subscriptions.socket_of(session));
         if let Some(session) = message.room.session() {
-            let told = self.rooms.seated(&session).filter(|sid| except != Some(*sid));
+            let told = self.subscriptions.socket_of(&session).filter(|sid| except != Some(*sid));
             if let (Some(sid), Some(event)) = (told, Event::stored(message, Dialect::Native)) {
                 self.registry.emit_in_turn(sid, &event).await;
             }
@@ -38,7 +39,7 @@ impl Broadcaster {
         }
         let except = except.and_then(|sid| self.io.get_socket(sid));
         for room in message.room.audience() {
-            for dialect in self.rooms.dialects(&room) {
+            for dialect in self.subscriptions.dialects(&room) {
                 let Some(event) = Event::stored(message, dialect) else { continue };
                 let to = dialect.room(&room);
                 let to = match &except {
@@ -52,14 +53,14 @@ impl Broadcaster {
 
     /// An event that looks alike in every dialect.
     pub async fn everybody(&self, room: &RoomName, event: &Event<'_>) {
-        for dialect in self.rooms.dialects(room) {
+        for dialect in self.subscriptions.dialects(room) {
             self.emit(self.io.to(dialect.room(room)), event).await;
         }
     }
 
     /// An event that only one dialect has.
     pub async fn only(&self, room: &RoomName, dialect: Dialect, event: &Event<'_>) {
-        if self.rooms.dialects(room).any(|spoken| spoken == dialect) {
+        if self.subscriptions.dialects(room).any(|spoken| spoken == dialect) {
             self.emit(self.io.to(dialect.room(room)), event).await;
         }
     }
@@ -75,7 +76,7 @@ impl Broadcaster {
     ) {
         let own = RoomName::personal(user);
         for room in room.audience().filter(|room| *room != own) {
-            if self.rooms.dialects(&room).any(|spoken| spoken == dialect) {
+            if self.subscriptions.dialects(&room).any(|spoken| spoken == dialect) {
                 let to = self.io.to(dialect.room(&room)).except(dialect.room(&own));
                 self.emit(to, event).await;
             }
@@ -91,7 +92,8 @@ impl Broadcaster {
 
     /// Whether somebody on this node is told what is said in the room.
     pub fn reaches(&self, room: &RoomName, dialect: Dialect) -> bool {
-        room.audience().any(|room| self.rooms.dialects(&room).any(|spoken| spoken == dialect))
+        room.audience()
+            .any(|room| self.subscriptions.dialects(&room).any(|spoken| spoken == dialect))
     }
 
     async fn emit(&self, to: BroadcastOperators<Adapter>, event: &Event<'_>) {
@@ -103,6 +105,8 @@ impl Broadcaster {
 
 impl fmt::Debug for Broadcaster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Broadcaster").field("rooms", &self.rooms).finish_non_exhaustive()
+        f.debug_struct("Broadcaster")
+            .field("subscriptions", &self.subscriptions)
+            .finish_non_exhaustive()
     }
 }

@@ -6,4 +6,4 @@
 pub mod broadcaster;
 pub mod relay;
 pub mod replay;
-pub mod rooms;
+pub mod subscriptions;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::{
-    delivery::{broadcaster::Broadcaster, replay::ReplayBuffer, rooms::Rooms},
+    delivery::{broadcaster::Broadcaster, replay::ReplayBuffer, subscriptions::Subscriptions},
     dialects::{Dialect, Event},
     domain::name::RoomName,
     store::log::{LogEvent, LogEvents, MessageLog},
@@ -14,7 +14,7 @@ use crate::{
 pub struct Relay {
     pub log: Arc<dyn MessageLog>,
     pub replay: ReplayBuffer,
-    pub rooms: Rooms,
+    pub subscriptions: Subscriptions,
     pub broadcaster: Broadcaster,
 }
 
@@ -53,7 +53,10 @@ impl Relay {
     }
 
     fn rooms_of(&self, partition: u16) -> impl Iterator<Item = RoomName> + use<'_> {
-        self.rooms.all().into_iter().filter(move |room| self.log.partition(room) == partition)
+        self.subscriptions
+            .rooms()
+            .into_iter()
+            .filter(move |room| self.log.partition(room) == partition)
     }
 }
 

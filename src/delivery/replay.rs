@@ -48,7 +48,7 @@ pub enum Missed {
     /// The tail begins later.
     Behind,
     /// This node has not delivered that much yet.
-    Pipeline,
+    Ahead,
     /// The log is another one now.
     OtherEpoch,
 }

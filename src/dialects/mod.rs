@@ -30,8 +30,24 @@ pub enum Dialect {
     Native,
 }
 
+/// What a dialect's clients take part in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// They count as members of their rooms, and are told who comes and goes.
+    pub presence: bool,
+    /// They are told what is sent to their user, or to their connection alone.
+    pub personal_room: bool,
+    /// They are in the lobby from the start, and join no other room.
+    pub joins_lobby: bool,
+}
+
 impl Dialect {
     pub const ALL: [Self; 2] = [Self::Plain, Self::Native];
+
+    pub fn features(self) -> Features {
+        let native = self == Self::Native;
+        Features { presence: native, personal_room: native, joins_lobby: !native }
+    }
 
     pub fn parse(name: &str) -> Option<Self> {
         match name {

@@ -7,6 +7,7 @@ pub mod changes;
 pub mod message;
 pub mod name;
 pub mod page;
+pub mod request;
 pub mod roster;
 pub mod search;
 pub mod session;

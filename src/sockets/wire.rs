@@ -21,11 +21,12 @@ use crate::{
         message::{Body, Epoch, Position},
         name::{MessageId, NameError, PublicId, RoomName, UserId, UserName},
         page::Page,
+        request::{Destination, NewMessage, PageRequest, Request},
         search::{Query, Search},
-        session::{Code, Command, Reject},
+        session::{Code, Reject},
         user::Picture,
     },
-    store::{log::AppendError, sessions::SessionKey},
+    store::sessions::SessionKey,
 };
 
 /// Messages in one page of history or of what was found, at most and by default.
@@ -53,21 +54,6 @@ impl Auth {
             None => None,
         };
         Some(Returning { key, offset })
-    }
-}
-
-/// A request and, if the client names one, the epoch of the position in it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Request {
-    pub command: Command,
-    pub epoch: Option<Epoch>,
-    /// Whether this connection is not to be told the message.
-    pub except_me: bool,
-}
-
-impl From<Command> for Request {
-    fn from(command: Command) -> Self {
-        Self { command, epoch: None, except_me: false }
     }
 }
 
@@ -164,7 +150,7 @@ pub fn decode(
         (Dialect::Native, "react") => changes::react(args, fresh_id),
         (Dialect::Native, "join") => join(args),
         (Dialect::Native, "leave") => leave(args),
-        (Dialect::Native, "rooms") => Ok(Command::ListRooms.into()),
+        (Dialect::Native, "rooms") => Ok(Request::Rooms),
         (Dialect::Native, "typing") => typing(args),
         (Dialect::Native, "read") => read(args),
         (Dialect::Native, "profile") => profile(args),
@@ -195,23 +181,14 @@ fn send(args: &[&RawValue], fresh_id: impl FnOnce() -> MessageId) -> Result<Requ
     };
     let text = serde_json::to_string(&asked.text).expect("a text is JSON");
     let body = Body::from_json(&text);
-    let command = match (asked.room, asked.to, asked.socket) {
-        (Some(room), None, None) => {
-            let room = RoomName::parse(&room).map_err(bad_name)?;
-            Command::Send { room, id, repeatable, body }
-        }
-        (None, Some(user), None) => {
-            let user = UserId::parse(&user).map_err(bad_name)?;
-            Command::SendTo { user, id, repeatable, body }
-        }
-        (None, None, Some(session)) => {
-            let session = PublicId::parse(&session).map_err(bad_name)?;
-            Command::SendToSession { session, id, repeatable, body }
-        }
+    let to = match (asked.room, asked.to, asked.socket) {
+        (Some(room), None, None) => Destination::Room(RoomName::parse(&room).map_err(bad_name)?),
+        (None, Some(user), None) => Destination::User(UserId::parse(&user).map_err(bad_name)?),
+        (None, None, Some(id)) => Destination::Connection(PublicId::parse(&id).map_err(bad_name)?),
         _ => return Err(bad(format!("{shape}: a room, a user or a socket"))),
     };
     let except_me = matches!(asked.except, Some(Except::Me));
-    Ok(Request { except_me, ..command.into() })
+    Ok(Request::Send(NewMessage { to, id, repeatable, body, except_me }))
 }
 
 fn join(args: &[&RawValue]) -> Result<Request, Reject> {
@@ -219,19 +196,19 @@ fn join(args: &[&RawValue]) -> Result<Request, Reject> {
     let room = RoomName::parse(&asked.room).map_err(bad_name)?;
     let position = |at: At| Position { epoch: Epoch::new(&at.epoch), seq: at.seq };
     let after = asked.after.map(position);
-    Ok(Command::Join { room, after }.into())
+    Ok(Request::Join { room, after })
 }
 
 fn typing(args: &[&RawValue]) -> Result<Request, Reject> {
     let asked: TypingRequest = object(args, "typing takes {room, typing}")?;
     let room = RoomName::parse(&asked.room).map_err(bad_name)?;
-    Ok(Command::Type { room, typing: asked.typing }.into())
+    Ok(Request::Typing { room, typing: asked.typing })
 }
 
 fn read(args: &[&RawValue]) -> Result<Request, Reject> {
     let asked: ReadRequest = object(args, "read takes {room, seq}")?;
     let room = RoomName::parse(&asked.room).map_err(bad_name)?;
-    Ok(Command::MarkRead { room, seq: asked.seq }.into())
+    Ok(Request::MarkRead { room, seq: asked.seq })
 }
 
 fn profile(args: &[&RawValue]) -> Result<Request, Reject> {
@@ -239,13 +216,13 @@ fn profile(args: &[&RawValue]) -> Result<Request, Reject> {
     let name = asked.name.map(|name| UserName::parse(&name)).transpose().map_err(bad_name)?;
     let picture = asked.picture.map(|picture| Picture::parse(&picture)).transpose();
     let picture = picture.map_err(|why| bad(why.to_string()))?;
-    Ok(Command::SetProfile { name, picture }.into())
+    Ok(Request::SetProfile { name, picture })
 }
 
 fn leave(args: &[&RawValue]) -> Result<Request, Reject> {
     let asked: LeaveRequest = object(args, "leave takes {room}")?;
     let room = RoomName::parse(&asked.room).map_err(bad_name)?;
-    Ok(Command::Leave { room }.into())
+    Ok(Request::Leave { room })
 }
 
 fn user_message(
@@ -264,8 +241,8 @@ fn user_message(
         }
     };
     let body = Body::from_json(body.get());
-    let command = Command::Send { room: RoomName::lobby(), id, repeatable: args.len() > 1, body };
-    Ok(command.into())
+    let (to, repeatable) = (Destination::Room(RoomName::lobby()), args.len() > 1);
+    Ok(Request::Send(NewMessage { to, id, repeatable, body, except_me: false }))
 }
 
 fn history(args: &[&RawValue]) -> Result<Request, Reject> {
@@ -279,7 +256,7 @@ fn history(args: &[&RawValue]) -> Result<Request, Reject> {
         (Some(_), Some(_)) => return Err(bad("history takes before or after, not both")),
     };
     let limit = page_limit(asked.limit)?;
-    Ok(Request { epoch, ..Command::ReadHistory { room, page, limit }.into() })
+    Ok(Request::History(PageRequest { room, page, limit, epoch }))
 }
 
 fn search(args: &[&RawValue]) -> Result<Request, Reject> {
@@ -287,7 +264,7 @@ fn search(args: &[&RawValue]) -> Result<Request, Reject> {
     let room = RoomName::parse(&asked.room).map_err(bad_name)?;
     let query = Query::parse(&asked.text).map_err(|why| bad(why.to_string()))?;
     let limit = page_limit(asked.limit)?;
-    Ok(Command::Search(Search { room, query, before: asked.before, limit }).into())
+    Ok(Request::Search(Search { room, query, before: asked.before, limit }))
 }
 
 fn page_limit(asked: Option<u32>) -> Result<u32, Reject> {
@@ -306,21 +283,13 @@ fn bad_name(why: NameError) -> Reject {
     bad(why.to_string())
 }
 
-impl From<AppendError> for Reject {
-    fn from(error: AppendError) -> Self {
-        let code = match error {
-            AppendError::Unavailable => Code::Unavailable,
-            AppendError::Unconfirmed => Code::Unconfirmed,
-            AppendError::Busy => Code::Busy,
-        };
-        Self::new(code, error.to_string())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::changes::{About, Change};
+    use crate::domain::{
+        changes::{About, Change},
+        request::NewChange,
+    };
 
     fn decoded(text: &str) -> Result<Request, Reject> {
         decoded_in(Dialect::Plain, text)
@@ -339,15 +308,15 @@ mod tests {
     fn any_json_is_a_message_and_stays_as_it_is() {
         for body in ["\"hi\"", "1e400", "12345678901234567890", "{\"b\":1, \"a\":[null]}", "null"] {
             let request = decoded(&format!("[\"user-message\",{body}]")).unwrap();
-            let Command::Send { id, body: read, .. } = request.command else { panic!("a send") };
-            assert_eq!((id.as_str(), read.as_json()), ("fresh", body));
+            let Request::Send(message) = request else { panic!("a send") };
+            assert_eq!((message.id.as_str(), message.body.as_json()), ("fresh", body));
         }
     }
 
     #[test]
     fn a_second_argument_is_the_clients_id() {
         let request = decoded(r#"["user-message","x","mine"]"#).unwrap();
-        assert!(matches!(request.command, Command::Send { id, .. } if id.as_str() == "mine"));
+        assert!(matches!(request, Request::Send(message) if message.id.as_str() == "mine"));
         assert!(message(r#"["user-message","x",7]"#).contains("message id"));
         assert!(message(r#"["user-message","x",""]"#).contains("id is empty"));
     }
@@ -366,20 +335,21 @@ mod tests {
     fn requests_of_the_native_dialect_are_objects() {
         let native = |text| decoded_in(Dialect::Native, text);
         let request = native(r#"["send",{"room":"attic","text":"a\"b"}]"#).unwrap();
-        let Command::Send { room, repeatable, body, .. } = request.command else { panic!("send") };
-        assert_eq!((room.as_str(), repeatable, body.as_json()), ("attic", false, r#""a\"b""#));
+        let Request::Send(sent) = request else { panic!("send") };
+        assert_eq!(sent.to, Destination::Room(RoomName::parse("attic").unwrap()));
+        assert_eq!((sent.repeatable, sent.body.as_json()), (false, r#""a\"b""#));
         let request = native(r#"["send",{"to":" bob ","text":"hi","id":"m"}]"#).unwrap();
-        let Command::SendTo { user, repeatable, .. } = request.command else { panic!("send") };
-        assert_eq!((user.as_str(), repeatable), ("bob", true));
+        let Request::Send(sent) = request else { panic!("send") };
+        let bob = Destination::User(UserId::parse("bob").unwrap());
+        assert_eq!((sent.to, sent.repeatable), (bob, true));
         for unclear in [r#"["send",{"text":"a"}]"#, r#"["send",{"to":"a","room":"b","text":"c"}]"#]
         {
             assert!(native(unclear).unwrap_err().message.contains("a room, a user or a socket"));
         }
         let request = native(r#"["send",{"socket":"0a","text":"hi","except":"me"}]"#).unwrap();
-        assert!(
-            matches!(request.command, Command::SendToSession { session, .. } if session.as_str() == "0a")
-        );
-        assert!(request.except_me);
+        let Request::Send(sent) = request else { panic!("send") };
+        let connection = Destination::Connection(PublicId::parse("0a").unwrap());
+        assert_eq!((sent.to, sent.except_me), (connection, true));
         for strange in [r#""you""#, "true", "[]"] {
             let send = format!(r#"["send",{{"room":"a","text":"hi","except":{strange}}}]"#);
             assert!(
@@ -388,7 +358,7 @@ mod tests {
             );
         }
         let request = native(r#"["join",{"room":"attic","after":{"epoch":"e","seq":3}}]"#).unwrap();
-        let Command::Join { after, .. } = request.command else { panic!("a join") };
+        let Request::Join { after, .. } = request else { panic!("a join") };
         assert_eq!(after, Some(Position { epoch: Epoch::new("e"), seq: 3 }));
         assert!(native(r#"["leave","attic"]"#).unwrap_err().message.contains("takes {room}"));
         assert!(message(r#"["join",{"room":"attic"}]"#).contains("?dialect=native"));
@@ -406,14 +376,15 @@ mod tests {
             ("react", r#","emoji":"+","on":false,"id":"c""#, Change::Unreact, r#""+""#),
         ] {
             let request = native(&format!(r#"["{name}",{{{at}{rest}}}]"#)).unwrap();
-            let command = Command::Change {
+            let change = NewChange {
                 room: RoomName::parse("attic").unwrap(),
+                epoch: Epoch::new("e"),
                 about: About { change: expected, seq: 7 },
                 id: MessageId::parse("c").unwrap(),
                 repeatable: true,
                 body: Body::from_json(body),
             };
-            assert_eq!(request, Request { epoch: Some(Epoch::new("e")), ..command.into() });
+            assert_eq!(request, Request::Change(change));
             let plain = message(&format!(r#"["{name}",{{{at}{rest}}}]"#));
             assert!(plain.contains("?dialect=native"));
         }
@@ -445,8 +416,8 @@ mod tests {
     fn a_page_may_name_its_epoch() {
         let request =
             decoded(r#"["history",{"room":"lobby","after":{"epoch":"e1","seq":7}}]"#).unwrap();
+        let Request::History(request) = request else { panic!("a read") };
         assert_eq!(request.epoch.as_ref().map(Epoch::as_str), Some("e1"));
-        let Command::ReadHistory { page, limit, .. } = request.command else { panic!("a read") };
-        assert_eq!((page, limit), (Page::After(7), HISTORY_LIMIT_DEFAULT));
+        assert_eq!((request.page, request.limit), (Page::After(7), HISTORY_LIMIT_DEFAULT));
     }
 }

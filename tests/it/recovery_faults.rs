@@ -328,12 +328,13 @@ async fn thousands_that_vanish_at_any_stage_leave_nothing() {
     let _turn = serial().await;
     let server = in_process().await;
     let address = server.addresses()[0];
-    let nothing = Counts { seats: 0, entering: 0, connect_replies: 0, rooms: 0, seated: 0 };
+    let nothing =
+        Counts { connections: 0, restoring: 0, connect_replies: 0, rooms: 0, addressed: 0 };
     let mut known = Vec::new();
     for _ in 0..50 {
         known.push(Client::connected(address, Options::new(Transport::WebSocket)).await);
     }
-    assert_eq!((server.counts().seats, server.counts().rooms), (50, 1));
+    assert_eq!((server.counts().connections, server.counts().rooms), (50, 1));
     let pids: Vec<String> = known.iter().map(Client::pid).collect();
     drop(known);
     for round in 0..CLIENTS / 50 {

@@ -131,13 +131,13 @@ impl Tail {
 
     /// What was told after `after` in any of these rooms.
     pub fn missed(&self, began: Option<Position>, after: &Position, rooms: &[RoomName]) -> Missed {
-        let Some(begin) = self.begin(began) else { return Missed::Pipeline };
+        let Some(begin) = self.begin(began) else { return Missed::Ahead };
         let end = self.end.clone().unwrap_or_else(|| begin.clone());
         if end.epoch != after.epoch {
             return Missed::OtherEpoch;
         }
         if after.seq > end.seq {
-            return Missed::Pipeline;
+            return Missed::Ahead;
         }
         if after.seq < begin.seq {
             return Missed::Behind;

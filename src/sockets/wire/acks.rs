@@ -5,10 +5,11 @@ use serde_json::value::RawValue;
 
 use crate::sockets::wire::changes::Became;
 use crate::{
+    chat::Sent,
     dialects::{Dialect, NativeChange, NativeMessage, NativeUser},
     domain::{
-        message::{Body, Message, Position, Stored},
-        name::{MessageId, RoomName},
+        message::{Body, Message, Position},
+        name::RoomName,
         roster::LISTED_MAX,
         session::Reject,
         user::User,
@@ -32,14 +33,14 @@ pub struct SentAck<'a> {
 }
 
 impl<'a> SentAck<'a> {
-    pub fn new(room: &'a RoomName, id: &'a MessageId, stored: &'a Stored) -> Self {
+    pub fn new(sent: &'a Sent) -> Self {
         Self {
             ok: true,
-            id: id.as_str(),
-            room: room.as_str(),
-            epoch: stored.position.epoch.as_str(),
-            seq: stored.position.seq,
-            at: stored.at.0,
+            id: sent.id.as_str(),
+            room: sent.room.as_str(),
+            epoch: sent.position.epoch.as_str(),
+            seq: sent.position.seq,
+            at: sent.at.0,
         }
     }
 }

@@ -7,9 +7,10 @@ use crate::domain::{
     changes::{About, Change, Fate},
     message::{Body, Epoch, Message},
     name::{Emoji, MessageId, RoomName},
-    session::{Command, Reject},
+    request::{NewChange, Request},
+    session::Reject,
 };
-use crate::sockets::wire::{Request, bad_name, object};
+use crate::sockets::wire::{bad_name, object};
 
 /// Which message it is about, in every one of these requests.
 #[derive(Deserialize)]
@@ -65,14 +66,14 @@ fn request(
         Some(id) => MessageId::parse(&id).map_err(bad_name)?,
         None => fresh_id(),
     };
-    let command = Command::Change {
+    Ok(Request::Change(NewChange {
         room: RoomName::parse(&room).map_err(bad_name)?,
+        epoch: Epoch::new(&epoch),
         about: About { change, seq: of },
         id,
         repeatable,
         body,
-    };
-    Ok(Request { epoch: Some(Epoch::new(&epoch)), ..command.into() })
+    }))
 }
 
 /// What has become of a message, beside its text.

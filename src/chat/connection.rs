@@ -1,0 +1,187 @@
+//! One client's connection as the chat sees it: its session, its rooms, and what it has in flight.
+//!
+//! A connection holds its session for as long as it lives: dropping it releases the session, takes
+//! its rooms off the air and starts the grace period of its presence.
+
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicBool, AtomicU32, Ordering},
+};
+
+use parking_lot::Mutex;
+
+use super::{Arrival, Chat, memberships::MembershipList, messages::PendingAppends};
+use crate::{
+    delivery::subscriptions::Recipient,
+    domain::{
+        name::{PublicId, RoomName, UserId},
+        session::{Code, Reject},
+    },
+    store::sessions::{Holder, SessionRecord},
+    transport::connect_reply::ConnectReplyGuard,
+};
+
+/// Reads of the store that one connection may have in flight.
+const READS_MAX: u32 = 8;
+
+#[derive(Debug)]
+pub struct Connection {
+    pub(super) chat: Chat,
+    pub(super) holder: Holder,
+    pub(super) recipient: Recipient,
+    pub(super) public_id: PublicId,
+    pub(super) user: UserId,
+    pub(super) memberships: Mutex<MembershipList>,
+    /// Changes of the memberships are stored one after the other, in the client's order.
+    pub(super) saving: tokio::sync::Mutex<()>,
+    /// Whether the memberships have changed since they were stored.
+    pub(super) is_stale: AtomicBool,
+    pub(super) pending: Mutex<PendingAppends>,
+    appends: AtomicU32,
+    reads: AtomicU32,
+    _connect_reply: ConnectReplyGuard,
+}
+
+/// Who asks: a user, and the connection they ask through, if any.
+#[derive(Debug, Clone, Copy)]
+pub struct Actor<'a> {
+    pub user: &'a UserId,
+    pub connection: Option<&'a Arc<Connection>>,
+}
+
+/// One request that is not answered yet. Dropping it makes room for the next.
+#[derive(Debug)]
+#[must_use = "dropping it says that the request is answered"]
+pub struct Permit {
+    /// Weak, because a connection that has ended must not live on for a late answer.
+    connection: Weak<Connection>,
+    counter: fn(&Connection) -> &AtomicU32,
+}
+
+impl Connection {
+    pub(super) fn new(
+        chat: Chat,
+        arrival: &Arrival<'_>,
+        public_id: PublicId,
+        holder: Holder,
+        record: SessionRecord,
+        connect_reply: ConnectReplyGuard,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            chat,
+            holder,
+            recipient: arrival.recipient,
+            public_id,
+            user: record.user,
+            memberships: Mutex::new(MembershipList::restored(record.rooms)),
+            saving: tokio::sync::Mutex::new(()),
+            is_stale: AtomicBool::new(true),
+            pending: Mutex::default(),
+            appends: AtomicU32::new(0),
+            reads: AtomicU32::new(0),
+            _connect_reply: connect_reply,
+        })
+    }
+
+    pub fn public_id(&self) -> &PublicId {
+        &self.public_id
+    }
+
+    pub fn user(&self) -> &UserId {
+        &self.user
+    }
+
+    pub fn actor(self: &Arc<Self>) -> Actor<'_> {
+        Actor { user: &self.user, connection: Some(self) }
+    }
+
+    /// A message that waits for its position.
+    pub(super) fn begin_append(self: &Arc<Self>) -> Result<Permit, Reject> {
+        self.begin(|connection| &connection.appends, self.chat.0.limits.in_flight_max).ok_or_else(
+            || Reject::new(Code::Busy, "too many messages wait for their ack; wait for some"),
+        )
+    }
+
+    /// Any other request that waits for the store.
+    pub(super) fn begin_read(self: &Arc<Self>) -> Result<Permit, Reject> {
+        let busy = || {
+            let why = format!("{READS_MAX} reads are in flight on this connection; wait for one");
+            Reject::new(Code::Busy, why)
+        };
+        self.begin(|connection| &connection.reads, READS_MAX).ok_or_else(busy)
+    }
+
+    fn begin(self: &Arc<Self>, counter: fn(&Connection) -> &AtomicU32, max: u32) -> Option<Permit> {
+        let one_more = |count| (count < max).then_some(count + 1);
+        counter(self).try_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
+        Some(Permit { connection: Arc::downgrade(self), counter })
+    }
+
+    /// Runs a task that ends with the node.
+    pub(super) fn spawn(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let tasks = self.chat.0.tasks.clone();
+        self.chat.0.tasks.spawn(name, async move {
+            tokio::select! {
+                () = task => {}
+                () = tasks.stopping() => {}
+            }
+        });
+    }
+}
+
+impl<'a> Actor<'a> {
+    /// A user who asks without a connection, such as by HTTP.
+    pub fn user(user: &'a UserId) -> Self {
+        Self { user, connection: None }
+    }
+
+    /// Whether the actor may read and write in a room: it has joined it, or is one of the two
+    /// users whose room it is. Without a connection every open room counts as joined.
+    pub(super) fn check_inside(&self, room: &RoomName) -> Result<(), Reject> {
+        self.check_may_enter(room)?;
+        let is_inside = match self.connection {
+            Some(connection) => room.people().is_some() || connection.has_joined(room),
+            None => true,
+        };
+        if is_inside { Ok(()) } else { Err(not_joined(room)) }
+    }
+
+    pub(super) fn check_may_enter(&self, room: &RoomName) -> Result<(), Reject> {
+        let is_own = |people: [&str; 2]| people.contains(&self.user.as_str());
+        if !room.is_reserved() || room.people().is_some_and(is_own) {
+            return Ok(());
+        }
+        Err(Reject::new(Code::Forbidden, format!("the room '{room}' is not open to this user")))
+    }
+
+    pub(super) fn begin_append(&self) -> Result<Option<Permit>, Reject> {
+        self.connection.map(Connection::begin_append).transpose()
+    }
+
+    pub(super) fn begin_read(&self) -> Result<Option<Permit>, Reject> {
+        self.connection.map(Connection::begin_read).transpose()
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.upgrade() {
+            (self.counter)(&connection).fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.leave_all();
+        self.chat.release(self);
+    }
+}
+
+pub(super) fn not_joined(room: &RoomName) -> Reject {
+    Reject::new(Code::NotJoined, format!("this connection is not in the room '{room}'"))
+}

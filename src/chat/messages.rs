@@ -1,0 +1,287 @@
+//! Sending, and changing what was sent: checked at once, appended in each connection's order.
+//!
+//! Before a message to one user or one connection the store is asked whether they are known;
+//! before a change of an earlier message, whether that message exists and whose it is. What the
+//! client sends meanwhile, to any room, waits behind it, so its order stays.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{Actor, Chat, Connection, connection::Permit, unavailable};
+use crate::{
+    clock,
+    domain::{
+        changes::About,
+        message::{Body, Draft, Epoch, Position, Timestamp},
+        name::{MessageId, PublicId, RoomName, UserId},
+        page::Page,
+        request::{Destination, NewChange, NewMessage},
+        session::{Code, Reject},
+    },
+    store::{ReadError, log::AppendError},
+};
+
+/// How long the marks of a room of two users are trusted before they are set again.
+const OPENED_FOR: Duration = Duration::from_secs(600);
+/// Rooms of two users that one node remembers; above it all are forgotten.
+const OPENED_MAX: usize = 65_536;
+
+/// A message or a change that is stored.
+#[derive(Debug)]
+pub struct Sent {
+    pub room: RoomName,
+    pub id: MessageId,
+    pub position: Position,
+    /// Of the first attempt, when this was a retry.
+    pub at: Timestamp,
+}
+
+type Done = Box<dyn FnOnce(Result<Sent, Reject>) + Send>;
+
+/// What one connection wants appended while the store is asked about something before it.
+#[derive(Debug, Default)]
+pub(super) struct PendingAppends {
+    waiting: VecDeque<PendingAppend>,
+    /// Whether a task takes from the front.
+    is_running: bool,
+}
+
+struct PendingAppend {
+    draft: Draft,
+    /// Of the message that it changes.
+    epoch: Option<Epoch>,
+    permit: Option<Permit>,
+    done: Done,
+}
+
+/// Rooms of two users that both have marks in, and when those were set.
+pub(super) type OpenedRooms = HashMap<RoomName, Instant>;
+
+impl Chat {
+    /// Stores a message and announces it. `done` is called once: with its position when it is
+    /// stored, or with the reason why it is not. Calls of one connection keep their order.
+    pub fn send(
+        &self,
+        actor: Actor<'_>,
+        message: NewMessage,
+        done: impl FnOnce(Result<Sent, Reject>) + Send + 'static,
+    ) {
+        let NewMessage { to, id, repeatable, body, except_me } = message;
+        let room = match to {
+            Destination::Room(room) => actor.check_inside(&room).map(|()| room),
+            Destination::User(user) => RoomName::direct(actor.user, &user).ok_or_else(no_user),
+            Destination::Connection(id) => RoomName::socket(&id).ok_or_else(no_connection),
+        };
+        let permit = room.and_then(|room| Ok((self.begin_append(actor, &body)?, room)));
+        let (permit, room) = match permit {
+            Ok(allowed) => allowed,
+            Err(reject) => return done(Err(reject)),
+        };
+        let except = actor.connection.filter(|_| except_me).map(|one| one.public_id().clone());
+        let draft = Draft::new(room, actor.user.clone(), id, clock::now(), body);
+        self.append(actor, Draft { repeatable, except, ..draft }, None, permit, done);
+    }
+
+    /// Stores a change of an earlier message, in the same way.
+    pub fn change(
+        &self,
+        actor: Actor<'_>,
+        change: NewChange,
+        done: impl FnOnce(Result<Sent, Reject>) + Send + 'static,
+    ) {
+        let NewChange { room, epoch, about, id, repeatable, body } = change;
+        let permit = actor.check_inside(&room).and_then(|()| self.begin_append(actor, &body));
+        let permit = match permit {
+            Ok(permit) => permit,
+            Err(reject) => return done(Err(reject)),
+        };
+        let draft = Draft::new(room, actor.user.clone(), id, clock::now(), body);
+        let draft = Draft { repeatable, about: Some(about), ..draft };
+        self.append(actor, draft, Some(epoch), permit, done);
+    }
+
+    fn begin_append(&self, actor: Actor<'_>, body: &Body) -> Result<Option<Permit>, Reject> {
+        let (bytes, max) = (body.as_json().len(), self.0.limits.message_bytes_max);
+        if bytes > max {
+            let why = format!("the message has {bytes} bytes; at most {max} are allowed");
+            return Err(Reject::new(Code::TooLarge, why));
+        }
+        actor.begin_append()
+    }
+
+    fn append(
+        &self,
+        actor: Actor<'_>,
+        mut draft: Draft,
+        epoch: Option<Epoch>,
+        permit: Option<Permit>,
+        done: impl FnOnce(Result<Sent, Reject>) + Send + 'static,
+    ) {
+        if actor.connection.is_none_or(|one| one.recipient.dialect.features().presence) {
+            draft.name = self.name(&draft.from);
+        }
+        let must_ask =
+            draft.about.is_some() || draft.room.is_reserved() && !self.is_opened(&draft.room);
+        let Some(connection) = actor.connection else {
+            let (chat, done) = (self.clone(), Box::new(done));
+            let append = PendingAppend { draft, epoch, permit, done };
+            return self.0.tasks.spawn("append", async move { chat.append_checked(append).await });
+        };
+        let mut pending = connection.pending.lock();
+        if !must_ask && !pending.is_running {
+            drop(pending);
+            return self.submit(draft, permit, done);
+        }
+        pending.waiting.push_back(PendingAppend { draft, epoch, permit, done: Box::new(done) });
+        if !std::mem::replace(&mut pending.is_running, true) {
+            let (chat, connection) = (self.clone(), Arc::clone(connection));
+            self.0.tasks.spawn("pending appends", async move {
+                while let Some(append) = connection.next_append() {
+                    chat.append_checked(append).await;
+                }
+            });
+        }
+    }
+
+    async fn append_checked(&self, append: PendingAppend) {
+        let PendingAppend { draft, epoch, permit, done } = append;
+        let allowed = match draft.about {
+            Some(about) => self.check_target(&draft, about, epoch).await,
+            None => self.check_destination(&draft).await,
+        };
+        match allowed {
+            Ok(()) => self.submit(draft, permit, done),
+            Err(reject) => {
+                drop(permit);
+                done(Err(reject));
+            }
+        }
+    }
+
+    fn submit(
+        &self,
+        draft: Draft,
+        permit: Option<Permit>,
+        done: impl FnOnce(Result<Sent, Reject>) + Send + 'static,
+    ) {
+        let (room, id) = (draft.room.clone(), draft.id.clone());
+        let settle = Box::new(move |outcome: Result<_, AppendError>| {
+            drop(permit);
+            let sent = |stored: crate::domain::message::Stored| Sent {
+                room,
+                id,
+                position: stored.position,
+                at: stored.at,
+            };
+            done(outcome.map(sent).map_err(not_appended));
+        });
+        self.0.store.log.append(draft, settle);
+    }
+
+    async fn check_destination(&self, draft: &Draft) -> Result<(), Reject> {
+        if let Some(session) = draft.room.session() {
+            let reached =
+                self.is_reached(session).await.map_err(unavailable("a session's read"))?;
+            return if reached { Ok(()) } else { Err(no_connection()) };
+        }
+        if !draft.room.is_reserved() || self.is_opened(&draft.room) {
+            return Ok(());
+        }
+        let opened = self.open_direct(&draft.room, &draft.from).await;
+        if opened.map_err(unavailable("opening a room of two users"))? {
+            Ok(())
+        } else {
+            Err(no_user())
+        }
+    }
+
+    async fn check_target(
+        &self,
+        draft: &Draft,
+        about: About,
+        epoch: Option<Epoch>,
+    ) -> Result<(), Reject> {
+        let page = Page::Before(about.seq.saturating_add(1));
+        let history = self.0.store.log.history(draft.room.clone(), page, 1).await;
+        let history = history.map_err(unavailable("reading the message to change"))?;
+        let target = history.messages.last().filter(|message| {
+            message.position.seq == about.seq
+                && epoch.is_none_or(|epoch| epoch == history.top.epoch)
+        });
+        draft.check_target(target)
+    }
+
+    /// Whether both users of the room were marked there lately.
+    fn is_opened(&self, room: &RoomName) -> bool {
+        self.0.opened.lock().get(room).is_some_and(|at| at.elapsed() < OPENED_FOR)
+    }
+
+    /// Lists the room of two users for both, before the first message there. `false`: the other
+    /// one was never seen.
+    async fn open_direct(&self, room: &RoomName, own: &UserId) -> Result<bool, ReadError> {
+        let users = room.people().unwrap_or_default();
+        let other = users.into_iter().find(|id| *id != own.as_str()).unwrap_or(own.as_str());
+        let Ok(other) = UserId::parse(other) else { return Ok(false) };
+        let inbox = &self.0.store.inbox;
+        if self.online(&other).is_none() && !inbox.is_known(other.clone()).await? {
+            return Ok(false);
+        }
+        tokio::try_join!(
+            inbox.mark_read(own.clone(), room.clone(), 0),
+            inbox.mark_read(other, room.clone(), 0),
+        )?;
+        let mut opened = self.0.opened.lock();
+        if opened.len() >= OPENED_MAX {
+            opened.clear();
+        }
+        opened.insert(room.clone(), Instant::now());
+        Ok(true)
+    }
+
+    /// Whether a session is told what is addressed to it alone, now or when it comes back.
+    async fn is_reached(&self, session: PublicId) -> Result<bool, ReadError> {
+        if self.0.subscriptions.socket_of(&session).is_some() {
+            return Ok(true);
+        }
+        let record = self.0.store.sessions.read(session).await?;
+        Ok(record.is_some_and(|record| record.rooms.iter().any(|joined| joined.room.is_personal())))
+    }
+}
+
+impl Connection {
+    /// `None`: nothing waits any more, and the next append need not wait.
+    fn next_append(&self) -> Option<PendingAppend> {
+        let mut pending = self.pending.lock();
+        let next = pending.waiting.pop_front();
+        pending.is_running = next.is_some();
+        next
+    }
+}
+
+impl std::fmt::Debug for PendingAppend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PendingAppend").field("draft", &self.draft).finish_non_exhaustive()
+    }
+}
+
+fn no_user() -> Reject {
+    Reject::new(Code::NotFound, "there is no such user")
+}
+
+fn no_connection() -> Reject {
+    Reject::new(Code::NotFound, "there is no such session")
+}
+
+fn not_appended(error: AppendError) -> Reject {
+    let code = match error {
+        AppendError::Unavailable => Code::Unavailable,
+        AppendError::Unconfirmed => Code::Unconfirmed,
+        AppendError::Busy => Code::Busy,
+    };
+    Reject::new(code, error.to_string())
+}

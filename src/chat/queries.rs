@@ -1,0 +1,155 @@
+//! What is asked and not sent: history, search, rooms, read marks, profiles, typing.
+//!
+//! Each call is checked when it is made, in the client's order; the future that it returns only
+//! waits for the store.
+
+use super::{Actor, Chat, unavailable};
+use crate::{
+    domain::{
+        name::{RoomName, UserName},
+        page::Page,
+        request::PageRequest,
+        search::Search,
+        session::{Code, Reject},
+        user::{Patch, Picture, User},
+    },
+    store::{
+        ReadError,
+        inbox::Unread,
+        log::{History, RoomSummary},
+        search::Found,
+    },
+};
+
+/// Bytes of bodies and reactions in one page: far below what may wait for a client.
+pub(super) const PAGE_BYTES_MAX: usize = 256 << 10;
+/// Rooms in one list, and beside them rooms of two users.
+const ROOMS_MAX: u32 = 500;
+const DIRECT_ROOMS_MAX: usize = 200;
+
+/// Rooms, and what the user has read of those that are theirs.
+#[derive(Debug)]
+pub struct ListedRooms {
+    pub rooms: Vec<RoomSummary>,
+    pub marks: Vec<Unread>,
+}
+
+impl Chat {
+    /// One page of a room's messages, as they are now.
+    pub fn history(
+        &self,
+        actor: Actor<'_>,
+        request: PageRequest,
+    ) -> impl Future<Output = Result<History, Reject>> + Send + use<> {
+        let permit = actor.check_inside(&request.room).and_then(|()| actor.begin_read());
+        let chat = self.clone();
+        async move {
+            let _permit = permit?;
+            chat.page(request).await.map_err(unavailable("history"))
+        }
+    }
+
+    /// A position of another epoch says nothing about this log: the answer is the newest page, and
+    /// that what lay between is gone.
+    async fn page(&self, request: PageRequest) -> Result<History, ReadError> {
+        let PageRequest { room, page, limit, epoch } = request;
+        let log = &self.0.store.log;
+        let mut history = log.history(room.clone(), page, limit).await?;
+        history.fit(page, PAGE_BYTES_MAX);
+        if epoch.is_none_or(|epoch| epoch == history.top.epoch) {
+            return Ok(history);
+        }
+        let mut newest = log.history(room, Page::Newest, limit).await?;
+        newest.fit(Page::Newest, PAGE_BYTES_MAX);
+        Ok(History { trimmed: true, ..newest })
+    }
+
+    pub fn search(
+        &self,
+        actor: Actor<'_>,
+        search: Search,
+    ) -> impl Future<Output = Result<Found, Reject>> + Send + use<> {
+        let permit = actor.check_inside(&search.room).and_then(|()| actor.begin_read());
+        let chat = self.clone();
+        async move {
+            let _permit = permit?;
+            let found = chat.0.store.search.search(search).await;
+            let mut found = found.map_err(unavailable("search"))?;
+            found.fit(PAGE_BYTES_MAX);
+            Ok(found)
+        }
+    }
+
+    /// Rooms that have members or messages, then the user's own rooms of two users.
+    pub fn rooms(
+        &self,
+        actor: Actor<'_>,
+    ) -> impl Future<Output = Result<ListedRooms, Reject>> + Send + use<> {
+        let permit = actor.begin_read();
+        let (chat, user) = (self.clone(), actor.user.clone());
+        let mut own = actor.connection.map(|connection| connection.rooms()).unwrap_or_default();
+        async move {
+            let _permit = permit?;
+            let store = &chat.0.store;
+            let listed = tokio::try_join!(
+                store.log.rooms(ROOMS_MAX),
+                store.inbox.direct_rooms(user.clone())
+            );
+            let (mut rooms, direct) = listed.map_err(unavailable("listing rooms"))?;
+            own.retain(|room| room.people().is_none());
+            for summary in newest(direct) {
+                own.push(summary.room.clone());
+                rooms.push(summary);
+            }
+            let marks = store.inbox.unread(user, own).await;
+            Ok(ListedRooms { rooms, marks: marks.map_err(unavailable("counting unread"))? })
+        }
+    }
+
+    /// Moves the user's mark in a room forward. Answers where it is then.
+    pub fn mark_read(
+        &self,
+        actor: Actor<'_>,
+        room: RoomName,
+        seq: u64,
+    ) -> impl Future<Output = Result<u64, Reject>> + Send + use<> {
+        let permit = actor.check_inside(&room).and_then(|()| actor.begin_read());
+        let (chat, user) = (self.clone(), actor.user.clone());
+        async move {
+            let _permit = permit?;
+            let marked = chat.0.store.inbox.mark_read(user, room, seq).await;
+            marked.map_err(unavailable("marking what was read"))
+        }
+    }
+
+    /// Changes what others see of the user; answers the whole of it. What is `None` stays.
+    pub fn set_profile(
+        &self,
+        actor: Actor<'_>,
+        name: Option<UserName>,
+        picture: Option<Picture>,
+    ) -> impl Future<Output = Result<User, Reject>> + Send + use<> {
+        let permit = actor.begin_read();
+        let (chat, user) = (self.clone(), actor.user.clone());
+        async move {
+            let _permit = permit?;
+            let set = chat.patch_profile(Patch { user, name, picture }).await;
+            set.map_err(unavailable("changing a profile"))?
+                .ok_or_else(|| Reject::new(Code::Taken, "another user has this name"))
+        }
+    }
+
+    /// Tells the others in a room that the user types, or stops.
+    pub fn typing(&self, actor: Actor<'_>, room: RoomName, typing: bool) -> Result<(), Reject> {
+        actor.check_inside(&room)?;
+        self.signal_typing(room, actor.user, typing);
+        Ok(())
+    }
+}
+
+/// Rooms of two users as they stand in a list; both are always in it.
+fn newest(mut rooms: Vec<(RoomName, u64)>) -> impl Iterator<Item = RoomSummary> {
+    rooms.sort_unstable_by_key(|(_, seq)| std::cmp::Reverse(*seq));
+    let summary = |(room, seq): (RoomName, u64)| RoomSummary { count: 2, room, seq };
+    rooms.into_iter().take(DIRECT_ROOMS_MAX).map(summary)
+}

@@ -1,0 +1,301 @@
+//! Admit a client: a new session, or its old one with what it missed.
+//!
+//! A client that comes back gets what it missed in three pieces that fit: with its CONNECT reply
+//! what was delivered until then, after it what came while it was being answered, and then it is
+//! live. The last two meet at the cutover, so nothing is lost and nothing comes twice.
+
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+
+use super::{Chat, Connection, sees, told_in, turn};
+use crate::{
+    delivery::{
+        replay::{Entry, Missed, TooOld},
+        subscriptions::Recipient,
+    },
+    domain::{
+        message::Position,
+        name::{PublicId, RoomName, UserId},
+    },
+    store::{
+        ReadError,
+        sessions::{Holder, Joined, SessionKey, SessionRecord},
+    },
+    transport::{Sid, connect_reply::ConnectReply},
+};
+
+/// Bytes that one returning client is replayed; a client that missed more gets a new session.
+const REPLAY_BYTES_MAX: usize = 16 << 20;
+/// The same for all clients that have not taken it yet, in KiB.
+pub(super) const REPLAY_KIB_MAX: usize = 128 << 10;
+/// How long a client waits for its share of that; then it must come again.
+const REPLAY_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Clients that are admitted at a time. When those of a dead node come all at once, the others
+/// wait here, where they cost next to nothing, and live traffic goes on.
+pub(super) const ADMISSIONS_MAX: usize = 64;
+
+/// What a returning client says.
+#[derive(Debug)]
+pub struct Returning {
+    pub key: SessionKey,
+    /// The last event that it has; `None`: it has none.
+    pub offset: Option<Position>,
+}
+
+/// A client that wants to come in.
+pub struct Arrival<'a> {
+    pub recipient: Recipient,
+    pub returning: Option<Returning>,
+    /// The user in a session of this key.
+    pub user: &'a (dyn Fn(&SessionKey) -> UserId + Sync),
+    /// Whether its connection is still there.
+    pub is_here: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// A session that was recovered, and what its client missed.
+struct Recovery {
+    record: SessionRecord,
+    frames: Bytes,
+    until: Until,
+}
+
+/// Up to where a client was told what it missed, by partition. `None`: nothing was known of it.
+pub(super) type Until = Vec<(u16, Option<Position>)>;
+
+impl Chat {
+    /// Gives a client its session, and the session's key, before it is told that it is connected.
+    /// When the log cannot be read, a client that comes back must try again: a new session would
+    /// hide what it missed.
+    pub async fn admit(
+        &self,
+        arrival: Arrival<'_>,
+    ) -> Result<(Arc<Connection>, SessionKey), ReadError> {
+        let _turn = turn(&self.0.admissions).await;
+        // It must not take its session away from a newer connection of the same client.
+        if !(arrival.is_here)() {
+            return Err(ReadError::Unavailable("the client did not wait".to_owned()));
+        }
+        let holder = Holder::random();
+        let recovery = match &arrival.returning {
+            Some(returning) => self.recover(&arrival, returning, holder).await?,
+            None => None,
+        };
+        let key = match (&recovery, &arrival.returning) {
+            (Some(_), Some(returning)) => returning.key.clone(),
+            _ => SessionKey::random(),
+        };
+        let recovery = recovery.unwrap_or_else(|| self.new_session(&arrival, &key));
+        let Recovery { record, frames, until } = recovery;
+        let public_id = key.public_id();
+        let reply = ConnectReply::new(public_id.as_str(), key.as_str(), frames);
+        let reply = self.0.subscriptions.set_connect_reply(arrival.recipient, reply);
+        if arrival.recipient.dialect.features().presence {
+            self.register(&record.user).await;
+        }
+        let sid = arrival.recipient.sid;
+        let connection = Connection::new(self.clone(), &arrival, public_id, holder, record, reply);
+        self.0.held.lock().insert(holder, sid);
+        if connection.save().await.is_err() {
+            tracing::debug!("a session begins that is not stored yet");
+        }
+        self.0.restoring.lock().insert(sid, (Arc::downgrade(&connection), until));
+        Ok((connection, key))
+    }
+
+    /// The client has been told that it is connected: its rooms go live.
+    pub fn enter(&self, sid: Sid) {
+        let restoring = self.0.restoring.lock().remove(&sid);
+        if let Some((connection, until)) = restoring
+            && let Some(connection) = connection.upgrade()
+        {
+            connection.restore(until);
+        }
+    }
+
+    /// Another connection has this session now, so the one here must go.
+    pub(super) fn superseded(&self, holder: Holder) {
+        let sid = self.0.held.lock().get(&holder).copied();
+        if let Some(sid) = sid {
+            self.0.subscriptions.close_superseded(sid);
+        }
+    }
+
+    /// The connection has ended: its session waits for its client.
+    pub(super) fn release(&self, connection: &Connection) {
+        let holder = connection.holder;
+        if connection.recipient.dialect.features().presence {
+            self.unregister(&connection.user);
+            self.0.subscriptions.unaddress(&connection.public_id, holder);
+        }
+        self.0.held.lock().remove(&holder);
+        // A client that leaves the namespace and enters it again keeps its socket.
+        let mut restoring = self.0.restoring.lock();
+        let sid = connection.recipient.sid;
+        if restoring.get(&sid).is_some_and(|(one, _)| std::ptr::eq(one.as_ptr(), connection)) {
+            restoring.remove(&sid);
+        }
+        drop(restoring);
+        self.0.store.sessions.release(connection.public_id.clone(), holder);
+    }
+
+    fn new_session(&self, arrival: &Arrival<'_>, key: &SessionKey) -> Recovery {
+        let user = (arrival.user)(key);
+        let features = arrival.recipient.dialect.features();
+        let lobby = features.joins_lobby.then(RoomName::lobby);
+        let personal = features.personal_room.then(|| RoomName::personal(&user));
+        let since = |room: &RoomName| self.0.replay.position(self.partition(room));
+        let rooms = lobby.into_iter().chain(personal);
+        let rooms: Vec<Joined> = rooms.map(|room| Joined { since: since(&room), room }).collect();
+        let until = rooms.iter().map(|one| (self.partition(&one.room), one.since.clone()));
+        let until = until.collect();
+        Recovery { record: SessionRecord { user, rooms }, frames: Bytes::new(), until }
+    }
+
+    /// `None`: the session is unknown or another user's, or not all that was missed can be told.
+    async fn recover(
+        &self,
+        arrival: &Arrival<'_>,
+        returning: &Returning,
+        holder: Holder,
+    ) -> Result<Option<Recovery>, ReadError> {
+        let user = (arrival.user)(&returning.key);
+        let session = returning.key.public_id();
+        let sessions = &self.0.store.sessions;
+        let Some(mut record) = sessions.claim(session.clone(), holder, user).await? else {
+            return Ok(None);
+        };
+        self.fit(&mut record, arrival.recipient);
+        let offset = returning.offset.as_ref();
+        let why = match self.missed(&session, &record.rooms, offset, arrival.recipient).await {
+            Ok((frames, until)) => return Ok(Some(Recovery { record, frames, until })),
+            Err(why) => why,
+        };
+        // No connection has it. Otherwise it would be kept alive for as long as this node lives.
+        sessions.release(session, holder);
+        match why {
+            TooOld::Read(error) => Err(error),
+            TooOld::Gone | TooOld::TooMuch => {
+                tracing::debug!(%why, "a session cannot be recovered");
+                Ok(None)
+            }
+        }
+    }
+
+    /// A session may come back in another dialect, which may have no personal room.
+    fn fit(&self, record: &mut SessionRecord, recipient: Recipient) {
+        let personal = RoomName::personal(&record.user);
+        let is_there = record.rooms.iter().any(|joined| joined.room == personal);
+        if !recipient.dialect.features().personal_room {
+            record.rooms.retain(|joined| joined.room != personal);
+        } else if !is_there {
+            let since = self.0.replay.position(self.partition(&personal));
+            record.rooms.push(Joined { room: personal, since });
+        }
+    }
+
+    /// What was delivered to this session in these rooms after `offset`, as frames, and until
+    /// where.
+    async fn missed(
+        &self,
+        session: &PublicId,
+        joined: &[Joined],
+        offset: Option<&Position>,
+        recipient: Recipient,
+    ) -> Result<(Bytes, Until), TooOld> {
+        let replay = &self.0.replay;
+        let rooms = told_in(session, joined.iter().map(|joined| &joined.room));
+        let mut until = Vec::new();
+        let mut entries = Vec::new();
+        for partition in self.partitions(joined) {
+            let after = self.after(joined, offset, partition)?;
+            replay.begun(partition).await?;
+            loop {
+                match replay.missed(partition, &after, &rooms) {
+                    Missed::Entries { entries: mut missed, end } => {
+                        missed.retain(|entry| sees(session, joined.iter(), entry.message()));
+                        entries.extend(missed);
+                        until.push((partition, Some(end)));
+                        break;
+                    }
+                    Missed::Ahead => {
+                        replay.check_stored(partition, &after).await?;
+                        until.push((partition, Some(after)));
+                        break;
+                    }
+                    Missed::Behind => replay.reach_back(partition, &after).await?,
+                    Missed::OtherEpoch => return Err(TooOld::Gone),
+                }
+            }
+        }
+        Ok((self.frames(&entries, recipient).await?, until))
+    }
+
+    /// From where on a session is told events of a partition again.
+    fn after(
+        &self,
+        joined: &[Joined],
+        offset: Option<&Position>,
+        partition: u16,
+    ) -> Result<Position, TooOld> {
+        if let Some(offset) = offset {
+            // One position says nothing about the sequence of another partition.
+            let is_one = self.partitions(joined).count() == 1;
+            return if is_one { Ok(offset.clone()) } else { Err(TooOld::Gone) };
+        }
+        let here = joined.iter().filter(|joined| self.partition(&joined.room) == partition);
+        // Without a position in the log's present epoch it is unknown what came since.
+        let since: Option<Vec<&Position>> = here.map(|joined| joined.since.as_ref()).collect();
+        let since = since.ok_or(TooOld::Gone)?;
+        let first = since.iter().min_by_key(|since| since.seq).ok_or(TooOld::Gone)?;
+        let is_one = since.iter().all(|since| since.epoch == first.epoch);
+        if is_one { Ok(Position::clone(first)) } else { Err(TooOld::Gone) }
+    }
+
+    /// Kept in memory until the client has taken them, and so bounded for all clients together.
+    async fn frames(&self, entries: &[Arc<Entry>], recipient: Recipient) -> Result<Bytes, TooOld> {
+        let frames =
+            || entries.iter().map(|entry| self.0.subscriptions.frame(entry, recipient.dialect));
+        let size: usize = frames().map(Bytes::len).sum();
+        if size > REPLAY_BYTES_MAX {
+            return Err(TooOld::TooMuch);
+        }
+        if size == 0 {
+            return Ok(Bytes::new());
+        }
+        let kib = u32::try_from(size.div_ceil(1 << 10)).unwrap_or(u32::MAX);
+        let budget = Arc::clone(&self.0.replay_budget);
+        let Ok(permit) = timeout(REPLAY_WAIT_MAX, budget.acquire_many_owned(kib)).await else {
+            let why = "other clients have not taken yet what they missed";
+            return Err(ReadError::Unavailable(why.to_owned()).into());
+        };
+        let mut all = Vec::with_capacity(size);
+        frames().for_each(|frame| all.extend_from_slice(frame));
+        let permit = permit.expect("the semaphore is never closed");
+        Ok(Bytes::from_owner(BudgetedFrames { frames: all, _permit: permit }))
+    }
+
+    fn partitions(&self, joined: &[Joined]) -> impl Iterator<Item = u16> + use<> {
+        let all: BTreeSet<u16> = joined.iter().map(|joined| self.partition(&joined.room)).collect();
+        all.into_iter()
+    }
+}
+
+impl fmt::Debug for Arrival<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arrival").field("returning", &self.returning).finish_non_exhaustive()
+    }
+}
+
+/// Frames, and the memory that they were allowed.
+struct BudgetedFrames {
+    frames: Vec<u8>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for BudgetedFrames {
+    fn as_ref(&self) -> &[u8] {
+        &self.frames
+    }
+}

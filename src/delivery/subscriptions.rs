@@ -1,0 +1,137 @@
+//! Which sockets of this node are subscribed to which rooms, and in which dialects: an event that
+//! no socket here wants is neither rendered nor queued.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use socketioxide_core::Sid;
+
+use super::replay::Entry;
+use crate::{
+    dialects::{Dialect, Event},
+    domain::{
+        message::Message,
+        name::{PublicId, RoomName},
+    },
+    store::sessions::Holder,
+    transport::{
+        connect_reply::{ConnectReply, ConnectReplyGuard},
+        registry::Registry,
+    },
+};
+
+/// A socket, and the dialect that it speaks for life.
+#[derive(Debug, Clone, Copy)]
+pub struct Recipient {
+    pub sid: Sid,
+    pub dialect: Dialect,
+}
+
+/// A clonable handle.
+#[derive(Debug, Clone)]
+pub struct Subscriptions(Arc<Inner>);
+
+/// Sockets of one room, by dialect.
+type Count = [u32; Dialect::ALL.len()];
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    rooms: Mutex<HashMap<RoomName, Count>>,
+    /// The socket of each session that can be addressed alone. A Socket.IO room for each would
+    /// cost an idle connection much more.
+    addressed: Mutex<HashMap<PublicId, (Holder, Sid)>>,
+}
+
+impl Subscriptions {
+    pub fn new(registry: Registry) -> Self {
+        let (rooms, addressed) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { registry, rooms, addressed }))
+    }
+
+    /// From now on what is delivered in the room reaches the socket.
+    pub fn subscribe(&self, to: Recipient, room: &RoomName) {
+        self.0.registry.join(to.sid, to.dialect.room(room));
+        self.0.rooms.lock().entry(room.clone()).or_default()[to.dialect as usize] += 1;
+    }
+
+    pub fn unsubscribe(&self, to: Recipient, room: &RoomName) {
+        self.0.registry.leave(to.sid, to.dialect.room(room));
+        self.forget(to, room);
+    }
+
+    /// The socket has ended, or is another session's by now: it keeps its transport rooms.
+    pub fn forget(&self, to: Recipient, room: &RoomName) {
+        let mut rooms = self.0.rooms.lock();
+        if let Some(count) = rooms.get_mut(room) {
+            count[to.dialect as usize] -= 1;
+            if *count == Count::default() {
+                rooms.remove(room);
+            }
+        }
+    }
+
+    pub fn dialects(&self, room: &RoomName) -> impl Iterator<Item = Dialect> + use<> {
+        let count = self.0.rooms.lock().get(room).copied().unwrap_or_default();
+        Dialect::ALL.into_iter().filter(move |dialect| count[*dialect as usize] > 0)
+    }
+
+    /// Every room that a socket of this node is subscribed to.
+    pub fn rooms(&self) -> Vec<RoomName> {
+        self.0.rooms.lock().keys().cloned().collect()
+    }
+
+    /// From now on what is addressed to this session alone goes to this socket.
+    pub fn address(&self, session: &PublicId, holder: Holder, sid: Sid) {
+        self.0.addressed.lock().insert(session.clone(), (holder, sid));
+    }
+
+    /// Unless another holder of the session is addressed here by now.
+    pub fn unaddress(&self, session: &PublicId, holder: Holder) {
+        let mut addressed = self.0.addressed.lock();
+        if addressed.get(session).is_some_and(|(known, _)| *known == holder) {
+            addressed.remove(session);
+        }
+    }
+
+    pub fn socket_of(&self, session: &PublicId) -> Option<Sid> {
+        self.0.addressed.lock().get(session).map(|(_, sid)| *sid)
+    }
+
+    pub fn addressed_count(&self) -> usize {
+        self.0.addressed.lock().len()
+    }
+
+    /// Emits to one socket, in one order with everything that is broadcast.
+    pub fn emit(&self, to: Recipient, event: &Event<'_>) {
+        self.0.registry.emit(to.sid, event);
+    }
+
+    /// Emits what the log holds, if the socket's dialect has an event for it.
+    pub fn emit_stored(&self, to: Recipient, message: &Message) {
+        if let Some(event) = Event::stored(message, to.dialect) {
+            self.emit(to, &event);
+        }
+    }
+
+    /// What the log holds as a websocket frame; empty where the dialect has no event for it.
+    pub fn frame<'a>(&self, entry: &'a Entry, dialect: Dialect) -> &'a Bytes {
+        entry.frame(dialect, &self.0.registry)
+    }
+
+    pub fn set_connect_reply(&self, to: Recipient, reply: ConnectReply) -> ConnectReplyGuard {
+        self.0.registry.set_connect_reply(to.sid, reply)
+    }
+
+    pub fn connect_replies_waiting(&self) -> usize {
+        self.0.registry.connect_replies_waiting()
+    }
+
+    /// The session of this socket was claimed on another connection. No DISCONNECT packet, after
+    /// which its client would stay away: a connection that was given up can be served late, after
+    /// the one that its client uses.
+    pub fn close_superseded(&self, sid: Sid) {
+        self.0.registry.close(sid, 1008, "this session was taken up on another connection");
+    }
+}

@@ -1,0 +1,152 @@
+//! The handshake: which user a client is, which dialect it speaks, and its way out of the
+//! namespace.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use sha2::{Digest, Sha256};
+use socketioxide::{
+    TransportType,
+    extract::{SocketRef, TryData},
+    handler::DisconnectHandler,
+    socket::{DisconnectReason, Socket},
+};
+
+use super::{CONNECT_TIMEOUT, Sockets, requests::Events, wire::Auth};
+use crate::{
+    chat::{Arrival, Connection},
+    delivery::subscriptions::Recipient,
+    dialects::Dialect,
+    domain::name::UserId,
+    store::sessions::SessionKey,
+    transport::{Sid, adapter::Adapter},
+};
+
+/// Longest `auth.token`, in bytes.
+const TOKEN_BYTES_MAX: usize = 256;
+/// How long a client that is turned away may take to go.
+const GOING_MAX: Duration = Duration::from_secs(5);
+
+/// Why a client was not let in; it reads this as `connect_error`.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAdmitted {
+    #[error("bad_request: auth is {{token?, pid?, offset?}}: {0}")]
+    Auth(String),
+    #[error("bad_request: auth.token has between 1 and {TOKEN_BYTES_MAX} bytes")]
+    Token,
+    #[error("bad_request: there is no dialect '{0}'; there are plain and native")]
+    Dialect(String),
+    #[error("unavailable: try again")]
+    TurnedAway,
+}
+
+impl Sockets {
+    /// Runs before the client is told that it is connected, so no event can come too early.
+    pub(super) async fn admit(
+        self: &Arc<Self>,
+        socket: &SocketRef<Adapter>,
+        auth: TryData<Auth>,
+    ) -> Result<(), NotAdmitted> {
+        if self.tasks.is_stopping() {
+            return Err(self.turn_away(socket.id, 1001, "going away").await);
+        }
+        let auth = auth.0.map_err(|why| NotAdmitted::Auth(why.to_string()))?;
+        if let Some(token) = &auth.token
+            && !(1..=TOKEN_BYTES_MAX).contains(&token.len())
+        {
+            return Err(NotAdmitted::Token);
+        }
+        let recipient = Recipient { sid: socket.id, dialect: dialect(socket)? };
+        // Without a token the session itself is the sender.
+        let user = |key: &SessionKey| user_id(auth.token.as_deref().unwrap_or(key.as_str()));
+        // That a polling client has gone shows only when a ping is due.
+        let polls = socket.transport_type() == TransportType::Polling;
+        let is_here = || polls || self.registry.lane(socket.id).is_some();
+        let arrival =
+            Arrival { recipient, returning: auth.returning(), user: &user, is_here: &is_here };
+        let (connection, key) = match self.chat.admit(arrival).await {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                tracing::debug!(%error, "a session cannot be read; its client must try again");
+                return Err(self.turn_away(socket.id, 1013, "try again later").await);
+            }
+        };
+        // Only an answer to `profile` shows it.
+        let token = match recipient.dialect.features().presence {
+            true => auth.token.as_deref().unwrap_or(key.as_str()).into(),
+            false => "".into(),
+        };
+        let weak = Arc::downgrade(&connection);
+        socket.on_disconnect(OnDisconnect { sockets: Arc::clone(self), connection: weak });
+        socket.on_fallback(Events::new(Arc::clone(self), connection, recipient.dialect, token));
+        self.registry.entering(socket.id);
+        Ok(())
+    }
+
+    /// Ends the transport. A refusal would keep the client away for good, and a CONNECT reply
+    /// would begin a new session; a lost connection brings it back.
+    async fn turn_away(&self, sid: Sid, code: u16, reason: &'static str) -> NotAdmitted {
+        self.registry.close(sid, code, reason);
+        tokio::time::sleep(GOING_MAX).await;
+        NotAdmitted::TurnedAway
+    }
+
+    /// The client has left the namespace. It may come in again on its connection, but not stay
+    /// outside: the engine passes over a CONNECT that comes before it is quite done with the last,
+    /// and the client would wait for ever.
+    fn left_namespace(&self, sid: Sid) {
+        let (registry, tasks) = (self.registry.clone(), self.tasks.clone());
+        self.tasks.spawn("outside the namespace", async move {
+            tokio::select! {
+                () = tokio::time::sleep(CONNECT_TIMEOUT) => {}
+                () = tasks.stopping() => return,
+            }
+            if !registry.is_connected(sid) {
+                registry.close(sid, 1000, "not connected to a namespace");
+            }
+        });
+    }
+}
+
+/// Takes a socket out of the namespace while its reader waits: a CONNECT that comes next is then
+/// not taken for a second one. A function that socketioxide is given would run later.
+struct OnDisconnect {
+    sockets: Arc<Sockets>,
+    connection: Weak<Connection>,
+}
+
+impl DisconnectHandler<Adapter, ()> for OnDisconnect {
+    fn call_with_defer(
+        &self,
+        socket: Arc<Socket<Adapter>>,
+        reason: DisconnectReason,
+        remove: fn(Arc<Socket<Adapter>>),
+    ) {
+        let sid = socket.id;
+        remove(socket);
+        if reason == DisconnectReason::ClientNSDisconnect
+            && let Some(connection) = self.connection.upgrade()
+        {
+            connection.disconnect();
+            self.sockets.left_namespace(sid);
+        }
+    }
+}
+
+/// From the query of the handshake.
+fn dialect(socket: &SocketRef<Adapter>) -> Result<Dialect, NotAdmitted> {
+    let query = socket.req_parts().uri.query().unwrap_or_default();
+    match query.split('&').find_map(|pair| pair.strip_prefix("dialect=")) {
+        None => Ok(Dialect::default()),
+        Some(name) => Dialect::parse(name).ok_or_else(|| NotAdmitted::Dialect(name.to_owned())),
+    }
+}
+
+/// A token is a secret, so others are shown its fingerprint.
+fn user_id(token: &str) -> UserId {
+    let digest = Sha256::digest(token.as_bytes());
+    let text: String = digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    UserId::parse(&text).expect("24 hex digits are a user id")
+}

@@ -1,0 +1,52 @@
+//! The answer to one event. It goes the same way as every message of the room, and so arrives in
+//! order with them.
+
+use serde::Serialize;
+use socketioxide_core::{Value, packet::Packet};
+
+use super::wire::{RejectAck, RejectEvent};
+use crate::{
+    domain::session::Reject,
+    transport::{Sid, lane::InFlight, registry::Registry},
+};
+
+#[derive(Debug)]
+pub struct Reply {
+    registry: Registry,
+    sid: Sid,
+    ack_id: Option<i64>,
+    /// The request counts as in flight until the answer is delivered.
+    in_flight: Option<InFlight>,
+}
+
+impl Reply {
+    pub fn new(
+        registry: Registry,
+        sid: Sid,
+        ack_id: Option<i64>,
+        in_flight: Option<InFlight>,
+    ) -> Self {
+        Self { registry, sid, ack_id, in_flight }
+    }
+
+    /// A client that asked for no answer sees success by the event that comes of it.
+    pub fn send(self, answer: &impl Serialize) {
+        if let Some(ack_id) = self.ack_id {
+            let packet = Packet::ack("/", json(&(answer,)), ack_id);
+            self.registry.send(self.sid, packet, self.in_flight);
+        }
+    }
+
+    pub fn reject(self, reject: &Reject) {
+        if self.ack_id.is_some() {
+            return self.send(&RejectAck::new(reject));
+        }
+        let event = ("error", RejectEvent::new(reject));
+        self.registry.send(self.sid, Packet::event("/", json(&event)), self.in_flight);
+    }
+}
+
+fn json(arguments: &impl Serialize) -> Value {
+    let text = serde_json::to_string(arguments).expect("an answer is JSON");
+    Value::Str(text.into(), None)
+}

@@ -1,0 +1,165 @@
+//! One event of one client: decoded, handed to `chat`, and its result encoded.
+
+use std::sync::Arc;
+
+use socketioxide::{handler::MessageHandler, socket::Socket};
+use socketioxide_core::Value;
+
+use super::{
+    Sockets,
+    reply::Reply,
+    wire::{
+        self, DoneAck, HistoryAck, JoinAck, LeaveAck, ProfileAck, ReadAck, RoomsAck, SearchAck,
+        SentAck,
+    },
+};
+use crate::{
+    chat::{Connection, JoinResult, Sent},
+    delivery::replay::Entry,
+    dialects::Dialect,
+    domain::{
+        name::{MessageId, RoomName},
+        request::Request,
+        session::{Code, Reject},
+    },
+    random,
+    transport::{adapter::Adapter, lane::Busy},
+};
+
+/// Messages that `join` answers, and bytes of them; a client that missed more reads them with
+/// `history`.
+const JOIN_MESSAGES_MAX: usize = 1_000;
+const JOIN_BYTES_MAX: usize = 256 << 10;
+
+/// The handler of every event of one connection.
+pub struct Events {
+    sockets: Arc<Sockets>,
+    connection: Arc<Connection>,
+    dialect: Dialect,
+    /// The secret that makes the client the same user again.
+    token: Box<str>,
+}
+
+impl MessageHandler<Adapter, ()> for Events {
+    fn call(&self, socket: Arc<Socket<Adapter>>, event: Value, ack_id: Option<i64>) {
+        let (registry, sid) = (self.sockets.registry.clone(), socket.id);
+        match registry.begin(sid) {
+            Ok(in_flight) => self.handle(&event, Reply::new(registry, sid, ack_id, in_flight)),
+            Err(Busy) => Reply::new(registry, sid, ack_id, None).reject(&too_much_in_flight()),
+        }
+    }
+}
+
+impl Events {
+    pub fn new(
+        sockets: Arc<Sockets>,
+        connection: Arc<Connection>,
+        dialect: Dialect,
+        token: Box<str>,
+    ) -> Self {
+        Self { sockets, connection, dialect, token }
+    }
+
+    fn handle(&self, event: &Value, reply: Reply) {
+        let request = match wire::decode(event, self.dialect, fresh_id) {
+            Ok(request) => request,
+            Err(reject) => return reply.reject(&reject),
+        };
+        let (chat, actor) = (&self.sockets.chat, self.connection.actor());
+        match request {
+            Request::Send(message) => chat.send(actor, message, |sent| answer_sent(sent, reply)),
+            Request::Change(change) => chat.change(actor, change, |sent| answer_sent(sent, reply)),
+            Request::Join { room, after } => {
+                let name = room.clone();
+                self.connection.join(room, after, move |joined| match joined {
+                    Ok(result) => answer_join(&name, &result, reply),
+                    Err(reject) => reply.reject(&reject),
+                });
+            }
+            Request::Leave { room } => {
+                let name = room.clone();
+                self.connection.leave(room, move |left| match left {
+                    Ok(()) => reply.send(&LeaveAck::new(&name)),
+                    Err(reject) => reply.reject(&reject),
+                });
+            }
+            Request::Typing { room, typing } => match chat.typing(actor, room, typing) {
+                Ok(()) => reply.send(&DoneAck::new()),
+                Err(reject) => reply.reject(&reject),
+            },
+            Request::History(page) => {
+                let (room, dialect) = (page.room.clone(), self.dialect);
+                self.answer("history", chat.history(actor, page), reply, move |history, reply| {
+                    reply.send(&HistoryAck::new(&room, &history, dialect));
+                });
+            }
+            Request::Search(search) => {
+                let room = search.room.clone();
+                self.answer("search", chat.search(actor, search), reply, move |found, reply| {
+                    reply.send(&SearchAck::new(&room, &found));
+                });
+            }
+            Request::Rooms => {
+                self.answer("rooms", chat.rooms(actor), reply, |listed, reply| {
+                    reply.send(&RoomsAck::new(&listed.rooms, &listed.marks));
+                });
+            }
+            Request::MarkRead { room, seq } => {
+                let marking = chat.mark_read(actor, room.clone(), seq);
+                self.answer("read", marking, reply, move |seq, reply| {
+                    reply.send(&ReadAck::new(&room, seq));
+                });
+            }
+            Request::SetProfile { name, picture } => {
+                let (setting, token) = (chat.set_profile(actor, name, picture), self.token.clone());
+                self.answer("profile", setting, reply, move |user, reply| {
+                    reply.send(&ProfileAck::new(&user, &token));
+                });
+            }
+        }
+    }
+
+    /// Waits for a result in a task, and sends it.
+    fn answer<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        result: impl Future<Output = Result<T, Reject>> + Send + 'static,
+        reply: Reply,
+        send: impl FnOnce(T, Reply) + Send + 'static,
+    ) {
+        self.sockets.tasks.spawn(name, async move {
+            match result.await {
+                Ok(answer) => send(answer, reply),
+                Err(reject) => reply.reject(&reject),
+            }
+        });
+    }
+}
+
+fn answer_sent(sent: Result<Sent, Reject>, reply: Reply) {
+    match sent {
+        Ok(sent) => reply.send(&SentAck::new(&sent)),
+        Err(reject) => reply.reject(&reject),
+    }
+}
+
+fn answer_join(room: &RoomName, result: &JoinResult, reply: Reply) {
+    let fits = fits(&result.missed);
+    let missed = if fits { result.missed.as_slice() } else { &[] };
+    let missed = missed.iter().map(|entry| entry.message());
+    let recovered = result.recovered && fits;
+    reply.send(&JoinAck::new(room, &result.begin, recovered, missed, result.members.as_ref()));
+}
+
+fn fits(entries: &[Arc<Entry>]) -> bool {
+    let bytes = |entry: &Arc<Entry>| entry.message().body.as_json().len();
+    entries.len() <= JOIN_MESSAGES_MAX && entries.iter().map(bytes).sum::<usize>() <= JOIN_BYTES_MAX
+}
+
+fn too_much_in_flight() -> Reject {
+    Reject::new(Code::Busy, "too many requests are in flight on this connection; wait for answers")
+}
+
+fn fresh_id() -> MessageId {
+    MessageId::parse(&random::hex::<16>()).expect("hex digits are a message id")
+}
