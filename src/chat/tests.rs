@@ -4,14 +4,17 @@ use std::{collections::HashSet, time::Duration};
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Semaphore, oneshot, watch},
     time::timeout,
 };
 
 use super::*;
 use crate::{
     domain::{
-        name::UserName,
+        message::Body,
+        name::{MessageId, UserName},
+        page::Page,
+        request::{Destination, NewMessage, PageRequest},
         user::{Patch, User},
     },
     store::{
@@ -187,4 +190,29 @@ async fn rosters_are_read_a_few_at_a_time_and_each_is_known_at_once() {
     presence.known(&room(99)).await;
     assert_eq!(slow.reading(), (0, 16));
     chat.0.tasks.stop();
+}
+
+#[tokio::test]
+async fn a_user_without_a_connection_sends_a_message() {
+    let (_slow, chat) = chat();
+    let user = ann("x").id;
+    let send = |room: &str| {
+        let message = NewMessage {
+            to: Destination::Room(RoomName::parse(room).unwrap()),
+            id: MessageId::parse("m").unwrap(),
+            repeatable: false,
+            body: Body::from_json("1"),
+            except_me: false,
+        };
+        let (done, sent) = oneshot::channel();
+        chat.send(Actor::user(&user), message, |result| done.send(result).unwrap());
+        timeout(PATIENCE, sent)
+    };
+    let sent = send("attic").await.unwrap().unwrap().unwrap();
+    assert_eq!((sent.room.as_str(), sent.position.seq), ("attic", 1));
+    let refused = send("dm:bob:cem").await.unwrap().unwrap();
+    assert_eq!(refused.unwrap_err().code, Code::Forbidden);
+    let page = PageRequest { room: sent.room, page: Page::Newest, limit: 9, epoch: None };
+    let history = chat.history(Actor::user(&user), page).await.unwrap();
+    assert_eq!(history.messages.len(), 1);
 }

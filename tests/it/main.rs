@@ -1,5 +1,6 @@
 //! The program from outside: one binary, real processes, loopback only.
 
+mod calls;
 mod changes;
 mod chaos;
 #[macro_use]

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::{
+    direct::code,
     harness::{
         PATIENCE,
         client::{Client, Transport},
@@ -11,35 +12,74 @@ use crate::{
         proxy::{Network, Proxy},
         redis::{Keeps, Redis},
     },
-    recovery::{join, native, send},
+    recovery::{Away, join, native, send},
     together::{Shown, of, own_id},
 };
 
-/// The first event then has all that the answer lacked.
+/// Neither while the node lives nor after it is killed.
 #[tokio::test]
-async fn who_is_answered_without_members_hears_who_is_there() {
+async fn a_join_or_leave_that_is_not_stored_changes_nothing() {
     let redis = Redis::start(Keeps::Nothing).await;
     let near = Node::start(&["--redis", &redis.url()]).await;
-    near.wait_ready(PATIENCE).await;
-    let ann = Client::connected(near.address, of("ann")).await;
-    let mut anns = Shown::answered(&join(&ann, "attic", None).await);
-    anns.until(&ann, 1, PATIENCE).await;
-    // It did not hear her come, and has to ask.
     let road = Proxy::start(redis.address).await;
-    let far = Node::start(&["--redis", &format!("redis://{}", road.address)]).await;
+    let mut far = Node::start(&["--redis", &format!("redis://{}", road.address)]).await;
+    near.wait_ready(PATIENCE).await;
     far.wait_ready(PATIENCE).await;
-    let bob = Client::connected(far.address, of("bob")).await;
+    let ann = Client::connected(near.address, of("ann")).await;
+    for room in ["attic", "cellar"] {
+        join(&ann, room, None).await;
+    }
+    let bob = Client::connected(far.address, native(Transport::WebSocket)).await;
+    assert_eq!(join(&bob, "attic", None).await["ok"], json!(true));
+    send(&ann, "attic", "before").await;
+    let last = bob.next("message").await;
     road.set(Network::Refusing);
     road.cut();
     far.wait_unready(PATIENCE).await;
-    let answer = join(&bob, "attic", None).await;
-    assert_eq!(answer["ok"], json!(true), "{answer}");
-    assert!(answer.get("members").is_none() && answer.get("count").is_none(), "{answer}");
-    road.heal();
-    let mut bobs = Shown::default();
-    bobs.until(&bob, 2, 2 * PATIENCE).await;
-    anns.until(&ann, 2, PATIENCE).await;
-    assert_eq!(bobs.ids, anns.ids);
+    assert_eq!(code(&bob, "join", json!({ "room": "cellar" })).await, "unavailable");
+    assert_eq!(code(&bob, "leave", json!({ "room": "attic" })).await, "unavailable");
+    let send_to = |room: &str| json!({ "room": room, "text": "x" });
+    assert_eq!(code(&bob, "send", send_to("cellar")).await, "not_joined");
+    assert_eq!(code(&bob, "send", send_to("attic")).await, "unavailable", "still inside");
+    let away = Away::of(bob, Some(&last)).await;
+    far.kill();
+    send(&ann, "cellar", "not for bob").await;
+    send(&ann, "attic", "for bob").await;
+    let bob = away.recovered(&near, native(Transport::WebSocket)).await;
+    assert_eq!(bob.next("message").await.arg(0)["text"], json!("for bob"));
+    assert_eq!(code(&bob, "send", send_to("cellar")).await, "not_joined");
+    assert_eq!(send(&bob, "attic", "x").await["ok"], json!(true));
+}
+
+/// The requests of one client are done in its order, also where they undo each other.
+#[tokio::test]
+async fn a_room_left_and_joined_again_at_once_is_joined() {
+    let node = Node::memory().await;
+    let (ann, bob) = (
+        Client::connected(node.address, of("ann")).await,
+        Client::connected(node.address, of("bob")).await,
+    );
+    join(&ann, "attic", None).await;
+    join(&bob, "attic", None).await;
+    let room = json!({ "room": "attic" });
+    for _ in 0..20 {
+        let answers = [
+            bob.emit_for_ack("leave", &[room.clone()]).await,
+            bob.emit_for_ack("join", &[room.clone()]).await,
+            bob.emit_for_ack("leave", &[room.clone()]).await,
+            bob.emit_for_ack("join", &[room.clone()]).await,
+        ];
+        send(&ann, "attic", "once").await;
+        for answer in answers {
+            assert_eq!(answer.await.expect("an answer")[0]["ok"], json!(true));
+        }
+        send(&ann, "attic", "then").await;
+        let mut texts: Vec<String> = Vec::new();
+        while texts.last().is_none_or(|text| text != "then") {
+            texts.push(bob.next("message").await.arg(0)["text"].as_str().expect("a text").into());
+        }
+        assert!(texts.iter().filter(|text| *text == "once").count() <= 1, "{texts:?}");
+    }
 }
 
 #[tokio::test]
