@@ -25,14 +25,17 @@ use fred::{
 use roomcast::{
     clock,
     domain::{
-        message::{Body, Draft, Epoch, Position},
-        name::{MessageId, PublicId, RoomName, UserId},
+        name::{MessageId, PublicId, UserId},
+        position::{Epoch, Position},
+        record::{Body, Draft, Entry},
+        room::RoomName,
+        visibility::JoinedRoom,
     },
     store::{
         Health, Opened, RetentionPolicy, Store,
         log::{LogEvent, LogEvents},
         redis,
-        sessions::{Holder, Joined, SessionRecord},
+        sessions::{Holder, SessionRecord},
         sqlite::{self, Location, SqliteOptions},
     },
 };
@@ -145,7 +148,7 @@ async fn catch_up(name: &str, store: Store, mut log_events: LogEvents, messages:
         heard += batch
             .iter()
             .map(|delivery| match delivery {
-                LogEvent::Message(_) => 1,
+                LogEvent::Record(_) => 1,
                 other => panic!("{other:?} after {heard} messages"),
             })
             .sum::<u64>();
@@ -184,7 +187,10 @@ async fn paced(url: String, store: Store, mut log_events: LogEvents, load: Load)
         ticks.tick().await;
         acks.push(must_append(&store, number, &load).await);
         ticks.tick().await;
-        let body = draft(SUBMITTERS, number, &load).body.as_json().to_owned();
+        let Entry::Message(body) = draft(SUBMITTERS, number, &load).entry else {
+            panic!("a message")
+        };
+        let body = body.as_json().to_owned();
         let start = Instant::now();
         let heard: i64 = plain.publish("bench:plain", body).await.expect("Redis answers");
         publishes.push(start.elapsed());
@@ -260,7 +266,7 @@ async fn resume(name: &str, store: &Store, sessions: u64) {
     let user = |n| UserId::parse(&format!("user-{n}")).expect("a user");
     let record = |n| SessionRecord {
         user: user(n),
-        rooms: vec![Joined {
+        rooms: vec![JoinedRoom {
             room: RoomName::lobby(),
             since: Some(Position { epoch: Epoch::new("0123456789abcdef"), seq: n }),
         }],

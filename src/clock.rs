@@ -2,7 +2,7 @@
 
 use std::time::UNIX_EPOCH;
 
-use crate::domain::message::Timestamp;
+use crate::domain::position::Timestamp;
 
 #[expect(clippy::disallowed_methods, reason = "this is the edge where the clock is read")]
 pub fn now() -> Timestamp {

@@ -23,7 +23,7 @@ use crate::{
     delivery::{
         broadcaster::Broadcaster, relay::Relay, replay::ReplayBuffer, subscriptions::Subscriptions,
     },
-    domain::session::Limits,
+    domain::request::Limits,
     http::{
         assets, health,
         origin::{self, Origins},

@@ -14,8 +14,10 @@ use super::{Arrival, Chat, memberships::MembershipList, messages::PendingAppends
 use crate::{
     delivery::subscriptions::Recipient,
     domain::{
-        name::{PublicId, RoomName, UserId},
-        session::{Code, Reject},
+        name::{PublicId, UserId},
+        reject::{Code, Reject},
+        room::RoomName,
+        visibility::may_use,
     },
     store::sessions::{Holder, SessionRecord},
     transport::connect_reply::ConnectReplyGuard,
@@ -142,20 +144,8 @@ impl<'a> Actor<'a> {
     /// Whether the actor may read and write in a room: it has joined it, or is one of the two
     /// users whose room it is. Without a connection every open room counts as joined.
     pub(super) fn check_inside(&self, room: &RoomName) -> Result<(), Reject> {
-        self.check_may_enter(room)?;
-        let is_inside = match self.connection {
-            Some(connection) => room.people().is_some() || connection.has_joined(room),
-            None => true,
-        };
-        if is_inside { Ok(()) } else { Err(not_joined(room)) }
-    }
-
-    pub(super) fn check_may_enter(&self, room: &RoomName) -> Result<(), Reject> {
-        let is_own = |people: [&str; 2]| people.contains(&self.user.as_str());
-        if !room.is_reserved() || room.people().is_some_and(is_own) {
-            return Ok(());
-        }
-        Err(Reject::new(Code::Forbidden, format!("the room '{room}' is not open to this user")))
+        let has_joined = || self.connection.is_none_or(|connection| connection.has_joined(room));
+        may_use(self.user, room, has_joined)
     }
 
     pub(super) fn begin_append(&self) -> Result<Option<Permit>, Reject> {
@@ -180,8 +170,4 @@ impl Drop for Connection {
         self.leave_all();
         self.chat.release(self);
     }
-}
-
-pub(super) fn not_joined(room: &RoomName) -> Reject {
-    Reject::new(Code::NotJoined, format!("this connection is not in the room '{room}'"))
 }

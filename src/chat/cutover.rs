@@ -14,11 +14,13 @@ use tokio::time::sleep;
 
 use super::{Chat, connection::Connection, turn};
 use crate::{
-    delivery::replay::{Entry, Missed, TooOld},
+    delivery::replay::{Missed, ReplayEntry, TooOld},
     domain::{
-        message::Position,
-        name::{PublicId, RoomName},
+        name::PublicId,
+        position::Position,
+        room::RoomName,
         user::User,
+        visibility::{JoinedRoom, sees},
     },
 };
 
@@ -30,7 +32,7 @@ const RETRY_EVERY: Duration = Duration::from_millis(200);
 pub struct JoinResult {
     /// What was delivered before `begin`: since the position that was asked for, or else since the
     /// join was asked for.
-    pub missed: Vec<Arc<Entry>>,
+    pub missed: Vec<Arc<ReplayEntry>>,
     /// Whether a position was asked for, and `missed` is all since then.
     pub recovered: bool,
     /// Everything after it comes, or came already, as events.
@@ -42,7 +44,7 @@ pub struct JoinResult {
 /// What there is at the cutover.
 pub(super) struct Cutover {
     /// Everything that was delivered there after `from`, until `end`.
-    pub entries: Vec<Arc<Entry>>,
+    pub entries: Vec<Arc<ReplayEntry>>,
     /// `None`: the log was never reached.
     pub from: Option<Position>,
     pub end: Option<Position>,
@@ -77,11 +79,10 @@ impl Cutover {
         let in_reach = |at: &Position| self.end.as_ref().is_some_and(|end| end.epoch == at.epoch);
         let end = || self.end.clone().expect("only a room whose log has begun is joined");
         let begin = begin.filter(in_reach).unwrap_or_else(end);
-        let is_before = |entry: &&Arc<Entry>| {
-            let message = entry.message();
-            message.room == *room
-                && message.position.seq <= begin.seq
-                && message.except.as_ref() != Some(session)
+        let joined = JoinedRoom { room: room.clone(), since: None };
+        let is_before = |entry: &&Arc<ReplayEntry>| {
+            let record = entry.record();
+            record.position.seq <= begin.seq && sees(session, std::iter::once(&joined), record)
         };
         let missed = self.entries.iter().filter(is_before).cloned().collect();
         let recovered = asked && self.lost.is_none();

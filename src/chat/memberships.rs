@@ -9,18 +9,18 @@ use std::sync::{Arc, Weak, atomic::Ordering};
 
 use super::{
     Until,
-    connection::{Actor, Connection, not_joined},
+    connection::Connection,
     cutover::{Cutover, JoinResult},
-    sees, told_in,
 };
 use crate::{
     dialects::Event,
     domain::{
-        message::Position,
-        name::RoomName,
-        session::{Code, Reject},
+        position::Position,
+        reject::{Code, Reject},
+        room::RoomName,
+        visibility::{JoinedRoom, hears, listens_in, may_enter, not_joined, sees},
     },
-    store::sessions::{Joined, SessionRecord},
+    store::sessions::SessionRecord,
 };
 
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(super) struct MembershipList {
 /// A room of a connection.
 #[derive(Debug)]
 struct Membership {
-    joined: Joined,
+    joined: JoinedRoom,
     state: MembershipState,
     /// A leave is being stored: the client counts as outside already, and is told events still.
     is_leaving: bool,
@@ -95,7 +95,7 @@ impl Connection {
         after: Option<Position>,
         done: impl FnOnce(Result<JoinResult, Reject>) + Send + 'static,
     ) {
-        let permit = Actor::check_may_enter(&self.actor(), &room).and_then(|()| self.begin_read());
+        let permit = may_enter(&self.user, &room).and_then(|()| self.begin_read());
         let decided = permit.and_then(|permit| Ok((permit, self.begin_join(room, after)?)));
         let (permit, join) = match decided {
             Ok(decided) => decided,
@@ -181,8 +181,8 @@ impl Connection {
         room: RoomName,
         done: impl FnOnce(Result<(), Reject>) + Send + 'static,
     ) {
-        let decided = Actor::check_may_enter(&self.actor(), &room)
-            .and_then(|()| self.memberships.lock().begin_leave(&room));
+        let decided =
+            may_enter(&self.user, &room).and_then(|()| self.memberships.lock().begin_leave(&room));
         if let Err(reject) = decided {
             return done(Err(reject));
         }
@@ -267,7 +267,7 @@ impl Connection {
                 let memberships = self.memberships.lock();
                 let here = memberships.all.iter().map(|membership| &membership.joined.room);
                 let here = here.filter(|room| self.chat.partition(room) == partition);
-                told_in(&self.public_id, here)
+                listens_in(&self.public_id, here)
             };
             let (chat, client) = (self.chat.clone(), Arc::downgrade(self));
             self.spawn("restore", async move {
@@ -287,8 +287,8 @@ impl Connection {
             chosen.map(|membership| &membership.joined)
         };
         for entry in &cutover.entries {
-            if sees(&self.public_id, joined(), entry.message()) {
-                self.chat.0.subscriptions.emit_stored(self.recipient, entry.message());
+            if sees(&self.public_id, joined(), entry.record()) {
+                self.chat.0.subscriptions.emit_stored(self.recipient, entry.record());
             }
         }
     }
@@ -370,7 +370,7 @@ impl Connection {
 }
 
 impl MembershipList {
-    pub fn restored(rooms: Vec<Joined>) -> Self {
+    pub fn restored(rooms: Vec<JoinedRoom>) -> Self {
         let restoring = |joined| Membership {
             joined,
             state: MembershipState::Restoring,
@@ -388,8 +388,7 @@ impl MembershipList {
 
     /// Adds a room unless it is there.
     fn join(&mut self, room: &RoomName, now: Position, rooms_max: usize) -> Result<Began, Reject> {
-        let told_by =
-            |one: &&Membership| one.joined.room.is_personal() && one.joined.room.hears(room);
+        let told_by = |one: &&Membership| one.joined.room != *room && hears(&one.joined.room, room);
         let personal = self.open().find(told_by).map(|one| one.joined.since.clone());
         if let Some(known) = self.all.iter_mut().find(|one| one.joined.room == *room) {
             known.is_leaving = false;
@@ -402,7 +401,7 @@ impl MembershipList {
             return Err(Reject::new(Code::TooMany, why));
         }
         self.joins += 1;
-        let joined = Joined { room: room.clone(), since: Some(now.clone()) };
+        let joined = JoinedRoom { room: room.clone(), since: Some(now.clone()) };
         // Most clients are in one room or two.
         self.all.reserve_exact(1);
         let state = MembershipState::Joining(self.joins);

@@ -16,12 +16,15 @@ use super::{Actor, Chat, Connection, connection::Permit, unavailable};
 use crate::{
     clock,
     domain::{
-        changes::About,
-        message::{Body, Draft, Epoch, Position, Timestamp},
-        name::{MessageId, PublicId, RoomName, UserId},
+        message::check_target,
+        name::{MessageId, PublicId, UserId},
         page::Page,
+        position::{Epoch, Position, Timestamp},
+        record::{Draft, Entry},
+        reject::{Code, Reject},
         request::{Destination, NewChange, NewMessage},
-        session::{Code, Reject},
+        room::{RoomKind, RoomName},
+        visibility::is_native,
     },
     store::{ReadError, log::AppendError},
 };
@@ -77,13 +80,14 @@ impl Chat {
             Destination::User(user) => RoomName::direct(actor.user, &user).ok_or_else(no_user),
             Destination::Connection(id) => RoomName::socket(&id).ok_or_else(no_connection),
         };
-        let permit = room.and_then(|room| Ok((self.begin_append(actor, &body)?, room)));
+        let entry = Entry::Message(body);
+        let permit = room.and_then(|room| Ok((self.begin_append(actor, &entry)?, room)));
         let (permit, room) = match permit {
             Ok(allowed) => allowed,
             Err(reject) => return done(Err(reject)),
         };
         let except = actor.connection.filter(|_| except_me).map(|one| one.public_id().clone());
-        let draft = Draft::new(room, actor.user.clone(), id, clock::now(), body);
+        let draft = Draft::new(room, actor.user.clone(), id, clock::now(), entry);
         self.append(actor, Draft { repeatable, except, ..draft }, None, permit, done);
     }
 
@@ -94,19 +98,20 @@ impl Chat {
         change: NewChange,
         done: impl FnOnce(Result<Sent, Reject>) + Send + 'static,
     ) {
-        let NewChange { room, epoch, about, id, repeatable, body } = change;
-        let permit = actor.check_inside(&room).and_then(|()| self.begin_append(actor, &body));
+        let NewChange { room, epoch, target_seq, change, id, repeatable } = change;
+        let entry = Entry::Change { target_seq, change };
+        let permit = actor.check_inside(&room).and_then(|()| self.begin_append(actor, &entry));
         let permit = match permit {
             Ok(permit) => permit,
             Err(reject) => return done(Err(reject)),
         };
-        let draft = Draft::new(room, actor.user.clone(), id, clock::now(), body);
-        let draft = Draft { repeatable, about: Some(about), ..draft };
+        let draft = Draft::new(room, actor.user.clone(), id, clock::now(), entry);
+        let draft = Draft { repeatable, ..draft };
         self.append(actor, draft, Some(epoch), permit, done);
     }
 
-    fn begin_append(&self, actor: Actor<'_>, body: &Body) -> Result<Option<Permit>, Reject> {
-        let (bytes, max) = (body.as_json().len(), self.0.limits.message_bytes_max);
+    fn begin_append(&self, actor: Actor<'_>, entry: &Entry) -> Result<Option<Permit>, Reject> {
+        let (bytes, max) = (entry.bytes(), self.0.limits.message_bytes_max);
         if bytes > max {
             let why = format!("the message has {bytes} bytes; at most {max} are allowed");
             return Err(Reject::new(Code::TooLarge, why));
@@ -125,8 +130,9 @@ impl Chat {
         if actor.connection.is_none_or(|one| one.recipient.dialect.features().presence) {
             draft.name = self.name(&draft.from);
         }
-        let must_ask =
-            draft.about.is_some() || draft.room.is_reserved() && !self.is_opened(&draft.room);
+        let is_change = matches!(draft.entry, Entry::Change { .. });
+        let is_named = draft.room.kind() == RoomKind::Named;
+        let must_ask = is_change || !is_named && !self.is_opened(&draft.room);
         let Some(connection) = actor.connection else {
             let (chat, done) = (self.clone(), Box::new(done));
             let append = PendingAppend { draft, epoch, permit, done };
@@ -150,9 +156,9 @@ impl Chat {
 
     async fn append_checked(&self, append: PendingAppend) {
         let PendingAppend { draft, epoch, permit, done } = append;
-        let allowed = match draft.about {
-            Some(about) => self.check_target(&draft, about, epoch).await,
-            None => self.check_destination(&draft).await,
+        let allowed = match draft.entry {
+            Entry::Change { target_seq, .. } => self.check_target(&draft, target_seq, epoch).await,
+            Entry::Message(_) => self.check_destination(&draft).await,
         };
         match allowed {
             Ok(()) => self.submit(draft, permit, done),
@@ -172,7 +178,7 @@ impl Chat {
         let (room, id) = (draft.room.clone(), draft.id.clone());
         let settle = Box::new(move |outcome: Result<_, AppendError>| {
             drop(permit);
-            let sent = |stored: crate::domain::message::Stored| Sent {
+            let sent = |stored: crate::domain::record::Stored| Sent {
                 room,
                 id,
                 position: stored.position,
@@ -184,36 +190,39 @@ impl Chat {
     }
 
     async fn check_destination(&self, draft: &Draft) -> Result<(), Reject> {
-        if let Some(session) = draft.room.session() {
-            let reached =
-                self.is_reached(session).await.map_err(unavailable("a session's read"))?;
-            return if reached { Ok(()) } else { Err(no_connection()) };
-        }
-        if !draft.room.is_reserved() || self.is_opened(&draft.room) {
-            return Ok(());
-        }
-        let opened = self.open_direct(&draft.room, &draft.from).await;
-        if opened.map_err(unavailable("opening a room of two users"))? {
-            Ok(())
-        } else {
-            Err(no_user())
+        match draft.room.kind() {
+            RoomKind::Socket { session } => {
+                let session = PublicId::parse(session).map_err(|_not_an_id| no_connection())?;
+                let reached =
+                    self.is_reached(session).await.map_err(unavailable("a session's read"))?;
+                if reached { Ok(()) } else { Err(no_connection()) }
+            }
+            RoomKind::Direct { .. } if !self.is_opened(&draft.room) => {
+                let opened = self.open_direct(&draft.room, &draft.from).await;
+                let opened = opened.map_err(unavailable("opening a room of two users"))?;
+                if opened { Ok(()) } else { Err(no_user()) }
+            }
+            RoomKind::Named
+            | RoomKind::Direct { .. }
+            | RoomKind::Personal { .. }
+            | RoomKind::Malformed => Ok(()),
         }
     }
 
     async fn check_target(
         &self,
         draft: &Draft,
-        about: About,
+        target_seq: u64,
         epoch: Option<Epoch>,
     ) -> Result<(), Reject> {
-        let page = Page::Before(about.seq.saturating_add(1));
+        let page = Page::Before(target_seq.saturating_add(1));
         let history = self.0.store.log.history(draft.room.clone(), page, 1).await;
         let history = history.map_err(unavailable("reading the message to change"))?;
         let target = history.messages.last().filter(|message| {
-            message.position.seq == about.seq
+            message.position.seq == target_seq
                 && epoch.is_none_or(|epoch| epoch == history.top.epoch)
         });
-        draft.check_target(target)
+        check_target(draft, target)
     }
 
     /// Whether both users of the room were marked there lately.
@@ -224,8 +233,8 @@ impl Chat {
     /// Lists the room of two users for both, before the first message there. `false`: the other
     /// one was never seen.
     async fn open_direct(&self, room: &RoomName, own: &UserId) -> Result<bool, ReadError> {
-        let users = room.people().unwrap_or_default();
-        let other = users.into_iter().find(|id| *id != own.as_str()).unwrap_or(own.as_str());
+        let RoomKind::Direct { first, second } = room.kind() else { return Ok(false) };
+        let other = if first == own.as_str() { second } else { first };
         let Ok(other) = UserId::parse(other) else { return Ok(false) };
         let inbox = &self.0.store.inbox;
         if self.online(&other).is_none() && !inbox.is_known(other.clone()).await? {
@@ -245,11 +254,11 @@ impl Chat {
 
     /// Whether a session is told what is addressed to it alone, now or when it comes back.
     async fn is_reached(&self, session: PublicId) -> Result<bool, ReadError> {
-        if self.0.subscriptions.socket_of(&session).is_some() {
+        if self.0.subscriptions.socket_of(session.as_str()).is_some() {
             return Ok(true);
         }
         let record = self.0.store.sessions.read(session).await?;
-        Ok(record.is_some_and(|record| record.rooms.iter().any(|joined| joined.room.is_personal())))
+        Ok(record.is_some_and(|record| is_native(record.rooms.iter().map(|joined| &joined.room))))
     }
 }
 

@@ -46,16 +46,13 @@ use self::{
 use crate::{
     delivery::{broadcaster::Broadcaster, replay::ReplayBuffer, subscriptions::Subscriptions},
     domain::{
-        message::Message,
-        name::{PublicId, RoomName, UserId},
-        session::{Code, Limits, Reject},
+        name::UserId,
+        reject::{Code, Reject},
+        request::Limits,
+        room::RoomName,
     },
     shutdown::Tasks,
-    store::{
-        NodeEvent, NodeEvents, ReadError, Store,
-        presence::Signal,
-        sessions::{Holder, Joined},
-    },
+    store::{NodeEvent, NodeEvents, ReadError, Store, presence::Signal, sessions::Holder},
     transport::Sid,
 };
 
@@ -200,29 +197,4 @@ fn unavailable(what: &'static str) -> impl Fn(ReadError) -> Reject {
         tracing::debug!(%error, "{what} failed");
         Reject::new(Code::Unavailable, "the log cannot be reached")
     }
-}
-
-/// The rooms in which a session with these memberships is told events.
-fn told_in<'a>(session: &PublicId, rooms: impl Iterator<Item = &'a RoomName>) -> Vec<RoomName> {
-    let mut rooms: Vec<RoomName> = rooms.cloned().collect();
-    if rooms.iter().any(RoomName::is_personal) {
-        rooms.extend(RoomName::socket(session));
-    }
-    rooms
-}
-
-/// Whether a session with these memberships is told of a message. It is told what is addressed to
-/// it alone for as long as it is told what is addressed to its user.
-fn sees<'a>(
-    session: &PublicId,
-    mut joined: impl Iterator<Item = &'a Joined>,
-    message: &Message,
-) -> bool {
-    let is_own = message.room.session().as_ref() == Some(session);
-    message.except.as_ref() != Some(session)
-        && joined.any(|joined| {
-            let from = joined.since.as_ref().filter(|since| since.epoch == message.position.epoch);
-            (joined.room.hears(&message.room) || is_own && joined.room.is_personal())
-                && from.is_none_or(|since| since.seq < message.position.seq)
-        })
 }

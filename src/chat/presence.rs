@@ -20,8 +20,9 @@ use crate::{
     delivery::{broadcaster::Broadcaster, replay::ReplayBuffer},
     dialects::{Dialect, Event},
     domain::{
-        name::{RoomName, UserId},
-        roster::{Applied, LISTED_MAX, Roster, RosterChange, Snapshot, Step},
+        name::UserId,
+        room::RoomName,
+        roster::{LISTED_MAX, Roster, RosterChange, RosterSnapshot, RosterStep, RosterUpdate},
         user::User,
     },
     shutdown::Tasks,
@@ -200,7 +201,7 @@ impl Presence {
     async fn act_on(&self, signal: Signal, broadcaster: &Broadcaster) {
         match signal {
             Signal::Presence { room, version, joined, left, count } => {
-                self.step(&room, Step { version, joined, left, count });
+                self.step(&room, RosterStep { version, joined, left, count });
             }
             Signal::Typing { room, user, typing } => {
                 if broadcaster.reaches(&room, Dialect::Native)
@@ -270,18 +271,18 @@ impl Presence {
         Some((if count.max(told) <= LISTED_MAX { told } else { count }, users))
     }
 
-    fn step(&self, room: &RoomName, step: Step) {
+    fn step(&self, room: &RoomName, step: RosterStep) {
         let mut state = self.state();
         let Some(held) = state.rooms.get_mut(room) else { return };
         match held.roster.apply(step) {
-            Applied::Changed(change) => {
+            RosterUpdate::Changed(change) => {
                 held.tell(change);
                 // Nothing but a step that has everybody changes a roster that is not known.
                 held.know();
                 self.0.work.notify_one();
             }
-            Applied::Known => {}
-            Applied::Missing => {
+            RosterUpdate::Known => {}
+            RosterUpdate::Missing => {
                 state.ask(room);
                 self.0.asked.notify_one();
             }
@@ -380,7 +381,9 @@ impl Presence {
         let held = state.rooms.get_mut(room).filter(|held| held.since == since);
         let Some(held) = held else { return };
         let Members { version, count, users } = read;
-        if let Applied::Changed(change) = held.roster.replace(Snapshot { version, count, users }) {
+        if let RosterUpdate::Changed(change) =
+            held.roster.replace(RosterSnapshot { version, count, users })
+        {
             // Otherwise nobody was told anything of it.
             if held.is_known || held.is_owed {
                 held.tell(change);

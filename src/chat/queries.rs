@@ -6,12 +6,13 @@
 use super::{Actor, Chat, unavailable};
 use crate::{
     domain::{
-        name::{RoomName, UserName},
+        name::UserName,
         page::Page,
+        reject::{Code, Reject},
         request::PageRequest,
+        room::RoomName,
         search::Search,
-        session::{Code, Reject},
-        user::{Patch, Picture, User},
+        user::{Picture, ProfilePatch, User},
     },
     store::{
         ReadError,
@@ -96,7 +97,7 @@ impl Chat {
                 store.inbox.direct_rooms(user.clone())
             );
             let (mut rooms, direct) = listed.map_err(unavailable("listing rooms"))?;
-            own.retain(|room| room.people().is_none());
+            own.retain(|room| !room.is_direct());
             for summary in newest(direct) {
                 own.push(summary.room.clone());
                 rooms.push(summary);
@@ -133,7 +134,7 @@ impl Chat {
         let (chat, user) = (self.clone(), actor.user.clone());
         async move {
             let _permit = permit?;
-            let set = chat.patch_profile(Patch { user, name, picture }).await;
+            let set = chat.patch_profile(ProfilePatch { user, name, picture }).await;
             set.map_err(unavailable("changing a profile"))?
                 .ok_or_else(|| Reject::new(Code::Taken, "another user has this name"))
         }

@@ -9,19 +9,21 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
-use super::{Chat, Connection, sees, told_in, turn};
+use super::{Chat, Connection, turn};
 use crate::{
     delivery::{
-        replay::{Entry, Missed, TooOld},
+        replay::{Missed, ReplayEntry, TooOld},
         subscriptions::Recipient,
     },
     domain::{
-        message::Position,
-        name::{PublicId, RoomName, UserId},
+        name::{PublicId, UserId},
+        position::Position,
+        room::RoomName,
+        visibility::{JoinedRoom, listens_in, sees},
     },
     store::{
         ReadError,
-        sessions::{Holder, Joined, SessionKey, SessionRecord},
+        sessions::{Holder, SessionKey, SessionRecord},
     },
     transport::{Sid, connect_reply::ConnectReply},
 };
@@ -147,7 +149,8 @@ impl Chat {
         let personal = features.personal_room.then(|| RoomName::personal(&user));
         let since = |room: &RoomName| self.0.replay.position(self.partition(room));
         let rooms = lobby.into_iter().chain(personal);
-        let rooms: Vec<Joined> = rooms.map(|room| Joined { since: since(&room), room }).collect();
+        let rooms: Vec<JoinedRoom> =
+            rooms.map(|room| JoinedRoom { since: since(&room), room }).collect();
         let until = rooms.iter().map(|one| (self.partition(&one.room), one.since.clone()));
         let until = until.collect();
         Recovery { record: SessionRecord { user, rooms }, frames: Bytes::new(), until }
@@ -191,7 +194,7 @@ impl Chat {
             record.rooms.retain(|joined| joined.room != personal);
         } else if !is_there {
             let since = self.0.replay.position(self.partition(&personal));
-            record.rooms.push(Joined { room: personal, since });
+            record.rooms.push(JoinedRoom { room: personal, since });
         }
     }
 
@@ -200,12 +203,12 @@ impl Chat {
     async fn missed(
         &self,
         session: &PublicId,
-        joined: &[Joined],
+        joined: &[JoinedRoom],
         offset: Option<&Position>,
         recipient: Recipient,
     ) -> Result<(Bytes, Until), TooOld> {
         let replay = &self.0.replay;
-        let rooms = told_in(session, joined.iter().map(|joined| &joined.room));
+        let rooms = listens_in(session, joined.iter().map(|joined| &joined.room));
         let mut until = Vec::new();
         let mut entries = Vec::new();
         for partition in self.partitions(joined) {
@@ -214,7 +217,7 @@ impl Chat {
             loop {
                 match replay.missed(partition, &after, &rooms) {
                     Missed::Entries { entries: mut missed, end } => {
-                        missed.retain(|entry| sees(session, joined.iter(), entry.message()));
+                        missed.retain(|entry| sees(session, joined.iter(), entry.record()));
                         entries.extend(missed);
                         until.push((partition, Some(end)));
                         break;
@@ -235,7 +238,7 @@ impl Chat {
     /// From where on a session is told events of a partition again.
     fn after(
         &self,
-        joined: &[Joined],
+        joined: &[JoinedRoom],
         offset: Option<&Position>,
         partition: u16,
     ) -> Result<Position, TooOld> {
@@ -254,7 +257,11 @@ impl Chat {
     }
 
     /// Kept in memory until the client has taken them, and so bounded for all clients together.
-    async fn frames(&self, entries: &[Arc<Entry>], recipient: Recipient) -> Result<Bytes, TooOld> {
+    async fn frames(
+        &self,
+        entries: &[Arc<ReplayEntry>],
+        recipient: Recipient,
+    ) -> Result<Bytes, TooOld> {
         let frames =
             || entries.iter().map(|entry| self.0.subscriptions.frame(entry, recipient.dialect));
         let size: usize = frames().map(Bytes::len).sum();
@@ -276,7 +283,7 @@ impl Chat {
         Ok(Bytes::from_owner(BudgetedFrames { frames: all, _permit: permit }))
     }
 
-    fn partitions(&self, joined: &[Joined]) -> impl Iterator<Item = u16> + use<> {
+    fn partitions(&self, joined: &[JoinedRoom]) -> impl Iterator<Item = u16> + use<> {
         let all: BTreeSet<u16> = joined.iter().map(|joined| self.partition(&joined.room)).collect();
         all.into_iter()
     }

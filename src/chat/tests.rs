@@ -11,11 +11,11 @@ use tokio::{
 use super::*;
 use crate::{
     domain::{
-        message::Body,
         name::{MessageId, UserName},
         page::Page,
+        record::Body,
         request::{Destination, NewMessage, PageRequest},
-        user::{Patch, User},
+        user::{ProfilePatch, User},
     },
     store::{
         RetentionPolicy,
@@ -79,7 +79,7 @@ impl ProfileStore for Slow {
         self.ask().map(Some).map(Ok).boxed()
     }
 
-    fn patch(&self, _: Patch) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
+    fn patch(&self, _: ProfilePatch) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
         self.ask().map(Some).map(Ok).boxed()
     }
 }
@@ -140,7 +140,7 @@ async fn what_is_told_of_a_person_while_he_is_asked_for_is_newer() {
     chat.register(&id).await;
     assert_eq!(called(&chat), "New", "what is known is not asked for");
 
-    let patch = Patch { user: id.clone(), name: Some(ann("Old").name), picture: None };
+    let patch = ProfilePatch { user: id.clone(), name: Some(ann("Old").name), picture: None };
     let mut setting = Box::pin(chat.patch_profile(patch.clone()));
     assert!(setting.as_mut().now_or_never().is_none());
     told(&chat, "Newer");

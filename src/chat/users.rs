@@ -8,8 +8,9 @@ use tokio::time::sleep;
 use super::Chat;
 use crate::{
     domain::{
-        name::{RoomName, UserId, UserName},
-        user::{Patch, User},
+        name::{UserId, UserName},
+        room::RoomName,
+        user::{ProfilePatch, User},
     },
     store::{ReadError, presence::Signal},
 };
@@ -38,7 +39,10 @@ impl Chat {
     }
 
     /// Changes what others see of a user, if anything. `None`: another user has this name.
-    pub(super) async fn patch_profile(&self, patch: Patch) -> Result<Option<User>, ReadError> {
+    pub(super) async fn patch_profile(
+        &self,
+        patch: ProfilePatch,
+    ) -> Result<Option<User>, ReadError> {
         if patch.name.is_none() && patch.picture.is_none() {
             return self.profile(&patch.user).await.map(Some);
         }

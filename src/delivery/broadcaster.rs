@@ -5,8 +5,10 @@ use std::fmt;
 use socketioxide::operators::BroadcastOperators;
 
 use crate::domain::{
-    message::Message,
-    name::{RoomName, UserId},
+    name::{PublicId, UserId},
+    record::Record,
+    room::{RoomKind, RoomName},
+    visibility::audience,
 };
 use crate::{
     delivery::subscriptions::Subscriptions,
@@ -27,20 +29,22 @@ impl Broadcaster {
         Self { io, subscriptions, registry }
     }
 
-    pub async fn message(&self, message: &Message) {
-        let except =
-            message.except.as_ref().and_then(|session| self.subscriptions.socket_of(session));
-        if let Some(session) = message.room.session() {
-            let told = self.subscriptions.socket_of(&session).filter(|sid| except != Some(*sid));
-            if let (Some(sid), Some(event)) = (told, Event::stored(message, Dialect::Native)) {
+    /// A record of the log, for everybody who receives it.
+    pub async fn record(&self, record: &Record) {
+        let socket_of = |session: &PublicId| self.subscriptions.socket_of(session.as_str());
+        let except = record.except.as_ref().and_then(socket_of);
+        // A session has no Socket.IO room: its socket is found by its id.
+        if let RoomKind::Socket { session } = record.room.kind() {
+            let told = self.subscriptions.socket_of(session).filter(|sid| except != Some(*sid));
+            if let (Some(sid), Some(event)) = (told, Event::stored(record, Dialect::Native)) {
                 self.registry.emit_in_turn(sid, &event).await;
             }
             return;
         }
         let except = except.and_then(|sid| self.io.get_socket(sid));
-        for room in message.room.audience() {
+        for room in audience(&record.room) {
             for dialect in self.subscriptions.dialects(&room) {
-                let Some(event) = Event::stored(message, dialect) else { continue };
+                let Some(event) = Event::stored(record, dialect) else { continue };
                 let to = dialect.room(&room);
                 let to = match &except {
                     Some(socket) => socket.to(to),
@@ -75,7 +79,7 @@ impl Broadcaster {
         event: &Event<'_>,
     ) {
         let own = RoomName::personal(user);
-        for room in room.audience().filter(|room| *room != own) {
+        for room in audience(room).filter(|room| *room != own) {
             if self.subscriptions.dialects(&room).any(|spoken| spoken == dialect) {
                 let to = self.io.to(dialect.room(&room)).except(dialect.room(&own));
                 self.emit(to, event).await;
@@ -85,14 +89,14 @@ impl Broadcaster {
 
     /// An event for those who are told what is said in the room.
     pub async fn audience(&self, room: &RoomName, dialect: Dialect, event: &Event<'_>) {
-        for room in room.audience() {
+        for room in audience(room) {
             self.only(&room, dialect, event).await;
         }
     }
 
     /// Whether somebody on this node is told what is said in the room.
     pub fn reaches(&self, room: &RoomName, dialect: Dialect) -> bool {
-        room.audience()
+        audience(room)
             .any(|room| self.subscriptions.dialects(&room).any(|spoken| spoken == dialect))
     }
 

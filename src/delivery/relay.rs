@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::{
     delivery::{broadcaster::Broadcaster, replay::ReplayBuffer, subscriptions::Subscriptions},
     dialects::{Dialect, Event},
-    domain::name::RoomName,
+    domain::room::RoomName,
     store::log::{LogEvent, LogEvents, MessageLog},
 };
 
@@ -34,7 +34,7 @@ impl Relay {
 
     async fn deliver(&self, event: &LogEvent) {
         match event {
-            LogEvent::Message(message) => self.broadcaster.message(message).await,
+            LogEvent::Record(record) => self.broadcaster.record(record).await,
             LogEvent::External(body) => {
                 let event = Event::external(body.as_json());
                 self.broadcaster.only(&RoomName::lobby(), Dialect::Plain, &event).await;

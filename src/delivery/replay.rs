@@ -20,10 +20,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-pub use crate::delivery::replay::tail::Entry;
-use crate::delivery::replay::tail::{RECOVERY_BYTES_MAX, Tail};
+pub use crate::delivery::replay::tail::ReplayEntry;
+use crate::delivery::replay::tail::{PartitionTail, RECOVERY_BYTES_MAX};
 use crate::{
-    domain::{message::Position, name::RoomName},
+    domain::{position::Position, room::RoomName},
     store::{
         ReadError,
         log::{LogEvent, LogTail, MessageLog},
@@ -44,7 +44,7 @@ const READ_MAX: u32 = 2_000;
 #[derive(Debug)]
 pub enum Missed {
     /// Everything there from there to `end`.
-    Entries { entries: Vec<Arc<Entry>>, end: Position },
+    Entries { entries: Vec<Arc<ReplayEntry>>, end: Position },
     /// The tail begins later.
     Behind,
     /// This node has not delivered that much yet.
@@ -72,7 +72,7 @@ pub struct ReplayBuffer(Arc<Inner>);
 struct Inner {
     log: Arc<dyn MessageLog>,
     cutover: CutoverLock<()>,
-    tails: Mutex<Vec<Tail>>,
+    tails: Mutex<Vec<PartitionTail>>,
     /// One reader of the log at a time.
     filling: CutoverLock<()>,
     moved: Notify,
@@ -80,7 +80,7 @@ struct Inner {
 
 impl ReplayBuffer {
     pub fn new(log: Arc<dyn MessageLog>) -> Self {
-        let tails = (0..log.partitions()).map(|_| Tail::default()).collect();
+        let tails = (0..log.partitions()).map(|_| PartitionTail::default()).collect();
         Self(Arc::new(Inner {
             log,
             cutover: CutoverLock::default(),
@@ -104,9 +104,9 @@ impl ReplayBuffer {
     /// The relay delivers this, at the cutover.
     pub(super) fn push(&self, event: LogEvent) {
         match event {
-            LogEvent::Message(message) => {
-                let partition = self.0.log.partition(&message.room);
-                self.tail(partition, |tail| tail.push(message));
+            LogEvent::Record(record) => {
+                let partition = self.0.log.partition(&record.room);
+                self.tail(partition, |tail| tail.push(record));
             }
             LogEvent::Gap { partition, epoch, to, .. } => {
                 self.tail(partition, |tail| tail.cut(Position { epoch, seq: to }));
@@ -146,7 +146,7 @@ impl ReplayBuffer {
     /// Whether the log has come as far as `position`. What a client says need not be true.
     pub async fn check_stored(&self, partition: u16, position: &Position) -> Result<(), TooOld> {
         match self.0.log.tail(partition, position.clone(), 1).await? {
-            LogTail::Messages { top, .. } if top.seq >= position.seq => Ok(()),
+            LogTail::Records { top, .. } if top.seq >= position.seq => Ok(()),
             _ => Err(TooOld::Gone),
         }
     }
@@ -190,16 +190,16 @@ impl ReplayBuffer {
                 read => read?,
             };
             failures = 0;
-            let messages = match read {
-                LogTail::Messages { messages, .. } => messages,
+            let records = match read {
+                LogTail::Records { records, .. } => records,
                 LogTail::Trimmed { .. } | LogTail::OtherEpoch => {
                     return Err(TooOld::Gone);
                 }
             };
-            let Some(last) = messages.last() else { return Ok(()) };
+            let Some(last) = records.last() else { return Ok(()) };
             at = last.position.clone();
-            for message in messages {
-                let entry = Entry::new(message);
+            for record in records {
+                let entry = ReplayEntry::new(record);
                 bytes += entry.bytes();
                 older.push(Arc::new(entry));
             }
@@ -213,8 +213,8 @@ impl ReplayBuffer {
         }
     }
 
-    fn tail<T>(&self, partition: u16, with: impl FnOnce(&mut Tail) -> T) -> T {
-        let mut tails: MutexGuard<'_, Vec<Tail>> =
+    fn tail<T>(&self, partition: u16, with: impl FnOnce(&mut PartitionTail) -> T) -> T {
+        let mut tails: MutexGuard<'_, Vec<PartitionTail>> =
             self.0.tails.lock().unwrap_or_else(PoisonError::into_inner);
         with(&mut tails[usize::from(partition)])
     }

@@ -7,13 +7,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use socketioxide_core::Sid;
 
-use super::replay::Entry;
+use super::replay::ReplayEntry;
 use crate::{
     dialects::{Dialect, Event},
-    domain::{
-        message::Message,
-        name::{PublicId, RoomName},
-    },
+    domain::{name::PublicId, record::Record, room::RoomName},
     store::sessions::Holder,
     transport::{
         connect_reply::{ConnectReply, ConnectReplyGuard},
@@ -95,7 +92,7 @@ impl Subscriptions {
         }
     }
 
-    pub fn socket_of(&self, session: &PublicId) -> Option<Sid> {
+    pub fn socket_of(&self, session: &str) -> Option<Sid> {
         self.0.addressed.lock().get(session).map(|(_, sid)| *sid)
     }
 
@@ -109,14 +106,14 @@ impl Subscriptions {
     }
 
     /// Emits what the log holds, if the socket's dialect has an event for it.
-    pub fn emit_stored(&self, to: Recipient, message: &Message) {
-        if let Some(event) = Event::stored(message, to.dialect) {
+    pub fn emit_stored(&self, to: Recipient, record: &Record) {
+        if let Some(event) = Event::stored(record, to.dialect) {
             self.emit(to, &event);
         }
     }
 
     /// What the log holds as a websocket frame; empty where the dialect has no event for it.
-    pub fn frame<'a>(&self, entry: &'a Entry, dialect: Dialect) -> &'a Bytes {
+    pub fn frame<'a>(&self, entry: &'a ReplayEntry, dialect: Dialect) -> &'a Bytes {
         entry.frame(dialect, &self.0.registry)
     }
 

@@ -1,16 +1,13 @@
-//! What is said of an earlier message, as the native dialect shows it; no other has it.
+//! A change of an earlier message, as the native dialect shows it. No other dialect shows it.
 
 use serde::Serialize;
 
 use crate::dialects::{Sender, Text};
-use crate::domain::{
-    changes::{About, Change},
-    message::Message,
-};
+use crate::domain::record::{Change, Record};
 
 #[derive(Debug, Serialize)]
 pub struct NativeChange<'a> {
-    /// Where the event's name does not say it.
+    /// Only in a list: the name of an event says it already.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
     room: &'a str,
@@ -22,20 +19,18 @@ pub struct NativeChange<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<Text<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    emoji: Option<Text<'a>>,
+    emoji: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     on: Option<bool>,
     at: u64,
 }
 
 impl<'a> NativeChange<'a> {
-    pub fn new(record: &'a Message, about: About) -> Self {
-        let body = || Text(record.body.as_json());
-        let (text, emoji, on) = match about.change {
-            Change::Edit => (Some(body()), None, None),
+    pub fn new(record: &'a Record, target_seq: u64, change: &'a Change) -> Self {
+        let (text, emoji, on) = match change {
+            Change::Edit(body) => (Some(Text(body.as_json())), None, None),
             Change::Delete => (None, None, None),
-            Change::React => (None, Some(body()), Some(true)),
-            Change::Unreact => (None, Some(body()), Some(false)),
+            Change::React { emoji, on } => (None, Some(emoji.as_str()), Some(*on)),
         };
         Self {
             kind: None,
@@ -43,8 +38,8 @@ impl<'a> NativeChange<'a> {
             epoch: record.position.epoch.as_str(),
             seq: record.position.seq,
             id: record.id.as_str(),
-            of: about.seq,
-            from: Sender::of(record),
+            of: target_seq,
+            from: Sender::new(&record.from, record.name.as_ref()),
             text,
             emoji,
             on,
@@ -52,17 +47,17 @@ impl<'a> NativeChange<'a> {
         }
     }
 
-    /// The same in a list, where no event's name says what it is.
-    pub fn listed(record: &'a Message, about: About) -> Self {
-        Self { kind: Some(name(about.change)), ..Self::new(record, about) }
+    /// The change as it stands in a list of changes.
+    pub fn listed(record: &'a Record, target_seq: u64, change: &'a Change) -> Self {
+        Self { kind: Some(name(change)), ..Self::new(record, target_seq, change) }
     }
 }
 
-/// The event's.
-pub fn name(change: Change) -> &'static str {
+/// The name of the event.
+pub fn name(change: &Change) -> &'static str {
     match change {
-        Change::Edit => "edit",
+        Change::Edit(_) => "edit",
         Change::Delete => "delete",
-        Change::React | Change::Unreact => "react",
+        Change::React { .. } => "react",
     }
 }

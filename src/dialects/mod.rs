@@ -14,8 +14,11 @@ use socketioxide_core::adapter::Room;
 
 pub use crate::dialects::change::NativeChange;
 use crate::domain::{
-    message::{Epoch, Message, Position},
-    name::{RoomName, UserId},
+    message::Message,
+    name::{UserId, UserName},
+    position::{Epoch, Position},
+    record::{Body, Entry, Record},
+    room::RoomName,
     roster::RosterChange,
     user::{Picture, User},
 };
@@ -108,12 +111,12 @@ struct Sender<'a> {
 }
 
 impl<'a> Sender<'a> {
-    fn of(message: &'a Message) -> Self {
-        let name = match &message.name {
+    fn new(from: &'a UserId, name: Option<&'a UserName>) -> Self {
+        let name = match name {
             Some(name) => Cow::Borrowed(name.as_str()),
-            None => Cow::Owned(User::guest_name(&message.from)),
+            None => Cow::Owned(User::guest_name(from)),
         };
-        Self { id: message.from.as_str(), name }
+        Self { id: from.as_str(), name }
     }
 }
 
@@ -170,9 +173,22 @@ impl<'a> NativeMessage<'a> {
             epoch: message.position.epoch.as_str(),
             seq: message.position.seq,
             id: message.id.as_str(),
-            from: Sender::of(message),
+            from: Sender::new(&message.from, message.name.as_ref()),
             text: Text(message.body.as_json()),
             at: message.at.0,
+        }
+    }
+
+    /// A message as it was stored, before any change.
+    pub fn original(record: &'a Record, body: &'a Body) -> Self {
+        Self {
+            room: record.room.as_str(),
+            epoch: record.position.epoch.as_str(),
+            seq: record.position.seq,
+            id: record.id.as_str(),
+            from: Sender::new(&record.from, record.name.as_ref()),
+            text: Text(body.as_json()),
+            at: record.at.0,
         }
     }
 }
@@ -210,20 +226,20 @@ pub struct NoticeEvent<'a> {
 }
 
 impl<'a> Event<'a> {
-    /// What is in the log. `None`: a client of this dialect is not told of it.
-    pub fn stored(message: &'a Message, dialect: Dialect) -> Option<Self> {
-        let offset = offset(&message.position);
-        let (name, arguments) = match (message.about, dialect) {
-            (None, Dialect::Plain) => {
-                ("message", Arguments::Plain(raw(message.body.as_json()), offset))
+    /// A record of the log. `None`: clients of this dialect are not told of it.
+    pub fn stored(record: &'a Record, dialect: Dialect) -> Option<Self> {
+        let offset = offset(&record.position);
+        let (name, arguments) = match (&record.entry, dialect) {
+            (Entry::Message(body), Dialect::Plain) => {
+                ("message", Arguments::Plain(raw(body.as_json()), offset))
             }
-            (None, Dialect::Native) => {
-                ("message", Arguments::Native(NativeMessage::new(message), offset))
+            (Entry::Message(body), Dialect::Native) => {
+                ("message", Arguments::Native(NativeMessage::original(record, body), offset))
             }
-            (Some(_), Dialect::Plain) => return None,
-            (Some(about), Dialect::Native) => {
-                let record = NativeChange::new(message, about);
-                (change::name(about.change), Arguments::Change(record, offset))
+            (Entry::Change { .. }, Dialect::Plain) => return None,
+            (Entry::Change { target_seq, change }, Dialect::Native) => {
+                let event = NativeChange::new(record, *target_seq, change);
+                (change::name(change), Arguments::Change(event, offset))
             }
         };
         Some(Self { name, arguments })

@@ -1,6 +1,6 @@
-//! Which part of a room's history.
+//! Which part of a room's history a client asks for.
 
-/// Messages are addressed by `seq`; both ends are exclusive.
+/// A page of messages, by `seq`. The bound itself is not part of the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Page {
     /// The newest messages.

@@ -1,10 +1,11 @@
-//! What a client can ask for, whatever format it asks in.
+//! What a client can ask for, in whatever format it asks, and the limits of that.
 
-use super::{
-    changes::About,
-    message::{Body, Epoch, Position},
-    name::{MessageId, PublicId, RoomName, UserId, UserName},
+use crate::domain::{
+    name::{MessageId, PublicId, UserId, UserName},
     page::Page,
+    position::{Epoch, Position},
+    record::{Body, Change},
+    room::RoomName,
     search::Search,
     user::Picture,
 };
@@ -15,7 +16,7 @@ pub enum Request {
     Change(NewChange),
     History(PageRequest),
     Search(Search),
-    /// `after`: what the client has of the room already.
+    /// `after`: the last position that the client has received.
     Join {
         room: RoomName,
         after: Option<Position>,
@@ -33,7 +34,7 @@ pub enum Request {
         room: RoomName,
         seq: u64,
     },
-    /// What is `None` stays.
+    /// A field that is `None` stays as it is.
     SetProfile {
         name: Option<UserName>,
         picture: Option<Picture>,
@@ -43,7 +44,7 @@ pub enum Request {
 #[derive(Debug, PartialEq, Eq)]
 pub struct NewMessage {
     pub to: Destination,
-    /// The client's own id, or one that was made up for it.
+    /// The client's own id, or an id that the server made for it.
     pub id: MessageId,
     /// Whether the client chose the id, and so may send the message again.
     pub repeatable: bool,
@@ -65,10 +66,10 @@ pub struct NewChange {
     pub room: RoomName,
     /// The epoch in which the earlier message has its `seq`.
     pub epoch: Epoch,
-    pub about: About,
+    pub target_seq: u64,
+    pub change: Change,
     pub id: MessageId,
     pub repeatable: bool,
-    pub body: Body,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -79,4 +80,14 @@ pub struct PageRequest {
     pub limit: u32,
     /// The epoch of the position in `page`, where the client named one.
     pub epoch: Option<Epoch>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of JSON in one message.
+    pub message_bytes_max: usize,
+    /// Messages that may wait for their ack.
+    pub in_flight_max: u32,
+    /// Rooms that one client may be in.
+    pub rooms_max: usize,
 }

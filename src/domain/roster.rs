@@ -1,32 +1,33 @@
-//! Who is in a room, as one node knows it: a value that the steps of the roster are applied to.
+//! The roster of a room: which users are in it, as one node knows it.
 //!
-//! Steps come in any order, more than once, or not at all; the version tells. What was missed is
-//! read anew and compared, so that every join and every leave is told exactly once.
+//! Steps of the roster arrive in any order, more than once, or not at all. Their versions show
+//! which. After a missed step the whole roster is read and compared with the known one, so every
+//! join and every leave is told exactly once.
 
 use std::collections::BTreeMap;
 
 use crate::domain::{name::UserId, user::User};
 
-/// People whose names a room lists; a larger room has a count only.
+/// Most users that a roster lists. Of a larger room only the count is known.
 pub const LISTED_MAX: u32 = 500;
 
-/// One change of a room's roster, in all nodes' one order.
+/// One change of a room's roster. All nodes see the steps in the same order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
-    /// One more than that of the step before.
+pub struct RosterStep {
+    /// One more than the version of the step before.
     pub version: u64,
     pub joined: Vec<User>,
     pub left: Vec<UserId>,
-    /// People in the room after it.
+    /// Users in the room after the step.
     pub count: u32,
 }
 
 /// The whole roster at one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct RosterSnapshot {
     pub version: u64,
     pub count: u32,
-    /// Nobody, when there are more than `LISTED_MAX`.
+    /// Empty, when there are more than `LISTED_MAX`.
     pub users: Vec<User>,
 }
 
@@ -37,17 +38,18 @@ pub struct Roster {
     users: BTreeMap<UserId, User>,
 }
 
-/// What became of a step.
+/// What a step or a snapshot did to the roster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Applied {
+pub enum RosterUpdate {
     Changed(RosterChange),
-    /// It was applied before.
+    /// The roster is as new already.
     Known,
-    /// Steps before it, or the names that it needs, are missing: the roster must be read.
+    /// Earlier steps, or the names of users, are missing: the roster must be read.
     Missing,
 }
 
-/// Who has come and gone since somebody was told last. A coming and a going cancel each other.
+/// Users that joined and left since clients were last told. A join and a leave of the same user
+/// cancel each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RosterChange {
     joined: BTreeMap<UserId, User>,
@@ -56,28 +58,28 @@ pub struct RosterChange {
 }
 
 impl Roster {
-    pub fn apply(&mut self, step: Step) -> Applied {
+    pub fn apply(&mut self, step: RosterStep) -> RosterUpdate {
         if step.version <= self.version {
-            return Applied::Known;
+            return RosterUpdate::Known;
         }
         let was_listed = self.count <= LISTED_MAX;
         let is_listed = step.count <= LISTED_MAX;
-        // After a room was empty its versions go on higher, and its first step has everybody.
+        // The first step after a room was empty has a higher version, and lists all users.
         let is_all = step.joined.len() == step.count as usize;
         let follows = step.version == self.version + 1 && (was_listed || !is_listed);
         if !follows && !is_all {
-            return Applied::Missing;
+            return RosterUpdate::Missing;
         }
         if !follows {
             let (version, count, users) = (step.version, step.count, step.joined);
-            return self.replace(Snapshot { version, count, users });
+            return self.replace(RosterSnapshot { version, count, users });
         }
         let mut change = RosterChange { count: step.count, ..RosterChange::default() };
         self.version = step.version;
         self.count = step.count;
         if !is_listed {
             self.users.clear();
-            return Applied::Changed(change);
+            return RosterUpdate::Changed(change);
         }
         for user in step.joined {
             if self.users.insert(user.id.clone(), user.clone()).is_none() {
@@ -89,13 +91,13 @@ impl Roster {
                 change.left.insert(id, user);
             }
         }
-        Applied::Changed(change)
+        RosterUpdate::Changed(change)
     }
 
-    /// Takes what was read in place of what was known; answers what that changes.
-    pub fn replace(&mut self, snapshot: Snapshot) -> Applied {
+    /// Replaces what was known by what was read, and returns the difference.
+    pub fn replace(&mut self, snapshot: RosterSnapshot) -> RosterUpdate {
         if snapshot.version < self.version {
-            return Applied::Known;
+            return RosterUpdate::Known;
         }
         let users: BTreeMap<UserId, User> =
             snapshot.users.into_iter().map(|user| (user.id.clone(), user)).collect();
@@ -105,22 +107,22 @@ impl Roster {
                 change.joined.insert(id.clone(), user.clone());
             }
         }
-        // Of a room that is too large for a list nobody has left.
+        // A snapshot of a large room lists nobody, which does not mean that all have left.
         if snapshot.count <= LISTED_MAX {
             let gone = self.users.iter().filter(|(id, _)| !users.contains_key(*id));
             change.left = gone.map(|(id, user)| (id.clone(), user.clone())).collect();
         }
         *self = Self { version: snapshot.version, count: snapshot.count, users };
-        Applied::Changed(change)
+        RosterUpdate::Changed(change)
     }
 
-    /// Steps may have been missed, or the store has begun anew: what is read next counts, whatever
-    /// its version.
+    /// Steps may have been missed, or the store was emptied: the next snapshot counts, whatever its
+    /// version is.
     pub fn invalidate(&mut self) {
         self.version = 0;
     }
 
-    /// A user has another name or picture. `false`: he is not listed here.
+    /// A user has another name or picture. `false`: the user is not listed here.
     pub fn rename(&mut self, user: &User) -> bool {
         match self.users.get_mut(&user.id) {
             Some(known) => {
@@ -135,14 +137,14 @@ impl Roster {
         self.count
     }
 
-    /// Nobody, when there are more than `LISTED_MAX`.
+    /// None, when there are more than `LISTED_MAX`.
     pub fn users(&self) -> impl Iterator<Item = &User> {
         self.users.values()
     }
 }
 
 impl RosterChange {
-    /// What is to be told after both.
+    /// Adds a later change, so that clients are told both at once.
     pub fn merge(&mut self, later: Self) {
         self.count = later.count;
         for (id, user) in later.joined {
@@ -157,7 +159,7 @@ impl RosterChange {
         }
     }
 
-    /// Whoever is told of this user is told of him as he is now.
+    /// A user has another name or picture: clients are told the new one.
     pub fn rename(&mut self, user: &User) {
         for told in [&mut self.joined, &mut self.left] {
             if let Some(known) = told.get_mut(&user.id) {
@@ -199,8 +201,8 @@ mod tests {
         User { id, name: UserName::parse(&format!("name {n}")).unwrap(), picture: None }
     }
 
-    /// What really happened: each step toggles one user.
-    fn steps(toggled: &[u8]) -> (Vec<Step>, Vec<Snapshot>) {
+    /// What really happened: each step lets one user join or leave.
+    fn steps(toggled: &[u8]) -> (Vec<RosterStep>, Vec<RosterSnapshot>) {
         let mut here: BTreeMap<UserId, User> = BTreeMap::new();
         let (mut steps, mut truth) = (Vec::new(), vec![snapshot(0, &here)]);
         for (version, n) in (1..).zip(toggled) {
@@ -213,22 +215,22 @@ mod tests {
                 joined.push(user);
             }
             let count = u32::try_from(here.len()).unwrap();
-            steps.push(Step { version, joined, left, count });
+            steps.push(RosterStep { version, joined, left, count });
             truth.push(snapshot(version, &here));
         }
         (steps, truth)
     }
 
-    fn snapshot(version: u64, here: &BTreeMap<UserId, User>) -> Snapshot {
+    fn snapshot(version: u64, here: &BTreeMap<UserId, User>) -> RosterSnapshot {
         let count = u32::try_from(here.len()).unwrap();
-        Snapshot { version, count, users: here.values().cloned().collect() }
+        RosterSnapshot { version, count, users: here.values().cloned().collect() }
     }
 
     fn ids<'a>(users: impl Iterator<Item = &'a User>) -> Vec<UserId> {
         users.map(|user| user.id.clone()).collect()
     }
 
-    /// What a client knows that is told `change` after `known`.
+    /// Applies `change` to what a client knows.
     fn told(known: &mut BTreeMap<UserId, User>, change: &RosterChange) {
         for user in change.joined() {
             assert!(known.insert(user.id.clone(), user.clone()).is_none(), "told twice");
@@ -239,10 +241,10 @@ mod tests {
     }
 
     proptest! {
-        /// Steps that are lost, repeated or late, and snapshots between them, end in the truth; and
-        /// a client that applies what it is told knows the same as one that reads it all.
+        /// Steps may be lost, repeated or late, with snapshots between them. In the end the roster
+        /// is right, and a client that applied all changes knows the same users.
         #[test]
-        fn any_arrival_ends_in_one_roster(
+        fn steps_in_any_order_end_in_the_same_roster(
             toggled in proptest::collection::vec(0u8..6, 1..40),
             arrivals in proptest::collection::vec((0usize..40, any::<bool>()), 0..80),
         ) {
@@ -254,17 +256,17 @@ mod tests {
             for (at, is_read) in arrivals.into_iter().chain([last]) {
                 let at = at % steps.len();
                 let mut applied = roster.apply(steps[at].clone());
-                if is_read || applied == Applied::Missing {
+                if is_read || applied == RosterUpdate::Missing {
                     let read = roster.replace(truth[at + 1].clone());
                     applied = match (applied, read) {
-                        (Applied::Changed(mut first), Applied::Changed(then)) => {
+                        (RosterUpdate::Changed(mut first), RosterUpdate::Changed(then)) => {
                             first.merge(then);
-                            Applied::Changed(first)
+                            RosterUpdate::Changed(first)
                         }
                         (_, read) => read,
                     };
                 }
-                if let Applied::Changed(change) = applied {
+                if let RosterUpdate::Changed(change) = applied {
                     match &mut batch {
                         Some(batch) => batch.merge(change),
                         None => batch = Some(change),
@@ -285,10 +287,10 @@ mod tests {
     }
 
     #[test]
-    fn who_changes_his_name_before_others_are_told_comes_with_the_new_one() {
+    fn a_user_that_is_renamed_before_others_are_told_joins_with_the_new_name() {
         let (steps, _) = steps(&[1]);
         let mut roster = Roster::default();
-        let Applied::Changed(mut change) = roster.apply(steps[0].clone()) else { panic!() };
+        let RosterUpdate::Changed(mut change) = roster.apply(steps[0].clone()) else { panic!() };
         let renamed = User { name: UserName::parse("Ann").unwrap(), ..user(1) };
         assert!(roster.rename(&renamed));
         change.rename(&renamed);
@@ -296,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_room_that_is_too_large_for_a_list_has_a_count() {
+    fn a_room_that_is_too_large_to_list_has_a_count() {
         let mut roster = Roster::default();
         let users = |n: u16| {
             let user = |n: u16| {
@@ -305,11 +307,11 @@ mod tests {
             };
             (0..n).map(user).collect::<Vec<_>>()
         };
-        roster.replace(Snapshot { version: 7, count: 500, users: users(500) });
-        let more = Step { version: 8, joined: vec![user(1)], left: Vec::new(), count: 501 };
-        let Applied::Changed(change) = roster.apply(more) else { panic!("a change") };
+        roster.replace(RosterSnapshot { version: 7, count: 500, users: users(500) });
+        let more = RosterStep { version: 8, joined: vec![user(1)], left: Vec::new(), count: 501 };
+        let RosterUpdate::Changed(change) = roster.apply(more) else { panic!("a change") };
         assert_eq!((change.joined().count(), change.count(), roster.users().count()), (0, 501, 0));
-        let fewer = Step { version: 9, joined: vec![], left: vec![user(1).id], count: 500 };
-        assert_eq!(roster.apply(fewer), Applied::Missing, "the names must be read");
+        let fewer = RosterStep { version: 9, joined: vec![], left: vec![user(1).id], count: 500 };
+        assert_eq!(roster.apply(fewer), RosterUpdate::Missing, "the names must be read");
     }
 }

@@ -1,31 +1,31 @@
-//! What a search looks for, and which words a text has: one rule, whatever finds the messages.
+//! What a search looks for, and which words a text has. Every store uses this one rule.
 
 use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
 
-use crate::domain::name::RoomName;
+use crate::domain::room::RoomName;
 
 /// Longest text to look for, in characters.
 pub const QUERY_CHARS_MAX: usize = 100;
 /// Different words to look for at once.
 pub const QUERY_WORDS_MAX: usize = 20;
-/// Longest word, in bytes. What is longer nobody can look for, and no index keeps.
+/// Longest word, in bytes. A longer one cannot be searched for, and no index keeps it.
 const WORD_BYTES_MAX: usize = 4 * QUERY_CHARS_MAX;
 
-/// Which messages of a room are wanted: the newest `limit` that have the words.
+/// A search for the newest `limit` messages of a room that contain all words of the query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Search {
     pub room: RoomName,
     pub query: Query,
-    /// Only those with a smaller `seq`.
+    /// Only messages with a smaller `seq`.
     pub before: Option<u64>,
     pub limit: u32,
 }
 
-/// Different words, all of which a message must have.
+/// Different words, all of which a message must contain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query(Vec<String>);
 
-/// Why a text cannot be looked for. The words go to the client as they are.
+/// Why a text is not a query. The client is shown this text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
     #[error("text is longer than {QUERY_CHARS_MAX} characters")]
@@ -55,15 +55,15 @@ impl Query {
         &self.0
     }
 
-    /// Whether all that is looked for is among the words of a message.
+    /// Whether all words of the query are among the words of a message.
     pub fn is_in(&self, words: &[String]) -> bool {
         self.0.iter().all(|word| words.contains(word))
     }
 }
 
-/// The words of a text as they are compared: runs of letters, digits and their marks, without what
-/// case, width and composition make different. Nothing else is in a word. Of scripts that put no
-/// spaces between words, each character is one.
+/// The words of a text in the form in which they are compared. A word is a run of letters, digits
+/// and their marks; differences of case, width and composition are removed. In scripts that put no
+/// spaces between words, each character is a word.
 pub fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     for run in folded(text).split(|c: char| !c.is_alphanumeric() && !is_mark(c)) {
@@ -84,7 +84,7 @@ pub fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// Upper case first: only so do `ß` and `SS`, or the two small sigmas, become the same.
+/// Upper case comes first: only then `ß` and `SS`, or the two small sigmas, become the same.
 fn folded(text: &str) -> String {
     if text.is_ascii() {
         return text.to_ascii_lowercase();
@@ -96,7 +96,7 @@ fn is_mark(c: char) -> bool {
     !c.is_ascii() && is_combining_mark(c)
 }
 
-/// Thai and its neighbours, Japanese, Chinese, and Korean, whose words carry their particles.
+/// Thai, Lao, Burmese, Khmer, Japanese and Chinese; and Korean, whose particles join their words.
 fn stands_alone(c: char) -> bool {
     matches!(
         c,
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_its_words() {
+    fn a_text_is_split_into_words() {
         for (text, expected) in [
             ("Hello, World!", vec!["hello", "world"]),
             ("don't a_b-c 4.2", vec!["don", "t", "a", "b", "c", "4", "2"]),
@@ -133,11 +133,11 @@ mod tests {
     }
 
     #[test]
-    fn a_query_is_all_its_words() {
+    fn all_words_of_a_query_must_be_found() {
         let found = |query: &str, text: &str| Query::parse(query).unwrap().is_in(&words(text));
         assert!(found("b A", "a, b and c"));
         assert!(!found("a d", "a, b and c"));
-        assert!(!found("an", "and"), "a part of a word is none");
+        assert!(!found("an", "and"), "a part of a word is not found");
     }
 
     #[test]
@@ -150,9 +150,9 @@ mod tests {
     }
 
     proptest! {
-        /// An index that keeps these words needs to understand nothing else.
+        /// An index that keeps these words needs no rule of its own.
         #[test]
-        fn words_are_words_of_themselves(text in "\\PC*") {
+        fn splitting_a_word_gives_the_same_word(text in "\\PC*") {
             for word in words(&text) {
                 prop_assert!(word.chars().all(|c| c.is_alphanumeric() || is_mark(c)), "{word:?}");
                 prop_assert_eq!(words(&word), [word.clone()]);

@@ -1,4 +1,4 @@
-//! A person: who he is, and what others see of him.
+//! A user and its profile: what others see of it.
 
 use std::{fmt, sync::Arc};
 
@@ -7,7 +7,7 @@ use crate::domain::name::{UserId, UserName};
 /// Longest picture, in bytes.
 pub const PICTURE_BYTES_MAX: usize = 8 << 10;
 
-/// A person as others see him.
+/// A user as others see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     pub id: UserId,
@@ -15,16 +15,17 @@ pub struct User {
     pub picture: Option<Picture>,
 }
 
-/// What a user changes of what others see of him. What is `None` stays.
+/// A change of a profile. A field that is `None` stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Patch {
+pub struct ProfilePatch {
     pub user: UserId,
     pub name: Option<UserName>,
     pub picture: Option<Picture>,
 }
 
 impl User {
-    /// Who has not said his name. Nobody is kept from calling himself the same.
+    /// A user that has not chosen a name. Another user may choose the name that a guest is shown
+    /// with.
     pub fn guest(id: UserId) -> Self {
         let name = UserName::parse(&Self::guest_name(&id)).expect("a short name without controls");
         Self { id, name, picture: None }
@@ -35,14 +36,14 @@ impl User {
         format!("guest {short}")
     }
 
-    /// The name, unless it is the one that he has for as long as he says none.
+    /// The name, if the user has chosen it: `None` for the name of a guest.
     pub fn said_name(&self) -> Option<&UserName> {
         (self.name.as_str() != Self::guest_name(&self.id)).then_some(&self.name)
     }
 }
 
-impl Patch {
-    /// The user after it. `None`: nothing was known of him before.
+impl ProfilePatch {
+    /// The user after the change. `known` is `None` for a user without a stored profile.
     pub fn apply(&self, known: Option<User>) -> User {
         let mut user = known.unwrap_or_else(|| User::guest(self.user.clone()));
         if let Some(name) = &self.name {
@@ -55,11 +56,11 @@ impl Patch {
     }
 }
 
-/// Where a picture is, or the picture itself: an `https:` or a `data:image/` URL.
+/// The URL of a picture: `https:` or `data:image/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture(Arc<str>);
 
-/// Why a text is no picture. The words go to the client as they are.
+/// Why a text is not a picture. The client is shown this text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PictureError {
     #[error("picture is longer than {PICTURE_BYTES_MAX} bytes")]
@@ -69,7 +70,7 @@ pub enum PictureError {
 }
 
 impl Picture {
-    /// Nothing but visible ASCII is in a URL, and none of it ends an attribute of a page.
+    /// A URL has only visible ASCII characters, and of these none that could end an HTML attribute.
     pub fn parse(text: &str) -> Result<Self, PictureError> {
         if text.len() > PICTURE_BYTES_MAX {
             return Err(PictureError::TooLong);

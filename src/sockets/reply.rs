@@ -6,7 +6,7 @@ use socketioxide_core::{Value, packet::Packet};
 
 use super::wire::{RejectAck, RejectEvent};
 use crate::{
-    domain::session::Reject,
+    domain::reject::Reject,
     transport::{Sid, lane::InFlight, registry::Registry},
 };
 

@@ -15,12 +15,13 @@ use super::{
 };
 use crate::{
     chat::{Connection, JoinResult, Sent},
-    delivery::replay::Entry,
+    delivery::replay::ReplayEntry,
     dialects::Dialect,
     domain::{
-        name::{MessageId, RoomName},
+        name::MessageId,
+        reject::{Code, Reject},
         request::Request,
-        session::{Code, Reject},
+        room::RoomName,
     },
     random,
     transport::{adapter::Adapter, lane::Busy},
@@ -146,13 +147,13 @@ fn answer_sent(sent: Result<Sent, Reject>, reply: Reply) {
 fn answer_join(room: &RoomName, result: &JoinResult, reply: Reply) {
     let fits = fits(&result.missed);
     let missed = if fits { result.missed.as_slice() } else { &[] };
-    let missed = missed.iter().map(|entry| entry.message());
+    let missed = missed.iter().map(|entry| entry.record());
     let recovered = result.recovered && fits;
     reply.send(&JoinAck::new(room, &result.begin, recovered, missed, result.members.as_ref()));
 }
 
-fn fits(entries: &[Arc<Entry>]) -> bool {
-    let bytes = |entry: &Arc<Entry>| entry.message().body.as_json().len();
+fn fits(entries: &[Arc<ReplayEntry>]) -> bool {
+    let bytes = |entry: &Arc<ReplayEntry>| entry.record().entry.bytes();
     entries.len() <= JOIN_MESSAGES_MAX && entries.iter().map(bytes).sum::<usize>() <= JOIN_BYTES_MAX
 }
 

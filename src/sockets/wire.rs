@@ -18,12 +18,14 @@ use crate::{
     chat::Returning,
     dialects::{Dialect, parse_offset},
     domain::{
-        message::{Body, Epoch, Position},
-        name::{MessageId, NameError, PublicId, RoomName, UserId, UserName},
+        name::{MessageId, NameError, PublicId, UserId, UserName},
         page::Page,
+        position::{Epoch, Position},
+        record::Body,
+        reject::{Code, Reject},
         request::{Destination, NewMessage, PageRequest, Request},
+        room::RoomName,
         search::{Query, Search},
-        session::{Code, Reject},
         user::Picture,
     },
     store::sessions::SessionKey,
@@ -286,10 +288,7 @@ fn bad_name(why: NameError) -> Reject {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{
-        changes::{About, Change},
-        request::NewChange,
-    };
+    use crate::domain::{name::Emoji, record::Change, request::NewChange};
 
     fn decoded(text: &str) -> Result<Request, Reject> {
         decoded_in(Dialect::Plain, text)
@@ -369,20 +368,22 @@ mod tests {
     fn what_is_said_of_a_message_names_its_position() {
         let native = |text: &str| decoded_in(Dialect::Native, text);
         let at = r#""room":"attic","epoch":"e","of":7"#;
-        for (name, rest, expected, body) in [
-            ("edit", r#","text":"a","id":"c""#, Change::Edit, r#""a""#),
-            ("delete", r#","id":"c""#, Change::Delete, "null"),
-            ("react", r#","emoji":" + ","on":true,"id":"c""#, Change::React, r#""+""#),
-            ("react", r#","emoji":"+","on":false,"id":"c""#, Change::Unreact, r#""+""#),
+        let emoji = Emoji::parse("+").unwrap();
+        let react = |on| Change::React { emoji: emoji.clone(), on };
+        for (name, rest, change) in [
+            ("edit", r#","text":"a","id":"c""#, Change::Edit(Body::from_json(r#""a""#))),
+            ("delete", r#","id":"c""#, Change::Delete),
+            ("react", r#","emoji":" + ","on":true,"id":"c""#, react(true)),
+            ("react", r#","emoji":"+","on":false,"id":"c""#, react(false)),
         ] {
             let request = native(&format!(r#"["{name}",{{{at}{rest}}}]"#)).unwrap();
             let change = NewChange {
                 room: RoomName::parse("attic").unwrap(),
                 epoch: Epoch::new("e"),
-                about: About { change: expected, seq: 7 },
+                target_seq: 7,
+                change,
                 id: MessageId::parse("c").unwrap(),
                 repeatable: true,
-                body: Body::from_json(body),
             };
             assert_eq!(request, Request::Change(change));
             let plain = message(&format!(r#"["{name}",{{{at}{rest}}}]"#));

@@ -3,7 +3,7 @@
 use futures_util::future::BoxFuture;
 
 use super::ReadError;
-use crate::domain::name::{RoomName, UserId};
+use crate::domain::{name::UserId, room::RoomName};
 
 /// Unread messages are counted up to this many.
 pub const UNREAD_MAX: u32 = 999;

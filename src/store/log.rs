@@ -21,9 +21,12 @@ use tokio::sync::mpsc;
 
 use super::ReadError;
 use crate::domain::{
-    message::{Body, Draft, Epoch, Message, Position, Stored},
-    name::{Emoji, RoomName, UserId},
+    message::Message,
+    name::{Emoji, UserId},
     page::Page,
+    position::{Epoch, Position},
+    record::{Body, Draft, Record, Stored},
+    room::RoomName,
 };
 
 /// Batches of log events that may wait for the relay before the store stops reading.
@@ -42,7 +45,7 @@ pub trait MessageLog: Send + Sync + std::fmt::Debug + 'static {
         limit: u32,
     ) -> BoxFuture<'_, Result<History, ReadError>>;
 
-    /// Messages of all rooms of a partition after a position, oldest first: at most `limit`, and
+    /// Records of all rooms of a partition after a position, oldest first: at most `limit`, and
     /// at most `TAIL_BYTES_MAX` of bodies.
     fn tail(
         &self,
@@ -86,7 +89,7 @@ pub type Settle = Box<dyn FnOnce(Result<Stored, AppendError>) + Send>;
 /// What the log tells a node, in order of position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogEvent {
-    Message(Message),
+    Record(Record),
     /// A text that a person or another program published onto the lobby's channel: shown, but not
     /// stored, so it has no position.
     External(Body),
@@ -139,7 +142,7 @@ impl History {
 
 /// Bytes of a message's body and of its reactions, which are all that can be long.
 pub fn size(message: &Message) -> usize {
-    let reactions = message.state.iter().flat_map(|state| &state.reactions);
+    let reactions = message.state.reactions.iter();
     let bytes = |(emoji, user): &(Emoji, UserId)| emoji.as_str().len() + user.as_str().len();
     message.body.as_json().len() + reactions.map(bytes).sum::<usize>()
 }
@@ -154,7 +157,7 @@ pub struct RoomSummary {
     pub seq: u64,
 }
 
-/// How many bytes of bodies a `LogTail` has at most, unless its first message alone has more.
+/// How many bytes of bodies a `LogTail` has at most, unless its first record alone has more.
 pub const TAIL_BYTES_MAX: usize = 256 << 10;
 
 /// What a partition's log has after a position.
@@ -162,8 +165,8 @@ pub const TAIL_BYTES_MAX: usize = 256 << 10;
 pub enum LogTail {
     /// Oldest first and without a hole. When the last one is not at `top`, there are more; none
     /// are left when it is empty.
-    Messages { messages: Vec<Message>, top: Position },
-    /// Messages after the position are gone; `first` is the oldest `seq` that is still there, or
+    Records { records: Vec<Record>, top: Position },
+    /// Records after the position are gone; `first` is the oldest `seq` that is still there, or
     /// the next one to come.
     Trimmed { first: u64 },
     /// The log is not the one that the position was given in, so it says nothing here.
@@ -174,16 +177,17 @@ pub enum LogTail {
 mod tests {
     use super::*;
     use crate::domain::{
-        changes::State,
-        message::Timestamp,
+        message::MessageState,
         name::{MessageId, UserId},
+        position::Timestamp,
     };
 
     fn history() -> History {
         let (from, id) = (UserId::parse("u").unwrap(), MessageId::parse("m").unwrap());
         let body = Body::from_json("\"12345678\"");
         let draft = Draft::new(RoomName::lobby(), from, id, Timestamp(1), body);
-        let message = |seq| draft.clone().at(Position { epoch: Epoch::new("e"), seq });
+        let record = |seq| draft.clone().into_record(Position { epoch: Epoch::new("e"), seq });
+        let message = |seq| Message::original(record(seq)).unwrap();
         let top = Position { epoch: Epoch::new("e"), seq: 9 };
         History { top, messages: (1..=3).map(message).collect(), more: false, trimmed: false }
     }
@@ -209,7 +213,9 @@ mod tests {
         let reaction = (Emoji::parse("+1").unwrap(), UserId::parse("12345678").unwrap());
         let reactions = vec![reaction; 2];
         let newest = history.messages.pop().unwrap();
-        history.messages.push(newest.with_state(State { reactions, ..State::default() }));
+        history
+            .messages
+            .push(newest.with_state(MessageState { reactions, ..MessageState::default() }));
         history.fit(Page::Newest, 49);
         assert_eq!(history.messages.len(), 2);
     }

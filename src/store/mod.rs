@@ -4,6 +4,7 @@
 //! put the contracts in these files to both.
 
 pub mod inbox;
+mod layout;
 pub mod log;
 pub mod presence;
 pub mod profiles;

@@ -3,10 +3,7 @@
 use futures_util::future::BoxFuture;
 
 use super::ReadError;
-use crate::domain::{
-    name::{RoomName, UserId},
-    user::User,
-};
+use crate::domain::{name::UserId, room::RoomName, user::User};
 
 pub trait PresenceStore: Send + Sync + std::fmt::Debug + 'static {
     /// This node has at least one connection of this user in this room, until `remove` or until

@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 use super::ReadError;
 use crate::domain::{
     name::UserId,
-    user::{Patch, User},
+    user::{ProfilePatch, User},
 };
 
 pub trait ProfileStore: Send + Sync + std::fmt::Debug + 'static {
@@ -16,5 +16,5 @@ pub trait ProfileStore: Send + Sync + std::fmt::Debug + 'static {
     /// as using it, too. `None`: another user has this name (compared by `UserName::key`); nothing
     /// was written. A name is free again when its user takes another one, or has not used it for
     /// that time. All nodes are told when something has changed (`Signal::Profile`).
-    fn patch(&self, patch: Patch) -> BoxFuture<'_, Result<Option<User>, ReadError>>;
+    fn patch(&self, patch: ProfilePatch) -> BoxFuture<'_, Result<Option<User>, ReadError>>;
 }

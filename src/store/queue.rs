@@ -10,7 +10,7 @@ use std::sync::{
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::log::{AppendError, Settle};
-use crate::domain::message::Draft;
+use crate::domain::record::Draft;
 
 /// Drafts that may wait for one writer.
 const DRAFTS_MAX: usize = 65_536;
@@ -52,7 +52,7 @@ pub fn bounded() -> (DraftQueue, DraftReceiver) {
 
 impl DraftQueue {
     pub fn push(&self, draft: Draft, settle: Settle) {
-        let size = draft.body.as_json().len();
+        let size = draft.entry.bytes();
         if self.bytes.fetch_add(size, Ordering::Relaxed) + size > BYTES_MAX {
             self.bytes.fetch_sub(size, Ordering::Relaxed);
             return settle(Err(AppendError::Busy));
@@ -109,7 +109,7 @@ impl DraftReceiver {
         let mut bytes = 0;
         let mut next = first;
         while let Some(waiting) = next {
-            bytes += waiting.draft.body.as_json().len();
+            bytes += waiting.draft.entry.bytes();
             batch.push(waiting);
             if batch.len() == BATCH_MAX || bytes >= BATCH_BYTES_MAX {
                 break;
@@ -120,7 +120,7 @@ impl DraftReceiver {
     }
 
     fn taken(&self, waiting: QueuedDraft) -> QueuedDraft {
-        self.bytes.fetch_sub(waiting.draft.body.as_json().len(), Ordering::Relaxed);
+        self.bytes.fetch_sub(waiting.draft.entry.bytes(), Ordering::Relaxed);
         waiting
     }
 }

@@ -8,8 +8,10 @@ use super::{
     log::{History, MessageLog, size},
 };
 use crate::domain::{
-    message::{Body, Epoch, Message},
+    message::Message,
     page::Page,
+    position::Epoch,
+    record::Body,
     search::{Search, words},
 };
 
@@ -139,8 +141,10 @@ mod tests {
 
     use super::*;
     use crate::domain::{
-        message::{Draft, Position, Timestamp},
-        name::{MessageId, RoomName, UserId},
+        name::{MessageId, UserId},
+        position::{Position, Timestamp},
+        record::Draft,
+        room::RoomName,
     };
 
     fn found(json: &str) -> Vec<String> {
@@ -161,7 +165,8 @@ mod tests {
         let (from, id) = (UserId::parse("u").unwrap(), MessageId::parse("m").unwrap());
         let body = Body::from_json("\"12345678\"");
         let draft = Draft::new(RoomName::lobby(), from, id, Timestamp(1), body);
-        let message = |seq| draft.clone().at(Position { epoch: Epoch::new("e"), seq });
+        let record = |seq| draft.clone().into_record(Position { epoch: Epoch::new("e"), seq });
+        let message = |seq| Message::original(record(seq)).unwrap();
         for (bytes_max, kept, next) in
             [(30, 3, None), (29, 2, Some(2)), (10, 1, Some(3)), (1, 1, Some(3))]
         {

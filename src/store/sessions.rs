@@ -13,8 +13,10 @@ use sha2::{Digest, Sha256};
 use super::ReadError;
 use crate::{
     domain::{
-        message::{Epoch, Position},
-        name::{NameError, PublicId, RoomName, UserId},
+        name::{NameError, PublicId, UserId},
+        position::{Epoch, Position},
+        room::RoomName,
+        visibility::JoinedRoom,
     },
     random,
 };
@@ -124,31 +126,20 @@ impl Holder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRecord {
     pub user: UserId,
-    pub rooms: Vec<Joined>,
+    pub rooms: Vec<JoinedRoom>,
 }
 
-/// A room that a session is in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Joined {
-    pub room: RoomName,
-    /// What came before was not for this session. `None`: nothing was known of the log then.
-    pub since: Option<Position>,
-}
-
-/// A room as it is stored: its name, and epoch and seq of `since`.
+/// A `JoinedRoom` as it is stored: its name, and epoch and seq of `since`.
 pub type JoinedLine = (String, Option<(String, u64)>);
 
-impl Joined {
-    pub fn line(&self) -> JoinedLine {
-        let since = self.since.as_ref().map(|at| (at.epoch.to_string(), at.seq));
-        (self.room.to_string(), since)
-    }
+pub fn joined_line(joined: &JoinedRoom) -> JoinedLine {
+    let since = joined.since.as_ref().map(|at| (at.epoch.to_string(), at.seq));
+    (joined.room.to_string(), since)
+}
 
-    pub fn from_line((room, since): &JoinedLine) -> Result<Self, NameError> {
-        let position =
-            |(epoch, seq): &(String, u64)| Position { epoch: Epoch::new(epoch), seq: *seq };
-        Ok(Self { room: RoomName::parse(room)?, since: since.as_ref().map(position) })
-    }
+pub fn parse_joined_line((room, since): &JoinedLine) -> Result<JoinedRoom, NameError> {
+    let position = |(epoch, seq): &(String, u64)| Position { epoch: Epoch::new(epoch), seq: *seq };
+    Ok(JoinedRoom { room: RoomName::parse(room)?, since: since.as_ref().map(position) })
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! What becomes of messages: every store shows in history, and finds, what the records that it has
-//! delivered make of them by the rule of `domain/changes.rs`.
+//! Edits, deletes and reactions: every store shows in history and search what the records that it
+//! delivered add up to by the rule of `domain/message.rs`.
 
 mod kept;
 
@@ -7,10 +7,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use roomcast::{
     domain::{
-        changes::{About, Change, State},
-        message::{Body, Draft, Epoch, Message, Position},
-        name::{Emoji, RoomName, UserId},
+        message::{Message, MessageState},
+        name::{Emoji, UserId},
         page::Page,
+        position::{Epoch, Position},
+        record::{Body, Change, Draft, Entry, Record},
+        room::RoomName,
         search::Query,
     },
     store::{RetentionPolicy, Store, log::LogTail, search::words_of},
@@ -36,21 +38,21 @@ fn said(name: &str, id: &str, text: &str) -> Draft {
     draft(name, "ann", id, &json!(text).to_string())
 }
 
-fn record(name: &str, from: &str, id: &str, about: (Change, u64), text: &str) -> Draft {
-    let (change, seq) = about;
-    let body = match change {
-        Change::Edit => json!(text).to_string(),
-        Change::Delete => "null".to_owned(),
-        Change::React | Change::Unreact => {
-            Emoji::parse(text).expect("an emoji").to_body().as_json().to_owned()
-        }
-    };
-    let about = Some(About { change, seq });
-    Draft { about, ..draft(name, from, id, &body) }
+fn change(name: &str, from: &str, id: &str, target_seq: u64, change: Change) -> Draft {
+    let entry = Entry::Change { target_seq, change };
+    Draft { entry, ..draft(name, from, id, "null") }
 }
 
-/// Messages with records about them among these, for a log that has `before` already. Some records
-/// are about what is no message of their room, or not yet.
+fn edit(text: &str) -> Change {
+    Change::Edit(Body::from_json(&json!(text).to_string()))
+}
+
+fn react(emoji: &str, on: bool) -> Change {
+    Change::React { emoji: Emoji::parse(emoji).expect("an emoji"), on }
+}
+
+/// Messages and changes of them, for a log that has `before` records already. The targets of some
+/// changes are not messages of their room, or not stored yet.
 fn drafts(seed: u64, before: u64, count: u64) -> Vec<Draft> {
     let mut random = Random::new(seed);
     let draft = |seq: u64| {
@@ -60,56 +62,44 @@ fn drafts(seed: u64, before: u64, count: u64) -> Vec<Draft> {
             return said(name, &id, &words);
         }
         let from = random.pick(&["ann", "bob b", "c:d"]);
-        let about = match random.between(0, 9) {
+        let target_seq = match random.between(0, 9) {
             0 => *random.pick(&[0, seq, seq + 1, u64::MAX]),
             1..5 => random.between(1, seq),
             _ => random.between(1, 12),
         };
-        match random.between(0, 39) {
-            0 => record(name, from, &id, (Change::Delete, about), ""),
-            1..10 => record(name, from, &id, (Change::Edit, about), &words),
-            10..28 => {
-                let emoji = random.pick(&["👍", "+1 a", "👩‍👩‍👧"]);
-                record(name, from, &id, (Change::React, about), emoji)
-            }
-            28 => {
-                // Without an emoji.
-                let body = Body::from_json("[]");
-                Draft { body, ..record(name, from, &id, (Change::React, about), "+1") }
-            }
-            _ => {
-                let emoji = random.pick(&["👍", "+1 a", "👩‍👩‍👧"]);
-                record(name, from, &id, (Change::Unreact, about), emoji)
-            }
-        }
+        let emoji = *random.pick(&["👍", "+1 a", "👩‍👩‍👧"]);
+        let what = match random.between(0, 39) {
+            0 => Change::Delete,
+            1..10 => edit(&words),
+            10..28 => react(emoji, true),
+            _ => react(emoji, false),
+        };
+        change(name, from, &id, target_seq, what)
     };
     (before + 1..=before + count).map(draft).collect()
 }
 
-/// A room's messages among those delivered, as they are now.
-fn folded(heard: &[Message], name: &str) -> Vec<Message> {
-    let mut messages: BTreeMap<u64, (Message, State)> = BTreeMap::new();
-    for message in heard.iter().filter(|message| message.room == room(name)) {
-        match message.about {
-            None => {
-                let known = (message.clone(), State::default());
-                messages.insert(message.position.seq, known);
+/// The messages of a room among those delivered, with their changes applied.
+fn folded(heard: &[Record], name: &str) -> Vec<Message> {
+    let mut messages: BTreeMap<u64, (Message, MessageState)> = BTreeMap::new();
+    for record in heard.iter().filter(|record| record.room == room(name)) {
+        match &record.entry {
+            Entry::Message(_) => {
+                let message = Message::original(record.clone()).expect("a message");
+                messages.insert(record.position.seq, (message, MessageState::default()));
             }
-            Some(about) => {
-                if let Some((_, state)) = messages.get_mut(&about.seq) {
-                    state.fold(about.change, &message.from, message.at, &message.body);
+            Entry::Change { target_seq, change } => {
+                if let Some((_, state)) = messages.get_mut(target_seq) {
+                    state.apply(change, &record.from, record.at);
                 }
             }
         }
     }
-    let as_now = |(message, state): (Message, State)| {
-        if state == State::default() { message } else { message.with_state(state) }
-    };
-    messages.into_values().map(as_now).collect()
+    messages.into_values().map(|(message, state)| message.with_state(state)).collect()
 }
 
 /// History, search, and what is counted, against what was delivered from the start of the log.
-async fn check(node: &Node, heard: &[Message]) {
+async fn check(node: &Node, heard: &[Record]) {
     for name in ROOMS {
         let all = folded(heard, name);
         assert_eq!(node.whole_history(name).await, all, "{name}");
@@ -129,13 +119,13 @@ async fn check(node: &Node, heard: &[Message]) {
 }
 
 /// The whole log: what a message said at first may be gone from it, the records are not.
-async fn tail(store: &Store, epoch: &Epoch) -> Vec<Message> {
-    let mut all: Vec<Message> = Vec::new();
+async fn tail(store: &Store, epoch: &Epoch) -> Vec<Record> {
+    let mut all: Vec<Record> = Vec::new();
     loop {
         let after = Position { epoch: epoch.clone(), seq: all.len() as u64 };
         let piece = store.log.tail(0, after, 300).await.expect("it can be read");
-        let LogTail::Messages { messages, top } = piece else { panic!("{piece:?}") };
-        all.extend(messages);
+        let LogTail::Records { records, top } = piece else { panic!("{piece:?}") };
+        all.extend(records);
         if all.len() as u64 == top.seq {
             return all;
         }
@@ -151,12 +141,11 @@ async fn history_is_the_fold_of_what_was_delivered<L: Log>() {
         check_dense(&drafts, &stored, &heard);
         check(&node, &heard).await;
         let tail = tail(&node.store, &heard[0].position.epoch).await;
-        let what = |message: &Message| {
-            (message.position.clone(), message.about.map(|about| about.change), message.at)
-        };
+        let is_change = |entry: &Entry| matches!(entry, Entry::Change { .. });
+        let what = |record: &Record| (record.position.clone(), is_change(&record.entry), record.at);
         assert!(tail.iter().map(what).eq(heard.iter().map(what)), "the log has all of it");
 
-        let again = drafts.iter().zip(&stored).filter(|(draft, _)| draft.about.is_some());
+        let again = drafts.iter().zip(&stored).filter(|(draft, _)| is_change(&draft.entry));
         for (draft, first) in again.step_by(25) {
             let retry = later(draft.clone(), Duration::from_secs(1));
             assert_eq!(must_append(&node.store, retry).await, *first);
@@ -192,15 +181,19 @@ async fn records_are_not_counted<L: Log>() {
     }
     let mut drafts = vec![said("red", "a", "one"), said("red", "b", "two"), said(dm, "c", "three")];
     for n in 0..2_000 {
-        let change = [Change::React, Change::Unreact][n % 2];
-        let (name, about) = [("red", 1), ("red", 2), (dm, 3), ("empty", 1)][n / 2 % 4];
-        drafts.push(record(name, "ann", &format!("r{n}"), (change, about), "+1"));
+        let (name, target_seq) = [("red", 1), ("red", 2), (dm, 3), ("empty", 1)][n / 2 % 4];
+        let reaction = react("+1", n % 2 == 0);
+        drafts.push(change(name, "ann", &format!("r{n}"), target_seq, reaction));
     }
     let (_, heard) = node.pass(&drafts).await;
 
-    let as_said = |at: usize| heard[at].clone();
-    assert_eq!(node.whole_history("red").await, [as_said(0), as_said(1)], "none has come to stay");
-    assert_eq!(node.whole_history(dm).await, [as_said(2)]);
+    let original = |at: usize| Message::original(heard[at].clone()).expect("a message");
+    assert_eq!(
+        node.whole_history("red").await,
+        [original(0), original(1)],
+        "each reaction was taken back"
+    );
+    assert_eq!(node.whole_history(dm).await, [original(2)]);
     assert_eq!(node.whole_history("empty").await, []);
     let rooms = node.store.log.rooms(10).await.expect("they can be read");
     let rooms: Vec<_> = rooms.iter().map(|known| (known.room.as_str(), known.seq)).collect();
@@ -225,8 +218,8 @@ async fn what_is_trimmed_takes_its_state_along<L: Log>() {
             drafts.push(match n % 3 {
                 0 => said("red", &id, "word"),
                 // Of the message just before, and of one far back.
-                1 => record("red", "bob", &id, (Change::React, seq), "+1"),
-                _ => record("red", "bob", &id, (Change::Edit, seq / 6 * 3 + 1), "new"),
+                1 => change("red", "bob", &id, seq, react("+1", true)),
+                _ => change("red", "bob", &id, seq / 6 * 3 + 1, edit("new")),
             });
         }
         sent += 600;
@@ -238,7 +231,7 @@ async fn what_is_trimmed_takes_its_state_along<L: Log>() {
         }
         assert!(tokio::time::Instant::now() < deadline, "nothing is trimmed after {sent}");
     };
-    let late = record("red", "bob", "late", (Change::Edit, 1), "word");
+    let late = change("red", "bob", "late", 1, edit("word"));
     must_append(&node.store, late).await;
     heard.extend(node.hear(1).await);
     let kept = node.whole_history("red").await;
@@ -304,7 +297,7 @@ async fn every_node_shows_the_same() {
     }
     for name in ROOMS {
         let all = folded(&heard, name);
-        let has_state = |message: &&Message| message.state.is_some();
+        let has_state = |message: &&Message| message.state != MessageState::default();
         let expected: Vec<u64> = all.iter().filter(has_state).map(seq_of).collect();
         assert_eq!(stored_states(&log, name).await, expected, "and nothing else is kept");
     }

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use futures_util::future::join_all;
 use roomcast::{
     domain::{
-        name::{RoomName, UserId, UserName},
-        user::{PICTURE_BYTES_MAX, Patch, Picture, User},
+        name::{UserId, UserName},
+        room::RoomName,
+        user::{PICTURE_BYTES_MAX, Picture, ProfilePatch, User},
     },
     store::{
         NodeEvent, Store,
@@ -37,9 +38,9 @@ pub async fn members(store: &Store, name: &str) -> Members {
 }
 
 /// Everything that others see of a user, as a patch.
-pub fn patch(user: &User) -> Patch {
+pub fn patch(user: &User) -> ProfilePatch {
     let User { id, name, picture } = user.clone();
-    Patch { user: id, name: Some(name), picture }
+    ProfilePatch { user: id, name: Some(name), picture }
 }
 
 pub async fn save(store: &Store, user: &User) -> bool {

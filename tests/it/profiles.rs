@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use roomcast::{
     domain::{
-        message::Draft,
-        user::{Patch, Picture, User},
+        record::Draft,
+        user::{Picture, ProfilePatch, User},
     },
     store::{
         RetentionPolicy, Store,
@@ -91,10 +91,10 @@ pub async fn patches_undo_nothing_of_each_other<L: Log>() {
         let ann = id(&format!("ann {round}"));
         let name = person("ann", &format!("Ann {round}")).name;
         let picture = Picture::parse("https://example.org/a.png").expect("a picture");
-        let nothing = Patch { user: ann.clone(), name: None, picture: None };
+        let nothing = ProfilePatch { user: ann.clone(), name: None, picture: None };
         let patches = [
-            Patch { name: Some(name.clone()), ..nothing.clone() },
-            Patch { picture: Some(picture.clone()), ..nothing },
+            ProfilePatch { name: Some(name.clone()), ..nothing.clone() },
+            ProfilePatch { picture: Some(picture.clone()), ..nothing },
         ];
         let done =
             join_all(patches.into_iter().map(|patch| node.store.profiles.patch(patch))).await;

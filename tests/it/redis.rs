@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use roomcast::{
-    domain::{message::Draft, page::Page},
+    domain::{page::Page, record::Draft},
     store::{Health, RetentionPolicy, Store, log::AppendError, redis},
 };
 use tokio::sync::mpsc;

@@ -5,7 +5,8 @@ use std::{path::Path, time::Duration};
 
 use roomcast::{
     domain::{
-        message::{Draft, Message},
+        message::Message,
+        record::Draft,
         search::{Query, Search},
     },
     store::{
@@ -21,7 +22,7 @@ use crate::{
         client::{Client, Transport},
         eventually, node,
         redis::{Keeps, Redis},
-        store::{DEADLINE, Log, Node, draft, must_append, retention, room, until},
+        store::{DEADLINE, Log, Node, draft, must_append, originals, retention, room, until},
     },
     recovery::{join, native, send, two_nodes},
     redis::Shared,
@@ -75,7 +76,7 @@ fn drafts(count: usize) -> Vec<Draft> {
 }
 
 /// Every search, however it is paged, finds what looking through all would.
-async fn check(node: &Node, heard: &[Message]) {
+async fn check(node: &Node, messages: &[Message]) {
     let queries =
         ["number", "NUMBER 7", "köln", "ko\u{308}ln 8", "本", "quoted or", "hidden", "red", "of 2"];
     for name in ["red", "blue", "nobody"] {
@@ -84,7 +85,7 @@ async fn check(node: &Node, heard: &[Message]) {
             let is_found = |message: &&Message| {
                 message.room == room(name) && query.is_in(&words_of(&message.body))
             };
-            let expected: Vec<Message> = heard.iter().filter(is_found).cloned().collect();
+            let expected: Vec<Message> = messages.iter().filter(is_found).cloned().collect();
             for limit in [3, 200] {
                 let (all, _) = search_all(&node.store, name, text, limit).await;
                 assert_eq!(all, expected, "{text} in {name}, {limit} at a time");
@@ -97,7 +98,7 @@ async fn what_has_the_words_is_found<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let mut node = log.node().await;
     let (_, heard) = node.pass(&drafts(1_000)).await;
-    check(&node, &heard).await;
+    check(&node, &originals(&heard)).await;
     let found = search(&node.store, "red", "number", Some(500), 1).await;
     let last = found.messages.first().expect("there is one");
     assert!(found.messages.len() == 1 && last.position.seq < 500 && found.next.is_some());
@@ -175,10 +176,10 @@ async fn an_index_finds_the_same() {
     let mut node = open(dir.path(), retention());
     let (_, heard) = node.pass(&drafts(1_000)).await;
     until_indexed(dir.path(), 1_000 - 255).await;
-    check(&node, &heard).await;
+    check(&node, &originals(&heard)).await;
     node.store.lifecycle.close().await;
     let node = open(dir.path(), retention());
-    check(&node, &heard).await;
+    check(&node, &originals(&heard)).await;
     node.store.lifecycle.close().await;
 }
 
@@ -194,9 +195,9 @@ async fn an_old_log_is_indexed() {
     let older = "DROP TABLE words; ALTER TABLE log DROP COLUMN indexed_to; PRAGMA user_version = 3";
     file.execute_batch(older).expect("it can be taken back");
     let node = open(dir.path(), retention());
-    check(&node, &heard).await;
+    check(&node, &originals(&heard)).await;
     until_indexed(dir.path(), 1_000 - 255).await;
-    check(&node, &heard).await;
+    check(&node, &originals(&heard)).await;
     node.store.lifecycle.close().await;
 }
 

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use roomcast::{
-    domain::{
-        message::{Draft, Position},
-        name::PublicId,
-    },
+    domain::{name::PublicId, position::Position, record::Draft},
     store::{
         Health, ReadError, RetentionPolicy, Store,
         log::LogTail,
@@ -18,7 +15,7 @@ use crate::{
     harness::{
         PATIENCE, eventually,
         redis::{Connection, Keeps, Redis, Reply},
-        store::{Log, Node, draft, must_append, retention, until},
+        store::{Log, Node, draft, must_append, originals, retention, until},
     },
     redis::{Shared, open, ready},
     sessions::{claim, hear_taken, record, save, session, short, tail, user, whole_tail},
@@ -274,10 +271,10 @@ async fn the_log_of_an_older_program_is_brought_forward() {
     file.execute_batch(older).expect("it can be set back");
 
     let node = sqlite::open(dir.path(), retention());
-    assert_eq!(node.whole_history("lobby").await, heard);
+    assert_eq!(node.whole_history("lobby").await, originals(&heard));
     let top = heard[1].position.clone();
     assert_eq!(tail(&node, &heard[0].position, 9).await, LogTail::Trimmed { first: 3 });
-    let nothing = LogTail::Messages { messages: vec![], top: top.clone() };
+    let nothing = LogTail::Records { records: vec![], top: top.clone() };
     assert_eq!(tail(&node, &top, 9).await, nothing);
     let saved = record(&["lobby"]);
     assert!(save(&node.store, &session("a"), Holder::random(), &saved).await);

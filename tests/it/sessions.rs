@@ -6,14 +6,16 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use roomcast::{
     domain::{
-        message::{Draft, Epoch, Message, Position},
         name::{PublicId, UserId},
         page::Page,
+        position::{Epoch, Position},
+        record::{Draft, Record},
+        visibility::JoinedRoom,
     },
     store::{
         NodeEvent, RetentionPolicy, Store,
         log::{LogTail, TAIL_BYTES_MAX},
-        sessions::{Holder, Joined, SessionRecord},
+        sessions::{Holder, SessionRecord},
     },
 };
 use tokio::time::{Instant, timeout};
@@ -48,7 +50,7 @@ pub fn user() -> UserId {
 pub fn record(rooms: &[&str]) -> SessionRecord {
     let since = |seq| Some(Position { epoch: Epoch::new("0a1b"), seq });
     let mut places = [None, since(0), since(u64::MAX >> 1)].into_iter().cycle();
-    let mut joined = |name: &&str| Joined { room: room(name), since: places.next().flatten() };
+    let mut joined = |name: &&str| JoinedRoom { room: room(name), since: places.next().flatten() };
     SessionRecord { user: user(), rooms: rooms.iter().map(&mut joined).collect() }
 }
 
@@ -257,20 +259,20 @@ pub async fn tail(node: &Node, after: &Position, limit: u32) -> LogTail {
 }
 
 /// All that comes after a position, piece by piece.
-pub async fn whole_tail(node: &Node, after: Position, limit: u32) -> Vec<Message> {
-    let mut all: Vec<Message> = Vec::new();
+pub async fn whole_tail(node: &Node, after: Position, limit: u32) -> Vec<Record> {
+    let mut all: Vec<Record> = Vec::new();
     loop {
         let from = all.last().map_or(&after, |last| &last.position);
         let piece = tail(node, from, limit).await;
-        let LogTail::Messages { messages, top } = piece else { panic!("{piece:?}") };
-        assert!(messages.len() <= limit as usize);
-        let bytes: usize = messages.iter().map(|message| message.body.as_json().len()).sum();
-        assert!(bytes <= TAIL_BYTES_MAX || messages.len() == 1, "{bytes} bytes");
-        if messages.is_empty() {
+        let LogTail::Records { records, top } = piece else { panic!("{piece:?}") };
+        assert!(records.len() <= limit as usize);
+        let bytes: usize = records.iter().map(|record| record.entry.bytes()).sum();
+        assert!(bytes <= TAIL_BYTES_MAX || records.len() == 1, "{bytes} bytes");
+        if records.is_empty() {
             assert!(from.seq >= top.seq, "it ends at {} of {}", from.seq, top.seq);
             return all;
         }
-        all.extend(messages);
+        all.extend(records);
     }
 }
 
@@ -289,7 +291,7 @@ pub async fn a_tail_has_all_rooms<L: Log>() {
         assert!(rest == heard[first..], "after {after}, {limit} at a time");
     }
     for after in [2_000, 2_005, u64::MAX] {
-        let nothing = LogTail::Messages { messages: vec![], top: at(2_000) };
+        let nothing = LogTail::Records { records: vec![], top: at(2_000) };
         assert_eq!(tail(&node, &at(after), 10).await, nothing, "after {after}");
     }
     let elsewhere = Position { epoch: Epoch::new("another"), seq: 1 };
@@ -339,7 +341,7 @@ pub async fn a_tail_reaches_beyond_the_history<L: Log>() {
 
 impl Node {
     /// Stores and hears these messages, which need not be the log's first.
-    pub async fn pass_on(&mut self, drafts: &[Draft]) -> Vec<Message> {
+    pub async fn pass_on(&mut self, drafts: &[Draft]) -> Vec<Record> {
         self.pass(drafts).await.1
     }
 }

@@ -12,8 +12,10 @@ use proptest::prelude::{Strategy, any, prop_assert_eq, prop_oneof, proptest};
 use roomcast::{
     clock,
     domain::{
-        message::{Draft, Message, Timestamp},
+        message::Message,
         page::Page,
+        position::Timestamp,
+        record::{Draft, Record},
     },
     store::{
         RetentionPolicy,
@@ -28,7 +30,7 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::{
     contract::model,
     harness::store::{
-        DEADLINE, Log, Node, draft, later, message, must_append, retention, room, until,
+        DEADLINE, Log, Node, draft, later, must_append, originals, record, retention, room, until,
     },
 };
 
@@ -251,7 +253,7 @@ async fn a_room_keeps_its_newest_messages() {
         assert!(tokio::time::Instant::now() < deadline, "{} are left", page.messages.len());
         page = node.history("lobby", Page::After(0), 10_000).await;
     }
-    assert_eq!(page.messages, heard[4_900..]);
+    assert_eq!(page.messages, originals(&heard[4_900..]));
     assert!(page.trimmed);
     assert!(node.history("lobby", Page::After(4_899), 1).await.trimmed);
     assert!(!node.history("lobby", Page::After(4_900), 1).await.trimmed, "nothing after it went");
@@ -283,7 +285,7 @@ async fn old_messages_go_and_so_do_their_rows() {
     let file = database(dir.path());
     until("the rows are gone", || rows(&file) == 10).await;
     let both = node.history("both", Page::After(0), 100).await;
-    assert_eq!((both.messages.as_slice(), both.trimmed), (&heard[9_990..], true));
+    assert_eq!((both.messages, both.trimmed), (originals(&heard[9_990..]), true));
 
     // Of a room without rows it is still known that it had some.
     let old = node.history("old", Page::After(5), 100).await;
@@ -292,7 +294,7 @@ async fn old_messages_go_and_so_do_their_rows() {
     let again = draft("old", "ann", "again", "0");
     let stored = must_append(&node.store, again.clone()).await;
     let page = node.history("old", Page::After(5), 100).await;
-    assert_eq!((page.messages, page.trimmed), (vec![message(again, &stored)], true));
+    assert_eq!((page.messages, page.trimmed), (originals(&[record(again, &stored)]), true));
     assert_eq!(stored.position.seq, 10_001, "a sequence is never used again");
     node.store.lifecycle.close().await;
 }
@@ -392,7 +394,7 @@ async fn appends_until_it_is_killed() {
             in_flight.acquire().await.expect("open").forget();
             let in_flight = Arc::clone(&in_flight);
             let settle = move |outcome: Result<_, _>| {
-                let stored: roomcast::domain::message::Stored = outcome.expect("it is stored");
+                let stored: roomcast::domain::record::Stored = outcome.expect("it is stored");
                 let position = stored.position;
                 let line = format!("acked {n} {} {}.\n", position.epoch, position.seq);
                 std::io::stdout().write_all(line.as_bytes()).expect("the parent reads");
@@ -436,7 +438,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {
             let mut node = memory(retention());
-            let mut all: Vec<Message> = Vec::new();
+            let mut all: Vec<Record> = Vec::new();
             for step in steps {
                 match step {
                     Step::Append { room: name, id } => {
@@ -447,7 +449,7 @@ proptest! {
                             prop_assert_eq!(&known.position, &stored.position);
                             prop_assert_eq!(known.at, stored.at);
                         } else {
-                            all.push(message(draft, &stored));
+                            all.push(record(draft, &stored));
                             prop_assert_eq!(stored.position.seq, all.len() as u64);
                             let heard = node.hear(1).await;
  prop_assert_eq!(heard.last(), all.last());
@@ -455,8 +457,8 @@ proptest! {
                     }
                     Step::Read { room: name, page, limit } => {
                         let name = format!("r{name}");
-                        let own: Vec<_> =
-                            all.iter().filter(|message| message.room == room(&name)).cloned().collect();
+                        let mut own = originals(&all);
+                        own.retain(|message| message.room == room(&name));
                         let got = node.history(&name, page, limit).await;
                         let (messages, more) = model(&own, &page, limit as usize);
                         prop_assert_eq!(got.messages, messages);

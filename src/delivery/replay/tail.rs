@@ -12,10 +12,7 @@ use tokio::time::Instant;
 use crate::delivery::replay::Missed;
 use crate::{
     dialects::{Dialect, Event},
-    domain::{
-        message::{Message, Position},
-        name::RoomName,
-    },
+    domain::{position::Position, record::Record, room::RoomName, visibility::audience},
     transport::registry::Registry,
 };
 
@@ -25,48 +22,48 @@ const TAIL_BYTES_MAX: usize = 4 << 20;
 pub const RECOVERY_BYTES_MAX: usize = 64 << 20;
 /// How long after the last such client.
 const RECOVERY_BYTES_FOR: Duration = Duration::from_secs(30);
-/// What one message takes beside its body, about, its place in a room of its own included.
+/// About what one record takes beside its body, with its place in a room of its own.
 const ENTRY_BYTES: usize = 400;
 
-/// Something at `position.seq` that clients of its room are told.
+/// A record that was delivered, and the frames that were made of it.
 #[derive(Debug)]
-pub struct Entry {
-    message: Message,
+pub struct ReplayEntry {
+    record: Record,
     frames: [OnceLock<Bytes>; Dialect::ALL.len()],
 }
 
-impl Entry {
-    pub fn new(message: Message) -> Self {
-        Self { message, frames: Default::default() }
+impl ReplayEntry {
+    pub fn new(record: Record) -> Self {
+        Self { record, frames: Default::default() }
     }
 
     fn seq(&self) -> u64 {
-        self.message.position.seq
+        self.record.position.seq
     }
 
-    pub fn message(&self) -> &Message {
-        &self.message
+    pub fn record(&self) -> &Record {
+        &self.record
     }
 
     /// The event as a websocket frame, made once for all who missed it; nothing where the dialect
     /// has none.
     pub fn frame(&self, dialect: Dialect, registry: &Registry) -> &Bytes {
-        let made = || Event::stored(&self.message, dialect).map(|event| registry.frame(&event));
+        let made = || Event::stored(&self.record, dialect).map(|event| registry.frame(&event));
         self.frames[dialect as usize].get_or_init(|| made().unwrap_or_default())
     }
 
     /// The body is there twice once somebody has missed it.
     pub fn bytes(&self) -> usize {
-        ENTRY_BYTES + 2 * self.message.body.as_json().len()
+        ENTRY_BYTES + 2 * self.record.entry.bytes()
     }
 }
 
 /// The newest part of one partition's log, without a hole.
 #[derive(Debug, Default)]
-pub struct Tail {
+pub struct PartitionTail {
     /// What was delivered last; `None` until the bus has begun.
     pub end: Option<Position>,
-    entries: VecDeque<Arc<Entry>>,
+    entries: VecDeque<Arc<ReplayEntry>>,
     /// Where in it those in a room are told something: what a client missed is found without
     /// looking at what everybody else did.
     told: HashMap<RoomName, VecDeque<u64>>,
@@ -74,18 +71,18 @@ pub struct Tail {
     roomy_until: Option<Instant>,
 }
 
-impl Tail {
-    pub fn push(&mut self, message: Message) {
+impl PartitionTail {
+    pub fn push(&mut self, record: Record) {
         let is_next = |end: &Position| {
-            end.epoch == message.position.epoch && end.seq + 1 == message.position.seq
+            end.epoch == record.position.epoch && end.seq + 1 == record.position.seq
         };
         if !self.end.as_ref().is_some_and(is_next) {
             self.clear();
         }
-        self.end = Some(message.position.clone());
-        let entry = Entry::new(message);
+        self.end = Some(record.position.clone());
+        let entry = ReplayEntry::new(record);
         self.bytes += entry.bytes();
-        for room in entry.message.room.audience() {
+        for room in audience(&entry.record.room) {
             self.told.entry(room).or_default().push_back(entry.seq());
         }
         self.entries.push_back(Arc::new(entry));
@@ -97,7 +94,7 @@ impl Tail {
             && let Some(oldest) = self.entries.pop_front()
         {
             self.bytes -= oldest.bytes();
-            for room in oldest.message.room.audience() {
+            for room in audience(&oldest.record.room) {
                 if let Slot::Occupied(mut told) = self.told.entry(room) {
                     told.get_mut().pop_front();
                     if told.get().is_empty() {
@@ -123,8 +120,8 @@ impl Tail {
     /// The position before the first entry.
     fn begin(&self, began: Option<Position>) -> Option<Position> {
         let first = self.entries.front().map(|entry| Position {
-            epoch: entry.message.position.epoch.clone(),
-            seq: entry.message.position.seq - 1,
+            epoch: entry.record.position.epoch.clone(),
+            seq: entry.record.position.seq - 1,
         });
         first.or_else(|| self.end.clone()).or(began)
     }
@@ -143,9 +140,7 @@ impl Tail {
             return Missed::Behind;
         }
         let mut seqs = BTreeSet::new();
-        for told in
-            rooms.iter().flat_map(RoomName::audience).filter_map(|room| self.told.get(&room))
-        {
+        for told in rooms.iter().flat_map(audience).filter_map(|room| self.told.get(&room)) {
             seqs.extend(told.range(told.partition_point(|seq| *seq <= after.seq)..));
         }
         let entry = |seq: u64| {
@@ -157,15 +152,15 @@ impl Tail {
 
     /// Puts older messages in front, as far as there are none yet. `false`: some are missing
     /// between them.
-    pub fn prepend(&mut self, began: Option<Position>, older: &mut Vec<Arc<Entry>>) -> bool {
+    pub fn prepend(&mut self, began: Option<Position>, older: &mut Vec<Arc<ReplayEntry>>) -> bool {
         let (Some(begin), Some(last)) = (self.begin(began), older.last()) else { return false };
-        if last.message.position.epoch != begin.epoch || last.message.position.seq < begin.seq {
+        if last.record.position.epoch != begin.epoch || last.record.position.seq < begin.seq {
             return false;
         }
         for entry in older.drain(..).rev() {
             if entry.seq() <= begin.seq {
                 self.bytes += entry.bytes();
-                for room in entry.message.room.audience() {
+                for room in audience(&entry.record.room) {
                     self.told.entry(room).or_default().push_front(entry.seq());
                 }
                 self.entries.push_front(entry);
@@ -181,8 +176,10 @@ impl Tail {
 mod tests {
     use super::*;
     use crate::domain::{
-        message::{Body, Draft, Epoch, Timestamp},
         name::{MessageId, UserId},
+        position::{Epoch, Timestamp},
+        record::{Body, Draft},
+        visibility::hears,
     };
 
     const ROOMS: [&str; 5] = ["red", "blue", "dm:ann:bob", "dm:ann:ann", "socket:0a"];
@@ -191,15 +188,15 @@ mod tests {
         Position { epoch: Epoch::new("e"), seq }
     }
 
-    fn message(seq: u64) -> Message {
+    fn record(seq: u64) -> Record {
         let place = usize::try_from(seq * seq % 7).unwrap() % ROOMS.len();
         let (room, from) = (RoomName::parse(ROOMS[place]), UserId::parse("ann"));
         let id = MessageId::parse("m").unwrap();
         let body = Body::from_json(&format!("\"{}\"", "x".repeat(1_000)));
-        Draft::new(room.unwrap(), from.unwrap(), id, Timestamp(1), body).at(at(seq))
+        Draft::new(room.unwrap(), from.unwrap(), id, Timestamp(1), body).into_record(at(seq))
     }
 
-    fn seqs(tail: &Tail, after: u64, rooms: &[&str]) -> Option<Vec<u64>> {
+    fn seqs(tail: &PartitionTail, after: u64, rooms: &[&str]) -> Option<Vec<u64>> {
         let rooms: Vec<RoomName> =
             rooms.iter().map(|room| RoomName::parse(room).unwrap()).collect();
         match tail.missed(None, &at(after), &rooms) {
@@ -213,24 +210,21 @@ mod tests {
     /// The same by looking at all of them.
     fn looked(from: u64, to: u64, rooms: &[&str]) -> Vec<u64> {
         let is_told = |seq: &u64| {
-            let room = message(*seq).room;
-            rooms.iter().any(|name| {
-                let name = RoomName::parse(name).unwrap();
-                name.hears(&room) || room == name
-            })
+            let room = record(*seq).room;
+            rooms.iter().any(|name| hears(&RoomName::parse(name).unwrap(), &room))
         };
         (from..=to).filter(is_told).collect()
     }
 
     #[test]
     fn what_is_missed_is_found_by_room() {
-        let mut tail = Tail::default();
+        let mut tail = PartitionTail::default();
         for seq in 4_001..=9_000 {
-            tail.push(message(seq));
+            tail.push(record(seq));
         }
         let mut begin = tail.begin(None).unwrap().seq;
         assert!(begin > 4_001, "the oldest have left");
-        let check = |tail: &Tail, begin: u64| {
+        let check = |tail: &PartitionTail, begin: u64| {
             for rooms in [
                 &["red"][..],
                 &["blue", "red"],
@@ -249,12 +243,12 @@ mod tests {
         };
         check(&tail, begin);
         let mut older: Vec<_> =
-            (4_001..=begin + 9).map(|seq| Arc::new(Entry::new(message(seq)))).collect();
+            (4_001..=begin + 9).map(|seq| Arc::new(ReplayEntry::new(record(seq)))).collect();
         assert!(tail.prepend(None, &mut older));
         begin = 4_000;
         check(&tail, begin);
         let held: usize = tail.told.values().map(VecDeque::len).sum();
-        let told = (4_001..=9_000).flat_map(|seq| message(seq).room.audience());
+        let told = (4_001..=9_000).flat_map(|seq| audience(&record(seq).room));
         assert_eq!(held, told.count());
         tail.cut(at(9_001));
         assert!(tail.told.is_empty());

@@ -3,15 +3,17 @@
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::sockets::wire::changes::Became;
+use crate::sockets::wire::changes::ShownState;
 use crate::{
     chat::Sent,
     dialects::{Dialect, NativeChange, NativeMessage, NativeUser},
     domain::{
-        message::{Body, Message, Position},
-        name::RoomName,
+        message::Message,
+        position::Position,
+        record::{Body, Entry, Record},
+        reject::Reject,
+        room::RoomName,
         roster::LISTED_MAX,
-        session::Reject,
         user::User,
     },
     store::{
@@ -90,7 +92,7 @@ struct PageMessage<'a> {
     #[serde(flatten)]
     said: Said<'a>,
     #[serde(flatten)]
-    became: Became<'a>,
+    state: ShownState<'a>,
 }
 
 /// As the client's dialect has it.
@@ -119,7 +121,7 @@ impl<'a> PageMessage<'a> {
             Dialect::Plain => Said::Plain(PlainMessage::new(message)),
             Dialect::Native => Said::Native(NativeMessage::new(message)),
         };
-        Self { said, became: Became::new(message) }
+        Self { said, state: ShownState::new(&message.state) }
     }
 }
 
@@ -206,14 +208,16 @@ impl<'a> JoinAck<'a> {
         room: &'a RoomName,
         end: &'a Position,
         recovered: bool,
-        missed: impl Iterator<Item = &'a Message>,
+        missed: impl Iterator<Item = &'a Record>,
         people: Option<&'a (u32, Vec<User>)>,
     ) -> Self {
         let (mut messages, mut changes) = (Vec::new(), Vec::new());
         for missed in missed {
-            match missed.about {
-                None => messages.push(NativeMessage::new(missed)),
-                Some(about) => changes.push(NativeChange::listed(missed, about)),
+            match &missed.entry {
+                Entry::Message(body) => messages.push(NativeMessage::original(missed, body)),
+                Entry::Change { target_seq, change } => {
+                    changes.push(NativeChange::listed(missed, *target_seq, change));
+                }
             }
         }
         let listed = people.filter(|(count, _)| *count <= LISTED_MAX);

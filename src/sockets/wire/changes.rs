@@ -1,18 +1,20 @@
-//! Requests about earlier messages, and what has become of those.
+//! Requests that change earlier messages, and how history shows the changes.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::domain::{
-    changes::{About, Change, Fate},
-    message::{Body, Epoch, Message},
-    name::{Emoji, MessageId, RoomName},
+    message::{MessageState, MessageStatus},
+    name::{Emoji, MessageId},
+    position::Epoch,
+    record::{Body, Change},
+    reject::Reject,
     request::{NewChange, Request},
-    session::Reject,
+    room::RoomName,
 };
 use crate::sockets::wire::{bad_name, object};
 
-/// Which message it is about, in every one of these requests.
+/// The message to change: the same fields in each of these requests.
 #[derive(Deserialize)]
 struct Target {
     room: String,
@@ -37,12 +39,12 @@ pub fn edit(args: &[&RawValue], fresh_id: impl FnOnce() -> MessageId) -> Result<
     let target = object(args, shape)?;
     let Edit { text } = object(args, shape)?;
     let text = serde_json::to_string(&text).expect("a text is JSON");
-    request(target, Change::Edit, Body::from_json(&text), fresh_id)
+    request(target, Change::Edit(Body::from_json(&text)), fresh_id)
 }
 
 pub fn delete(args: &[&RawValue], fresh_id: impl FnOnce() -> MessageId) -> Result<Request, Reject> {
     let target = object(args, "delete takes {room, epoch, of, id?}")?;
-    request(target, Change::Delete, Body::null(), fresh_id)
+    request(target, Change::Delete, fresh_id)
 }
 
 pub fn react(args: &[&RawValue], fresh_id: impl FnOnce() -> MessageId) -> Result<Request, Reject> {
@@ -50,14 +52,12 @@ pub fn react(args: &[&RawValue], fresh_id: impl FnOnce() -> MessageId) -> Result
     let target = object(args, shape)?;
     let React { emoji, on } = object(args, shape)?;
     let emoji = Emoji::parse(&emoji).map_err(bad_name)?;
-    let change = if on { Change::React } else { Change::Unreact };
-    request(target, change, emoji.to_body(), fresh_id)
+    request(target, Change::React { emoji, on }, fresh_id)
 }
 
 fn request(
     target: Target,
     change: Change,
-    body: Body,
     fresh_id: impl FnOnce() -> MessageId,
 ) -> Result<Request, Reject> {
     let Target { room, epoch, of, id } = target;
@@ -69,16 +69,16 @@ fn request(
     Ok(Request::Change(NewChange {
         room: RoomName::parse(&room).map_err(bad_name)?,
         epoch: Epoch::new(&epoch),
-        about: About { change, seq: of },
+        target_seq: of,
+        change,
         id,
         repeatable,
-        body,
     }))
 }
 
-/// What has become of a message, beside its text.
+/// How history shows the changes of a message, beside its newest text.
 #[derive(Serialize)]
-pub struct Became<'a> {
+pub struct ShownState<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     edited: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,22 +94,21 @@ struct Reactions<'a> {
     users: Vec<&'a str>,
 }
 
-impl<'a> Became<'a> {
-    pub fn new(message: &'a Message) -> Self {
-        let mut became = Self { edited: None, deleted: None, reactions: Vec::new() };
-        let Some(state) = &message.state else { return became };
-        match state.fate {
-            Fate::AsSaid => {}
-            Fate::Edited { at, .. } => became.edited = Some(at.0),
-            Fate::Deleted { at } => became.deleted = Some(at.0),
+impl<'a> ShownState<'a> {
+    pub fn new(state: &'a MessageState) -> Self {
+        let mut shown = Self { edited: None, deleted: None, reactions: Vec::new() };
+        match state.status {
+            MessageStatus::Original => {}
+            MessageStatus::Edited { at, .. } => shown.edited = Some(at.0),
+            MessageStatus::Deleted { at } => shown.deleted = Some(at.0),
         }
         for (emoji, user) in &state.reactions {
             let (emoji, user) = (emoji.as_str(), user.as_str());
-            match became.reactions.iter_mut().find(|known| known.emoji == emoji) {
+            match shown.reactions.iter_mut().find(|known| known.emoji == emoji) {
                 Some(known) => known.users.push(user),
-                None => became.reactions.push(Reactions { emoji, users: vec![user] }),
+                None => shown.reactions.push(Reactions { emoji, users: vec![user] }),
             }
         }
-        became
+        shown
     }
 }

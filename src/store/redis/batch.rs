@@ -10,11 +10,13 @@ use sha2::{Digest, Sha256};
 use crate::store::redis::frame;
 use crate::{
     domain::{
-        changes::{About, Change},
-        message::{Body, Draft, Stored, Timestamp},
-        name::{Emoji, RoomName, UserId},
+        name::UserId,
+        position::Timestamp,
+        record::{Change, Draft, Entry, Stored},
+        room::{RoomKind, RoomName},
     },
     store::{
+        layout,
         log::{AppendError, Settle},
         queue::{BATCH_BYTES_MAX, QueuedDraft},
     },
@@ -43,7 +45,7 @@ pub struct Batch {
 pub struct Messages {
     /// A line per entry, with an end of line between them.
     lines: Vec<u8>,
-    entries: Vec<Entry>,
+    entries: Vec<BatchEntry>,
     firsts: HashMap<Id, usize, foldhash::fast::RandomState>,
 }
 
@@ -51,22 +53,16 @@ pub struct Messages {
 #[derive(Default)]
 pub struct Settles(Vec<(Settle, usize)>);
 
-/// A message of the batch.
-struct Entry {
+/// A record of the batch.
+struct BatchEntry {
     room: RoomName,
+    from: UserId,
     at: Timestamp,
-    /// Only of one that its client may send again.
+    /// `None`: the client cannot send it again.
     id: Option<Id>,
     line: Range<usize>,
-    record: Option<Record>,
-}
-
-/// What is said of an earlier message. It is in the frame, and in no room's list.
-struct Record {
-    about: About,
-    from: UserId,
-    /// The body of an edit, the emoji of a reaction; `None`: it has none, and changes nothing.
-    text: Option<String>,
+    /// A change is in the frame, and in no room's list.
+    change: Option<(u64, Change)>,
 }
 
 /// What is told, and whom.
@@ -121,9 +117,12 @@ impl Messages {
         let start = self.lines.len();
         frame::push_line(&mut self.lines, &draft);
         let line = start..self.lines.len();
-        let Draft { room, from, at, about, body, .. } = draft;
-        let record = about.map(|about| Record { about, from, text: text(about.change, &body) });
-        self.entries.push(Entry { room, at, id, line, record });
+        let Draft { room, from, at, entry, .. } = draft;
+        let change = match entry {
+            Entry::Message(_) => None,
+            Entry::Change { target_seq, change } => Some((target_seq, change)),
+        };
+        self.entries.push(BatchEntry { room, from, at, id, line, change });
         next
     }
 
@@ -158,9 +157,9 @@ impl Messages {
         let mut order: Vec<(&RoomName, Vec<usize>)> = Vec::new();
         let mut known: HashMap<&RoomName, usize, foldhash::fast::RandomState> = HashMap::default();
         for (place, &entry) in which.iter().enumerate() {
-            let Entry { room, record: None, .. } = &self.entries[entry] else { continue };
-            // Nobody reads what was said to one connection but from the log.
-            if room.session().is_some() {
+            let BatchEntry { room, change: None, .. } = &self.entries[entry] else { continue };
+            // What was said to one session is read from the log only.
+            if matches!(room.kind(), RoomKind::Socket { .. }) {
                 continue;
             }
             let at = *known.entry(room).or_insert_with(|| {
@@ -172,21 +171,24 @@ impl Messages {
         order
     }
 
-    /// The arguments of each record that append.lua describes.
-    pub fn records(&self, which: &[usize]) -> impl Iterator<Item = [String; 7]> {
+    /// The arguments of each change that append.lua describes.
+    pub fn changes(&self, which: &[usize]) -> impl Iterator<Item = [String; 7]> {
         (1..).zip(which).filter_map(|(place, &entry): (usize, _)| {
-            let Entry { room, at, record: Some(record), .. } = &self.entries[entry] else {
-                return None;
+            let BatchEntry { room, from, at, change, .. } = &self.entries[entry];
+            let (target_seq, change) = change.as_ref()?;
+            let text = match change {
+                Change::Edit(body) => body.as_json(),
+                Change::Delete => "",
+                Change::React { emoji, .. } => emoji.as_str(),
             };
-            let Record { about, from, text: Some(text) } = record else { return None };
             Some([
                 place.to_string(),
                 room.to_string(),
-                about.seq.to_string(),
-                about.change.as_str().to_owned(),
+                target_seq.to_string(),
+                layout::change_name(change).to_owned(),
                 from.to_string(),
                 at.0.to_string(),
-                text.clone(),
+                text.to_owned(),
             ])
         })
     }
@@ -200,20 +202,12 @@ impl Messages {
     pub fn marks(&self, which: &[usize]) -> Vec<u8> {
         let mut marks = Vec::new();
         for (place, &entry) in (1..).zip(which) {
-            let Entry { id: Some(id), at, .. } = &self.entries[entry] else { continue };
+            let BatchEntry { id: Some(id), at, .. } = &self.entries[entry] else { continue };
             marks.extend_from_slice(id);
             push_digits::<4>(&mut marks, place);
             push_digits::<13>(&mut marks, at.0.min(MARKED_AT_MAX));
         }
         marks
-    }
-}
-
-fn text(change: Change, body: &Body) -> Option<String> {
-    match change {
-        Change::Edit => Some(body.as_json().to_owned()),
-        Change::Delete => Some(String::new()),
-        Change::React | Change::Unreact => Some(Emoji::from_body(body)?.to_string()),
     }
 }
 
@@ -240,7 +234,10 @@ fn id(draft: &Draft) -> Id {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::name::MessageId;
+    use crate::domain::{
+        name::{Emoji, MessageId},
+        record::Body,
+    };
 
     fn draft(room: &str, id: &str, repeatable: bool) -> Draft {
         let (room, from) = (RoomName::parse(room).unwrap(), UserId::parse("ann").unwrap());
@@ -278,22 +275,23 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_no_message_of_its_room() {
-        let about = |change| Some(About { change, seq: 3 });
+    fn a_change_is_not_in_the_list_of_its_room() {
+        let entry = |change| Entry::Change { target_seq: 3, change };
+        let emoji = Emoji::parse("+1").unwrap();
         let mut drafts = ["a", "b", "c", "d"].map(|id| draft("red", id, true));
-        drafts[1].about = about(Change::React);
-        drafts[2].about = about(Change::React);
-        drafts[2].body = Body::from_json("\"+1\"");
-        drafts[3].about = about(Change::Edit);
+        drafts[1].entry = entry(Change::Delete);
+        drafts[2].entry = entry(Change::React { emoji, on: true });
+        drafts[3].entry = entry(Change::Edit(Body::from_json("1")));
         let batch = batch(&drafts).messages;
         assert_eq!(batch.rooms(&[0, 1, 2, 3]), [(&drafts[0].room, vec![0])]);
         assert_eq!(batch.rooms(&[1, 2]), []);
-        let records: Vec<[String; 7]> = batch.records(&[0, 1, 2, 3]).collect();
+        let changes: Vec<[String; 7]> = batch.changes(&[0, 1, 2, 3]).collect();
         let expected = [
+            ["2", "red", "3", "delete", "ann", "7", ""],
             ["3", "red", "3", "react", "ann", "7", "+1"],
             ["4", "red", "3", "edit", "ann", "7", "1"],
         ];
-        assert_eq!(records, expected.map(|record| record.map(str::to_owned)));
+        assert_eq!(changes, expected.map(|change| change.map(str::to_owned)));
     }
 
     #[test]
@@ -335,6 +333,6 @@ mod tests {
         assert!(batch(&many).is_full());
         assert!(!batch(&many[1..]).is_full());
         let body = Body::from_json(&format!("\"{}\"", "x".repeat(BATCH_BYTES_MAX)));
-        assert!(batch(&[Draft { body, ..many[0].clone() }]).is_full());
+        assert!(batch(&[Draft { entry: body.into(), ..many[0].clone() }]).is_full());
     }
 }

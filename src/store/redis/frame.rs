@@ -5,10 +5,15 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::domain::{
-    changes::{About, Change},
-    message::{Body, Draft, Epoch, Message, Position, Timestamp},
-    name::{MessageId, NameError, PublicId, RoomName, UserId, UserName},
+use crate::{
+    domain::{
+        message::Message,
+        name::{MessageId, NameError, PublicId, UserId, UserName},
+        position::{Epoch, Position, Timestamp},
+        record::{Draft, Record},
+        room::RoomName,
+    },
+    store::layout::{self, EntryColumns},
 };
 
 /// How much of a frame tells it from any other: its header and its first message's id.
@@ -28,7 +33,8 @@ struct Line<'a> {
     at: u64,
     #[serde(borrow)]
     except: Option<std::borrow::Cow<'a, str>>,
-    change: Option<Change>,
+    #[serde(borrow)]
+    change: Option<std::borrow::Cow<'a, str>>,
     of: Option<u64>,
     #[serde(borrow)]
     body: &'a RawValue,
@@ -80,13 +86,14 @@ struct Envelope<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     except: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    change: Option<Change>,
+    change: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     of: Option<u64>,
 }
 
 /// Writes a draft's line.
 pub fn push_line(lines: &mut Vec<u8>, draft: &Draft) {
+    let EntryColumns { change, target_seq, body } = EntryColumns::new(&draft.entry);
     let envelope = Envelope {
         id: draft.id.as_str(),
         room: draft.room.as_str(),
@@ -94,22 +101,23 @@ pub fn push_line(lines: &mut Vec<u8>, draft: &Draft) {
         name: draft.name.as_ref().map(UserName::as_str),
         at: draft.at.0,
         except: draft.except.as_ref().map(PublicId::as_str),
-        change: draft.about.map(|about| about.change),
-        of: draft.about.map(|about| about.seq),
+        change,
+        of: target_seq,
     };
     serde_json::to_writer(&mut *lines, &envelope).expect("text and numbers are JSON");
     // The body is JSON on one line already: it takes the place of the closing brace.
     lines.pop();
     lines.extend_from_slice(b",\"body\":");
-    lines.extend_from_slice(draft.body.as_json().as_bytes());
+    lines.extend_from_slice(body.as_json().as_bytes());
     lines.push(b'}');
 }
 
 /// Reads a line back; the error says what is wrong with it.
-pub fn message(line: &str, position: Position) -> Result<Message, String> {
+pub fn record(line: &str, position: Position) -> Result<Record, String> {
     let line: Line<'_> = serde_json::from_str(line).map_err(|why| why.to_string())?;
     let bad_name = |why: NameError| why.to_string();
-    Ok(Message {
+    let entry = layout::parse_entry(line.change.as_deref(), line.of, line.body.get());
+    Ok(Record {
         position,
         room: RoomName::parse(&line.room).map_err(bad_name)?,
         from: UserId::parse(&line.from).map_err(bad_name)?,
@@ -117,9 +125,7 @@ pub fn message(line: &str, position: Position) -> Result<Message, String> {
         id: MessageId::parse(&line.id).map_err(bad_name)?,
         at: Timestamp(line.at),
         except: line.except.map(|id| PublicId::parse(&id)).transpose().map_err(bad_name)?,
-        about: About::new(line.change, line.of),
-        body: Body::from_json(line.body.get()),
-        state: None,
+        entry: entry.ok_or("its change cannot be read")?,
     })
 }
 
@@ -135,7 +141,10 @@ pub fn in_room(header: &str, lines: &str, epoch: &Epoch) -> Result<Vec<Message>,
     let number = |text: Option<&str>| text?.parse::<u64>().ok();
     let first = number(header.next()).ok_or("it has no first seq")?;
     let places = header.nth(3).ok_or("it has no places")?;
-    let read = |(seq, line)| message(line, Position { epoch: epoch.clone(), seq });
+    let read = |(seq, line)| {
+        let record = record(line, Position { epoch: epoch.clone(), seq })?;
+        Message::original(record).ok_or_else(|| "a room's list has a change".to_owned())
+    };
     if places.is_empty() {
         let (_, lines) = lines.split_once('\n').ok_or("the frame has no lines")?;
         return (first..).zip(lines.split('\n')).map(read).collect();
@@ -150,6 +159,7 @@ pub fn in_room(header: &str, lines: &str, epoch: &Epoch) -> Result<Vec<Message>,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::record::{Body, Change, Entry};
 
     fn draft(body: &str) -> Draft {
         let from = UserId::parse("ada \"l\"").unwrap();
@@ -172,23 +182,24 @@ mod tests {
             r#"{"id":"m1","room":"lobby","from":"ada \"l\"","at":7,"body":{"n":1e400}}"#
         );
         let position = Position { epoch: Epoch::new("e"), seq: 3 };
-        let read = message(&line, position.clone()).unwrap();
-        assert_eq!(read, draft.at(position));
+        let read = record(&line, position.clone()).unwrap();
+        assert_eq!(read, draft.into_record(position));
     }
 
     #[test]
     fn what_is_rare_stands_in_a_line_only_where_it_is_so() {
-        let mut draft = draft("\"new\"");
+        let mut draft = draft("1");
         draft.name = Some(UserName::parse("Ada").unwrap());
         draft.except = Some(PublicId::parse("p1").unwrap());
-        draft.about = Some(About { change: Change::Edit, seq: 2 });
+        draft.entry =
+            Entry::Change { target_seq: 2, change: Change::Edit(Body::from_json("\"new\"")) };
         let line = line(&draft);
         assert_eq!(
             line,
             r#"{"id":"m1","room":"lobby","from":"ada \"l\"","name":"Ada","at":7,"except":"p1","change":"edit","of":2,"body":"new"}"#
         );
         let position = Position { epoch: Epoch::new("e"), seq: 3 };
-        assert_eq!(message(&line, position.clone()).unwrap(), draft.at(position));
+        assert_eq!(record(&line, position.clone()).unwrap(), draft.into_record(position));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What everything is called in Redis; docs/protocol.md says what is there.
 
-use crate::domain::name::{RoomName, UserId};
+use crate::domain::{name::UserId, room::RoomName};
 
 /// What the channel of a partition's signals has behind the channel of its messages.
 pub const SIGNALS: &str = ":signals";

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::domain::name::{RoomName, UserId};
+use crate::domain::{name::UserId, room::RoomName};
 
 /// What one call tells at most: bounds the time of the script.
 const CHANGES_PER_CALL: usize = 256;

@@ -2,7 +2,7 @@
 
 use fred::{clients::Client, error::Error, types::Value};
 
-use crate::domain::message::Epoch;
+use crate::domain::position::Epoch;
 use crate::store::redis::{
     fresh_name,
     keys::Keys,

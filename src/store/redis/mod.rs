@@ -46,6 +46,7 @@ use crate::store::redis::{
 use crate::store::{
     Health, Lifecycle, NODE_EVENTS_MAX, NodeEvents, Opened, ReadError, RetentionPolicy, Store,
     inbox::{Inbox, Unread},
+    layout,
     log::{
         AppendError, History, LOG_EVENT_BATCHES_MAX, LogEvents, LogTail, MessageLog, RoomSummary,
         Settle,
@@ -58,12 +59,14 @@ use crate::store::{
 };
 use crate::{
     domain::{
-        changes::State,
-        message::{Draft, Epoch, Message, Position},
-        name::{PublicId, RoomName, UserId},
+        message::{Message, MessageState},
+        name::{PublicId, UserId},
         page::Page,
+        position::{Epoch, Position},
+        record::Draft,
+        room::RoomName,
         search::Search,
-        user::{Patch, User},
+        user::{ProfilePatch, User},
     },
     random,
     shutdown::{self, Tasks},
@@ -319,7 +322,7 @@ impl ProfileStore for Redis {
         self.profiles.profile(user).boxed()
     }
 
-    fn patch(&self, patch: Patch) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
+    fn patch(&self, patch: ProfilePatch) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
         self.profiles.change(patch).boxed()
     }
 }
@@ -458,11 +461,11 @@ fn page_of(reply: &[Value], page: Page, limit: u32) -> Result<History, ReadError
     })
 }
 
-fn states_of(reply: &Value) -> Option<HashMap<u64, State>> {
+fn states_of(reply: &Value) -> Option<HashMap<u64, MessageState>> {
     let Value::Array(states) = reply else { return Some(HashMap::new()) };
     let pairs = states
         .chunks(2)
-        .map(|pair| Some((number(pair.first()?)?, State::parse(text(pair.get(1)?)?)?)));
+        .map(|pair| Some((number(pair.first()?)?, layout::parse_state(text(pair.get(1)?)?)?)));
     pairs.collect()
 }
 

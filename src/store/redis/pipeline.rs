@@ -96,8 +96,10 @@ mod tests {
     use super::*;
     use crate::{
         domain::{
-            message::{Body, Draft, Timestamp},
-            name::{MessageId, RoomName, UserId},
+            name::{MessageId, UserId},
+            position::Timestamp,
+            record::{Body, Draft},
+            room::RoomName,
         },
         store::{
             log::Settle,

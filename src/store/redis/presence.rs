@@ -31,10 +31,7 @@ use crate::store::redis::{
     signal::{self, Signals},
 };
 use crate::{
-    domain::{
-        name::{RoomName, UserId},
-        user::User,
-    },
+    domain::{name::UserId, room::RoomName, user::User},
     shutdown::Tasks,
     store::{
         ReadError,

@@ -19,8 +19,9 @@ use crate::store::redis::{
 };
 use crate::{
     domain::{
-        name::{RoomName, UserId},
-        user::{Patch, User},
+        name::UserId,
+        room::RoomName,
+        user::{ProfilePatch, User},
     },
     store::{
         ReadError,
@@ -59,7 +60,7 @@ impl RedisProfiles {
     }
 
     /// `None`: the name is another user's.
-    pub async fn change(&self, patch: Patch) -> Result<Option<User>, ReadError> {
+    pub async fn change(&self, patch: ProfilePatch) -> Result<Option<User>, ReadError> {
         let keys = self.keys(0);
         let mut read = String::new();
         for _ in 0..TRIES_MAX {
@@ -126,7 +127,7 @@ impl RedisProfiles {
         let (client, keys) = (&self.caller.client, self.keys(partition));
         let marked: Vec<String> = self.caller.ask(client.hkeys(keys.read_marks(user))).await?;
         let rooms = marked.iter().filter_map(|name| RoomName::parse(name).ok());
-        let rooms: Vec<RoomName> = rooms.filter(|room| room.people().is_some()).collect();
+        let rooms: Vec<RoomName> = rooms.filter(|room| room.is_direct()).collect();
         if rooms.is_empty() {
             return Ok(Vec::new());
         }

@@ -32,7 +32,7 @@ use crate::store::redis::{
     tracker::{Tracker, Verdict},
 };
 use crate::{
-    domain::message::{Body, Position},
+    domain::{position::Position, record::Body},
     shutdown::Tasks,
     store::{NodeEvent, log::LogEvent},
 };

@@ -32,7 +32,7 @@ use crate::{
     shutdown::Tasks,
     store::{
         NodeEvent, ReadError,
-        sessions::{Holder, Joined, JoinedLine, SessionRecord},
+        sessions::{Holder, JoinedLine, SessionRecord, joined_line, parse_joined_line},
     },
 };
 
@@ -268,7 +268,7 @@ fn millis(time: Duration) -> String {
 fn line(record: &SessionRecord) -> String {
     let line = Line {
         user: record.user.to_string(),
-        rooms: record.rooms.iter().map(Joined::line).collect(),
+        rooms: record.rooms.iter().map(joined_line).collect(),
     };
     serde_json::to_string(&line).expect("text and numbers are JSON")
 }
@@ -282,7 +282,7 @@ fn record(line: &str) -> Result<SessionRecord, ReadError> {
     let corrupt = |why: &dyn std::fmt::Display| ReadError::Corrupt(format!("a session: {why}"));
     let bad_name = |why: NameError| corrupt(&why);
     let line: Line = serde_json::from_str(line).map_err(|why| corrupt(&why))?;
-    let rooms = line.rooms.iter().map(Joined::from_line).collect::<Result<_, _>>();
+    let rooms = line.rooms.iter().map(parse_joined_line).collect::<Result<_, _>>();
     Ok(SessionRecord {
         user: UserId::parse(&line.user).map_err(bad_name)?,
         rooms: rooms.map_err(bad_name)?,

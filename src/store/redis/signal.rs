@@ -19,7 +19,8 @@ use crate::store::redis::{
 };
 use crate::{
     domain::{
-        name::{RoomName, UserId, UserName},
+        name::{UserId, UserName},
+        room::RoomName,
         user::{Picture, User},
     },
     shutdown::Tasks,

@@ -8,7 +8,7 @@ use crate::store::redis::{
     scripts::{self, TAIL, number, text},
 };
 use crate::{
-    domain::message::{Epoch, Position},
+    domain::position::{Epoch, Position},
     store::{
         ReadError,
         log::{LogTail, TAIL_BYTES_MAX},
@@ -49,7 +49,7 @@ fn tail_of(reply: &[Value], after: &Position, limit: u32) -> Result<LogTail, Rea
     if first > after.seq.saturating_add(1) {
         return Ok(LogTail::Trimmed { first });
     }
-    let mut messages = Vec::new();
+    let mut records = Vec::new();
     let mut bytes = 0;
     for frame in frames {
         let frame = text(frame).ok_or_else(|| corrupt("a frame is no text"))?;
@@ -60,14 +60,14 @@ fn tail_of(reply: &[Value], after: &Position, limit: u32) -> Result<LogTail, Rea
                 continue;
             }
             let position = Position { epoch: epoch.clone(), seq };
-            let message = frame::message(line, position).map_err(|why| corrupt(&why))?;
-            bytes += message.body.as_json().len();
-            let full = messages.len() >= limit.max(1) as usize || bytes > TAIL_BYTES_MAX;
-            if full && !messages.is_empty() {
-                return Ok(LogTail::Messages { messages, top: Position { epoch, seq: top } });
+            let record = frame::record(line, position).map_err(|why| corrupt(&why))?;
+            bytes += record.entry.bytes();
+            let full = records.len() >= limit.max(1) as usize || bytes > TAIL_BYTES_MAX;
+            if full && !records.is_empty() {
+                return Ok(LogTail::Records { records, top: Position { epoch, seq: top } });
             }
-            messages.push(message);
+            records.push(record);
         }
     }
-    Ok(LogTail::Messages { messages, top: Position { epoch, seq: top } })
+    Ok(LogTail::Records { records, top: Position { epoch, seq: top } })
 }

@@ -8,7 +8,7 @@ use crate::store::redis::{
     scripts::text,
 };
 use crate::{
-    domain::message::{Epoch, Position},
+    domain::position::{Epoch, Position},
     store::log::LogEvent,
 };
 
@@ -72,8 +72,8 @@ impl Tracker {
                 continue;
             }
             let position = Position { epoch: self.epoch.clone(), seq };
-            out.push(match frame::message(line, position) {
-                Ok(message) => LogEvent::Message(message),
+            out.push(match frame::record(line, position) {
+                Ok(record) => LogEvent::Record(record),
                 Err(error) => {
                     tracing::error!(seq, %error, "a record of the log cannot be read; told as a gap");
                     self.gap(seq, seq)

@@ -23,7 +23,10 @@ use crate::store::redis::{
 };
 use crate::{
     clock,
-    domain::message::{Epoch, Position, Stored, Timestamp},
+    domain::{
+        position::{Epoch, Position, Timestamp},
+        record::Stored,
+    },
     store::{RetentionPolicy, log::AppendError, queue::DraftReceiver},
 };
 
@@ -229,8 +232,8 @@ impl PartitionWriter {
                 [text(numbers.join(",")), Value::Bytes(batch.lines(&own).into())]
             });
         }
-        for record in batch.records(which) {
-            arguments.extend(record.map(text));
+        for change in batch.changes(which) {
+            arguments.extend(change.map(text));
         }
         Call { keys, arguments }
     }

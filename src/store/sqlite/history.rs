@@ -7,12 +7,13 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::store::sqlite::states;
 use crate::{
     domain::{
-        changes::{About, Change},
-        message::{Body, Epoch, Message, Position, Timestamp},
-        name::{MessageId, NameError, PublicId, RoomName, UserId, UserName},
+        name::{MessageId, NameError, PublicId, UserId, UserName},
         page::Page,
+        position::{Epoch, Position, Timestamp},
+        record::Record,
+        room::RoomName,
     },
-    store::{ReadError, log::History},
+    store::{ReadError, layout, log::History},
 };
 
 const NEWEST_FIRST: &str = "
@@ -66,7 +67,7 @@ pub fn page(
                 more = true;
                 break;
             }
-            messages.push(states::applied(message(row, epoch, room)?, row)?);
+            messages.push(states::message(row, epoch, room)?);
         }
     }
     if sql == NEWEST_FIRST {
@@ -76,15 +77,17 @@ pub fn page(
 }
 
 /// From a row of `seq, body, sender, name, id, at, except_socket, change, of_seq`.
-pub fn message(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Message, ReadError> {
+pub fn record(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Record, ReadError> {
     let seq = row.get(0).map_err(read_error)?;
     let bad_name = |cause: NameError| ReadError::Corrupt(format!("message {seq}: {cause}"));
     let text = |column| row.get_ref(column)?.as_str().map_err(rusqlite::Error::from);
     let maybe = |column| row.get_ref(column)?.as_str_or_null().map_err(rusqlite::Error::from);
     let name = maybe(3).map_err(read_error)?.map(UserName::parse).transpose();
     let except = maybe(6).map_err(read_error)?.map(PublicId::parse).transpose();
-    let change = maybe(7).map_err(read_error)?.and_then(Change::parse);
-    Ok(Message {
+    let (change, target_seq) = (maybe(7).map_err(read_error)?, row.get(8).map_err(read_error)?);
+    let entry = layout::parse_entry(change, target_seq, text(1).map_err(read_error)?);
+    let bad_entry = || ReadError::Corrupt(format!("record {seq}: its change cannot be read"));
+    Ok(Record {
         position: Position { epoch: epoch.clone(), seq },
         room: room.clone(),
         from: UserId::parse(text(2).map_err(read_error)?).map_err(bad_name)?,
@@ -92,9 +95,7 @@ pub fn message(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Message,
         id: MessageId::parse(text(4).map_err(read_error)?).map_err(bad_name)?,
         at: Timestamp(row.get(5).map_err(read_error)?),
         except: except.map_err(bad_name)?,
-        about: About::new(change, row.get(8).map_err(read_error)?),
-        body: Body::from_json(text(1).map_err(read_error)?),
-        state: None,
+        entry: entry.ok_or_else(bad_entry)?,
     })
 }
 

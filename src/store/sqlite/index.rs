@@ -9,15 +9,9 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use crate::store::sqlite::{
-    history::{message, read_error},
-    states,
-};
+use crate::store::sqlite::{history::read_error, states};
 use crate::{
-    domain::{
-        message::{Body, Epoch, Message},
-        search::Search,
-    },
+    domain::{message::Message, position::Epoch, record::Body, search::Search},
     store::{ReadError, search::words_of},
 };
 
@@ -185,7 +179,7 @@ pub fn look_up(
             messages.reverse();
             return Ok((messages, true));
         }
-        messages.push(states::applied(message(row, epoch, &search.room)?, row)?);
+        messages.push(states::message(row, epoch, &search.room)?);
     }
     messages.reverse();
     Ok((messages, false))
@@ -207,7 +201,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{name::RoomName, search::Query},
+        domain::{room::RoomName, search::Query},
         store::sqlite::schema,
     };
 

@@ -45,11 +45,13 @@ use crate::store::{
 use crate::{
     clock,
     domain::{
-        message::{Draft, Epoch, Position},
-        name::{PublicId, RoomName, UserId},
+        name::{PublicId, UserId},
         page::Page,
+        position::{Epoch, Position},
+        record::Draft,
+        room::RoomName,
         search::Search,
-        user::{Patch, User},
+        user::{ProfilePatch, User},
     },
 };
 
@@ -289,7 +291,7 @@ impl ProfileStore for Sqlite {
         Box::pin(self.read(move |reader, _epoch| profiles::profile(reader, &user, clock::now())))
     }
 
-    fn patch(&self, patch: Patch) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
+    fn patch(&self, patch: ProfilePatch) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
         let (answer, answered) = oneshot::channel();
         self.jobs.push(SessionJob::People(profiles::Job::Patch { patch, answer }));
         Box::pin(async { answered.await.unwrap_or_else(|_dropped| Err(refused())) })

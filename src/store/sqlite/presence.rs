@@ -12,10 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc::{self, OwnedPermit};
 
 use crate::{
-    domain::{
-        name::{RoomName, UserId},
-        user::User,
-    },
+    domain::{name::UserId, room::RoomName, user::User},
     store::{
         NodeEvent,
         presence::{Members, Signal},
@@ -94,7 +91,7 @@ impl SqlitePresence {
     /// Those with most people first; rooms of two people are left out.
     pub fn occupied(&self, limit: u32) -> Vec<(RoomName, u32)> {
         let inner = self.0.lock();
-        let open = inner.rooms.iter().filter(|(room, _)| !room.as_str().starts_with("dm:"));
+        let open = inner.rooms.iter().filter(|(room, _)| !room.is_direct());
         let mut rooms: Vec<_> = open.map(|(room, roster)| (room.clone(), roster.count())).collect();
         drop(inner);
         rooms.sort_by(|(one, most), (other, more)| (more, one).cmp(&(most, other)));

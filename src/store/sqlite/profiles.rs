@@ -11,9 +11,10 @@ use tokio::sync::oneshot;
 use crate::store::sqlite::{history::read_error, retention::after};
 use crate::{
     domain::{
-        message::Timestamp,
-        name::{RoomName, UserId, UserName},
-        user::{Patch, Picture, User},
+        name::{UserId, UserName},
+        position::Timestamp,
+        room::{DIRECT_PREFIX, RoomName, SOCKET_PREFIX},
+        user::{Picture, ProfilePatch, User},
     },
     store::{
         ReadError,
@@ -26,7 +27,7 @@ use crate::{
 /// What is asked of the writer.
 #[derive(Debug)]
 pub enum Job {
-    Patch { patch: Patch, answer: oneshot::Sender<Result<Option<User>, ReadError>> },
+    Patch { patch: ProfilePatch, answer: oneshot::Sender<Result<Option<User>, ReadError>> },
     Mark { user: UserId, room: RoomName, seq: u64, answer: oneshot::Sender<Result<u64, ReadError>> },
 }
 
@@ -86,7 +87,7 @@ pub fn perform(
 
 fn change(
     transaction: &Transaction<'_>,
-    patch: &Patch,
+    patch: &ProfilePatch,
     now: Timestamp,
     life: Duration,
 ) -> rusqlite::Result<Done> {
@@ -204,12 +205,12 @@ pub fn direct_rooms(
     user: &UserId,
 ) -> Result<Vec<(RoomName, u64)>, ReadError> {
     let found = connection
-        .prepare_cached(
+        .prepare_cached(&format!(
             "SELECT r.name, (SELECT m.seq FROM messages m INDEXED BY messages_by_room
                              WHERE m.room = r.id AND m.of_seq IS NULL ORDER BY m.seq DESC LIMIT 1)
              FROM read_marks k JOIN rooms r ON r.name = k.room AND r.kept > 0
-             WHERE k.user = ?1 AND k.room GLOB 'dm:*'",
-        )
+             WHERE k.user = ?1 AND k.room GLOB '{DIRECT_PREFIX}*'",
+        ))
         .and_then(|mut sql| {
             let columns = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get(1)?));
             sql.query_map([user.as_str()], columns)?.collect::<Result<Vec<_>, _>>()
@@ -268,13 +269,13 @@ pub fn rooms(
         rooms.push(RoomSummary { room, count, seq: seq.unwrap_or_default() });
     }
     let mut statement = snapshot
-        .prepare_cached(
+        .prepare_cached(&format!(
             "SELECT r.name, (SELECT m.seq FROM messages m INDEXED BY messages_by_room
                              WHERE m.room = r.id AND m.of_seq IS NULL ORDER BY m.seq DESC LIMIT 1)
-             FROM rooms r WHERE r.kept > 0 AND r.name NOT GLOB 'dm:*'
-                 AND r.name NOT GLOB 'socket:*'
+             FROM rooms r WHERE r.kept > 0 AND r.name NOT GLOB '{DIRECT_PREFIX}*'
+                 AND r.name NOT GLOB '{SOCKET_PREFIX}*'
              ORDER BY r.id DESC LIMIT ?1",
-        )
+        ))
         .map_err(read_error)?;
     // Those with people may be among them.
     let mut rows = statement.query([u64::from(limit) + rooms.len() as u64]).map_err(read_error)?;

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use crate::store::sqlite::{index, states};
-use crate::{domain::message::Timestamp, store::RetentionPolicy};
+use crate::{domain::position::Timestamp, store::RetentionPolicy};
 
 /// Rows that one step trims, and rows that one step deletes. More than arrive between two steps,
 /// or the log would grow under load.

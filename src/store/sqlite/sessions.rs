@@ -16,12 +16,12 @@ use tokio::sync::{Notify, oneshot};
 use crate::store::sqlite::{history::read_error, profiles, retention::after};
 use crate::{
     domain::{
-        message::Timestamp,
         name::{NameError, PublicId, UserId},
+        position::Timestamp,
     },
     store::{
         ReadError,
-        sessions::{Holder, Joined, JoinedLine, SessionRecord},
+        sessions::{Holder, JoinedLine, SessionRecord, joined_line, parse_joined_line},
     },
 };
 
@@ -158,7 +158,7 @@ fn save(
     record: &SessionRecord,
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
-    let rooms: Vec<JoinedLine> = record.rooms.iter().map(Joined::line).collect();
+    let rooms: Vec<JoinedLine> = record.rooms.iter().map(joined_line).collect();
     let saved = transaction
         .prepare_cached(
             "INSERT INTO sessions (id, holder, user, rooms, ends)
@@ -235,7 +235,7 @@ impl Columns {
         let bad_name = |why: NameError| corrupt(&why);
         let rooms: Vec<JoinedLine> =
             serde_json::from_str(&self.rooms).map_err(|why| corrupt(&why))?;
-        let rooms = rooms.iter().map(Joined::from_line).collect::<Result<_, _>>();
+        let rooms = rooms.iter().map(parse_joined_line).collect::<Result<_, _>>();
         Ok(SessionRecord {
             user: UserId::parse(&self.user).map_err(bad_name)?,
             rooms: rooms.map_err(bad_name)?,

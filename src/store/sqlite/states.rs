@@ -1,35 +1,41 @@
-//! What has become of messages: folded from the records about them in the transaction that stores
-//! these, so that a record counts once.
+//! The states of messages. A change is applied in the transaction that stores it, so it counts
+//! once.
 //!
-//! A record is a row of `messages` that has `of_seq`; no query for a room's messages may see it.
+//! A change is a row of `messages` that has `of_seq`. Queries for a room's messages must leave such
+//! rows out.
 
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
-use crate::store::sqlite::{history::read_error, index};
+use crate::store::sqlite::{
+    history::{read_error, record},
+    index,
+};
 use crate::{
     domain::{
-        changes::{About, Change, State},
-        message::{Body, Draft, Message},
+        message::{Message, MessageState, MessageStatus},
+        position::Epoch,
+        record::{Body, Change, Draft},
+        room::RoomName,
     },
-    store::ReadError,
+    store::{ReadError, layout},
 };
 
-/// The room of a record.
+/// The room of a change.
 #[derive(Debug, Clone, Copy)]
 pub struct RoomRow {
     pub room: i64,
     pub trimmed_to: u64,
 }
 
-/// What the record at `seq` does to its message, if that is one of the room's history.
+/// Applies the change at `seq` to its message, if that is in the history of the room.
 pub fn fold(
     transaction: &Transaction<'_>,
     seq: u64,
     place: RoomRow,
-    about: About,
+    (target_seq, change): (u64, &Change),
     draft: &Draft,
 ) -> rusqlite::Result<()> {
-    if about.seq <= place.trimmed_to || about.seq >= seq {
+    if target_seq <= place.trimmed_to || target_seq >= seq {
         return Ok(());
     }
     let known: Option<Option<String>> = transaction
@@ -37,48 +43,51 @@ pub fn fold(
             "SELECT state FROM messages LEFT JOIN states USING (seq)
              WHERE seq = ?1 AND room = ?2 AND of_seq IS NULL",
         )?
-        .query_row(params![about.seq, place.room], |row| row.get(0))
+        .query_row(params![target_seq, place.room], |row| row.get(0))
         .optional()?;
     let Some(was) = known else { return Ok(()) };
-    let was = was.as_deref().and_then(State::parse).unwrap_or_default();
+    let was = was.as_deref().and_then(layout::parse_state).unwrap_or_default();
     let mut state = was.clone();
-    state.fold(about.change, &draft.from, draft.at, &draft.body);
-    if state.fate != was.fate {
-        say_anew(transaction, place.room, about, &draft.body)?;
+    state.apply(change, &draft.from, draft.at);
+    if state.status != was.status {
+        replace_body(transaction, place.room, target_seq, &state.status)?;
     }
-    if state == State::default() {
+    if state == MessageState::default() {
         transaction
             .prepare_cached("DELETE FROM states WHERE seq = ?1")?
-            .execute(params![about.seq])?;
+            .execute(params![target_seq])?;
     } else if state != was {
         transaction
             .prepare_cached("INSERT OR REPLACE INTO states (seq, state) VALUES (?1, ?2)")?
-            .execute(params![about.seq, state.to_text()])?;
+            .execute(params![target_seq, layout::state_to_text(&state)])?;
     }
     Ok(())
 }
 
-/// The old words go, and of a message that is deleted all that it ever had.
-fn say_anew(
+/// Removes the old body of an edited message, and every body that a deleted message ever had.
+fn replace_body(
     transaction: &Transaction<'_>,
     room: i64,
-    about: About,
-    body: &Body,
+    target_seq: u64,
+    status: &MessageStatus,
 ) -> rusqlite::Result<()> {
-    let is_deleted = about.change == Change::Delete;
-    let body = if is_deleted { Body::null() } else { body.clone() };
+    let (body, is_deleted) = match status {
+        MessageStatus::Original => return Ok(()),
+        MessageStatus::Edited { body, .. } => (body.clone(), false),
+        MessageStatus::Deleted { .. } => (Body::null(), true),
+    };
     transaction
         .prepare_cached("UPDATE messages SET body = ?2 WHERE seq = ?1")?
-        .execute(params![about.seq, body.as_json()])?;
+        .execute(params![target_seq, body.as_json()])?;
     if is_deleted {
         transaction
             .prepare_cached(
                 "UPDATE messages INDEXED BY edits_by_message SET body = 'null'
                  WHERE of_seq = ?1 AND change = 'edit' AND room = ?2",
             )?
-            .execute(params![about.seq, room])?;
+            .execute(params![target_seq, room])?;
     }
-    index::replace(transaction, room, about.seq, &body)
+    index::replace(transaction, room, target_seq, &body)
 }
 
 /// Before a room's messages are deleted, up to a sequence.
@@ -93,11 +102,13 @@ pub fn forget(transaction: &Transaction<'_>, room: i64, last: u64) -> rusqlite::
     Ok(())
 }
 
-/// The message of a row as it is now; the row's tenth column is its state, or null.
-pub fn applied(message: Message, row: &Row<'_>) -> Result<Message, ReadError> {
+/// The message of a row, with its state applied: the tenth column of the row, or null.
+pub fn message(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Message, ReadError> {
+    let no_message = || ReadError::Corrupt("a change was read as a message".to_owned());
+    let message = Message::original(record(row, epoch, room)?).ok_or_else(no_message)?;
     let state: Option<String> = row.get(9).map_err(read_error)?;
     let Some(state) = state else { return Ok(message) };
     let corrupt = || ReadError::Corrupt(format!("the state of message {}", message.position.seq));
-    let state = State::parse(&state).ok_or_else(corrupt)?;
+    let state = layout::parse_state(&state).ok_or_else(corrupt)?;
     Ok(message.with_state(state))
 }

@@ -2,11 +2,11 @@
 
 use rusqlite::{Connection, params};
 
-use crate::store::sqlite::history::{message, read_error};
+use crate::store::sqlite::history::{read_error, record};
 use crate::{
     domain::{
-        message::{Epoch, Position},
-        name::RoomName,
+        position::{Epoch, Position},
+        room::RoomName,
     },
     store::{
         ReadError,
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// By the primary key, and each message's room looked up: never the other way round.
+/// By the primary key, and each record's room looked up: never the other way round.
 const AFTER: &str = "
     SELECT m.seq, m.body, m.sender, m.name, m.id, m.at, m.except_socket, m.change, m.of_seq, r.name
     FROM messages m CROSS JOIN rooms r ON r.id = m.room
@@ -38,7 +38,7 @@ pub fn read(
     if after.seq < deleted_to {
         return Ok(LogTail::Trimmed { first: deleted_to + 1 });
     }
-    let mut messages = Vec::new();
+    let mut records = Vec::new();
     let mut bytes = 0;
     let mut statement = snapshot.prepare_cached(AFTER).map_err(read_error)?;
     let from = after.seq.min(i64::MAX as u64);
@@ -46,12 +46,12 @@ pub fn read(
     while let Some(row) = rows.next().map_err(read_error)? {
         let room = row.get_ref(9).and_then(|name| Ok(name.as_str()?)).map_err(read_error)?;
         let room = RoomName::parse(room).map_err(|why| ReadError::Corrupt(why.to_string()))?;
-        let message = message(row, epoch, &room)?;
-        bytes += message.body.as_json().len();
-        if bytes > TAIL_BYTES_MAX && !messages.is_empty() {
+        let record = record(row, epoch, &room)?;
+        bytes += record.entry.bytes();
+        if bytes > TAIL_BYTES_MAX && !records.is_empty() {
             break;
         }
-        messages.push(message);
+        records.push(record);
     }
-    Ok(LogTail::Messages { messages, top: Position { epoch: epoch.clone(), seq: top } })
+    Ok(LogTail::Records { records, top: Position { epoch: epoch.clone(), seq: top } })
 }

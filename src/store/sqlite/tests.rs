@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::{
     domain::{
-        message::{Body, Stored},
         name::MessageId,
+        record::{Body, Stored},
     },
     store::log::{AppendError, LogEvent, LogEvents},
 };
@@ -64,7 +64,7 @@ impl Breakable {
         let outcome = outcome.await.expect("it settles");
         if let Ok(stored) = &outcome {
             let batch = self.log_events.recv().await.expect("the store runs");
-            let [LogEvent::Message(message)] = batch.as_slice() else { panic!("{batch:?}") };
+            let [LogEvent::Record(message)] = batch.as_slice() else { panic!("{batch:?}") };
             assert_eq!(message.position, stored.position);
         }
         outcome

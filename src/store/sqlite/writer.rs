@@ -30,11 +30,13 @@ use crate::store::sqlite::{
 use crate::{
     clock,
     domain::{
-        message::{Draft, Epoch, Message, Position, Stored, Timestamp},
         name::{MessageId, PublicId, UserId, UserName},
+        position::{Epoch, Position, Timestamp},
+        record::{Draft, Entry, Record, Stored},
     },
     store::{
         Health, NodeEvent, ReadError, RetentionPolicy,
+        layout::EntryColumns,
         log::{AppendError, LogEvent},
         queue::{BATCH_BYTES_MAX, DraftReceiver, QueuedDraft},
     },
@@ -75,8 +77,8 @@ enum Wake {
 
 /// What a committed batch leaves to do.
 struct Appended {
-    messages: Vec<Message>,
-    /// The key and the sequence of each new message.
+    records: Vec<Record>,
+    /// The key and the sequence of each new record.
     ids: Vec<(u64, u64)>,
     /// What each draft is told, in order.
     outcomes: Vec<Result<Stored, AppendError>>,
@@ -187,7 +189,7 @@ impl LogWriter {
         let mut rooms: HashMap<&str, RoomCount> = HashMap::new();
         let mut ids: HashMap<u64, u64> = HashMap::new();
         let mut outcomes = Vec::with_capacity(drafts.len());
-        let mut messages = Vec::with_capacity(drafts.len());
+        let mut records = Vec::with_capacity(drafts.len());
         let mut ids_left = self.recent.room_left();
         let mut seq = self.last_seq;
         for draft in drafts {
@@ -211,17 +213,17 @@ impl LogWriter {
                 }
             };
             insert(&transaction, seq, room.place.room, draft)?;
-            match draft.about {
-                None => room.kept += 1,
-                Some(about) => {
+            match &draft.entry {
+                Entry::Message(_) => room.kept += 1,
+                Entry::Change { target_seq, change } => {
                     room.records += 1;
-                    states::fold(&transaction, seq, room.place, about, draft)?;
+                    states::fold(&transaction, seq, room.place, (*target_seq, change), draft)?;
                 }
             }
             ids.insert(key, seq);
             let position = Position { epoch: self.epoch.clone(), seq };
             outcomes.push(Ok(Stored { position: position.clone(), at: draft.at }));
-            messages.push(draft.clone().at(position));
+            records.push(draft.clone().into_record(position));
         }
         let mut counts = Vec::with_capacity(rooms.len());
         for RoomCount { place, kept, records } in rooms.into_values() {
@@ -230,20 +232,20 @@ impl LogWriter {
                 .execute(params![place.room, kept, records])?;
             counts.push((place.room, kept.max(records)));
         }
-        if !messages.is_empty() {
+        if !records.is_empty() {
             transaction.prepare_cached("UPDATE log SET last_seq = ?1")?.execute([seq])?;
         }
         let (at, lives) = (clock::now(), (self.recovery_window, self.history_ttl));
         let done = jobs.iter().map(|job| sessions::perform(&transaction, job, at, lives));
         let done = done.collect::<Result<_, _>>()?;
         transaction.commit()?;
-        Ok(Appended { messages, ids: ids.into_iter().collect(), outcomes, counts, done })
+        Ok(Appended { records, ids: ids.into_iter().collect(), outcomes, counts, done })
     }
 
     /// What follows a commit, up to the settling.
     fn stored(&mut self, appended: Appended) -> Vec<Result<Stored, AppendError>> {
-        let Appended { messages, ids, outcomes, counts, done: _ } = appended;
-        let Some(last) = messages.last() else { return outcomes };
+        let Appended { records, ids, outcomes, counts, done: _ } = appended;
+        let Some(last) = records.last() else { return outcomes };
         self.last_seq = last.position.seq;
         let now = Instant::now();
         for (key, seq) in ids {
@@ -253,7 +255,7 @@ impl LogWriter {
             self.retention_task.notice(room, count);
         }
         self.up();
-        self.deliver(messages.into_iter().map(LogEvent::Message).collect());
+        self.deliver(records.into_iter().map(LogEvent::Record).collect());
         outcomes
     }
 
@@ -442,6 +444,7 @@ fn insert(
     room: i64,
     draft: &Draft,
 ) -> rusqlite::Result<()> {
+    let EntryColumns { change, target_seq, body } = EntryColumns::new(&draft.entry);
     transaction
         .prepare_cached(
             "INSERT INTO messages (seq, room, sender, id, at, body, name, except_socket, change, of_seq)
@@ -453,11 +456,11 @@ fn insert(
             draft.from.as_str(),
             draft.id.as_str(),
             draft.at.0,
-            draft.body.as_json(),
+            body.as_json(),
             draft.name.as_ref().map(UserName::as_str),
             draft.except.as_ref().map(PublicId::as_str),
-            draft.about.map(|about| about.change.as_str()),
-            draft.about.map(|about| about.seq.min(i64::MAX as u64)),
+            change,
+            target_seq.map(|seq| seq.min(i64::MAX as u64)),
         ])?;
     Ok(())
 }

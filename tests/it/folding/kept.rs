@@ -4,18 +4,19 @@ use std::{path::Path, time::Duration};
 
 use roomcast::{
     domain::{
-        changes::Change,
-        message::{Draft, Position},
+        message::MessageState,
+        position::Position,
+        record::{Change, Draft, Entry},
     },
     store::{RetentionPolicy, log::LogTail},
 };
 
-use super::{ROOMS, drafts, record, said, seq_of, stored_states};
+use super::{ROOMS, change, drafts, edit, react, said, seq_of, stored_states};
 use crate::{
     harness::{
         PATIENCE, eventually,
         redis::Reply,
-        store::{Log, retention, until},
+        store::{Log, originals, retention, until},
     },
     redis::Shared,
     sqlite::{aged, database, open},
@@ -39,8 +40,8 @@ async fn what_is_deleted_is_nowhere_in_the_file() {
     let mut node = open(dir.path(), retention());
     let drafts = [
         said("red", "a", "secret of old"),
-        record("red", "ann", "b", (Change::Edit, 1), "secret as well"),
-        record("red", "ann", "c", (Change::Delete, 1), ""),
+        change("red", "ann", "b", 1, edit("secret as well")),
+        change("red", "ann", "c", 1, Change::Delete),
         said("red", "d", "open"),
     ];
     node.pass(&drafts[..2]).await;
@@ -76,13 +77,16 @@ async fn records_and_states_leave_the_file_when_messages_do() {
         .collect();
     let epoch = node.pass(&recent).await.1[0].position.epoch.clone();
     until("rooms are trimmed", || count(&file, "SELECT max(kept) FROM rooms") == 10).await;
-    let at = recent.iter().position(|draft| draft.about.is_none()).expect("a message");
+    let at = recent
+        .iter()
+        .position(|draft| matches!(draft.entry, Entry::Message(_)))
+        .expect("a message");
     let (name, seq) = (recent[at].room.as_str(), 901 + at as u64);
-    node.pass(&[record(name, "bob", "late", (Change::React, seq), "late")]).await;
+    node.pass(&[change(name, "bob", "late", seq, react("late", true))]).await;
     assert_eq!(bodies(dir.path(), "late"), 1, "it comes to nothing");
     assert_eq!(count(&file, "SELECT count(*) FROM messages"), 3_001);
     let after = Position { epoch, seq: 900 };
-    assert!(matches!(node.store.log.tail(0, after.clone(), 1).await, Ok(LogTail::Messages { .. })));
+    assert!(matches!(node.store.log.tail(0, after.clone(), 1).await, Ok(LogTail::Records { .. })));
     node.store.lifecycle.close().await;
 
     // Behind them there are no more records of a room than messages; the log says from where.
@@ -118,19 +122,17 @@ async fn after_a_lost_log_no_old_state_shows() {
         let mut log = Shared::fresh(retention()).await;
         let mut node = log.node().await;
         node.pass(&[said("red", "a", "one"), said("red", "b", "two")]).await;
-        node.pass(
-            &[1, 2].map(|seq| record("red", "ann", &format!("r{seq}"), (Change::Delete, seq), "")),
-        )
-        .await;
+        node.pass(&[1, 2].map(|seq| change("red", "ann", &format!("r{seq}"), seq, Change::Delete)))
+            .await;
         node.store.lifecycle.close().await;
         log.redis.call(&lost).await;
 
         let mut node = log.node().await;
-        let of_old = record("red", "ann", "c", (Change::React, 1), "+1");
+        let of_old = change("red", "ann", "c", 1, react("+1", true));
         let again = [of_old, said("red", "d", "three"), said("red", "e", "four")];
         let (stored, heard) = node.pass(&again).await;
         assert_eq!(stored[0].position.seq, 1, "{lost:?}: the log begins anew");
-        assert_eq!(node.whole_history("red").await, heard[1..], "{lost:?}");
+        assert_eq!(node.whole_history("red").await, originals(&heard), "{lost:?}");
         node.store.lifecycle.close().await;
     }
 }
@@ -148,8 +150,8 @@ async fn redis_keeps_states_as_long_as_their_messages() {
             node.pass(&messages).await;
             let records: Vec<Draft> = (1..=40)
                 .map(|n| {
-                    let about = (Change::React, (sent + n) as u64);
-                    record(names[n % 2], "bob", &format!("r{}", sent + n), about, "+1")
+                    let (id, target_seq) = (format!("r{}", sent + n), (sent + n) as u64);
+                    change(names[n % 2], "bob", &id, target_seq, react("+1", true))
                 })
                 .collect();
             node.pass(&records).await;
@@ -159,7 +161,7 @@ async fn redis_keeps_states_as_long_as_their_messages() {
     for name in ROOMS {
         let kept = node.whole_history(name).await;
         assert!((80..200).contains(&kept.len()), "{} of {name}", kept.len());
-        assert!(kept.iter().all(|message| message.state.is_some()));
+        assert!(kept.iter().all(|message| !message.state.reactions.is_empty()));
         let kept: Vec<u64> = kept.iter().map(seq_of).collect();
         assert_eq!(stored_states(&log, name).await, kept, "{name}");
     }
@@ -183,16 +185,21 @@ async fn a_room_that_expires_in_redis_takes_its_states_along() {
     let mut log = Shared::fresh(RetentionPolicy { history_ttl: ttl, ..retention() }).await;
     let mut node = log.node().await;
     node.pass(&[said("red", "a", "one")]).await;
-    node.pass(&[record("red", "bob", "b", (Change::React, 1), "+1")]).await;
+    node.pass(&[change("red", "bob", "b", 1, react("+1", true))]).await;
     eventually("the room expires", PATIENCE, async || {
         let kept = node.whole_history("red").await;
         (kept.is_empty() && stored_states(&log, "red").await.is_empty()).then_some(())
     })
     .await;
-    node.pass(&[record("red", "bob", "c", (Change::React, 1), "+1")]).await;
+    node.pass(&[change("red", "bob", "c", 1, react("+1", true))]).await;
     let (_, heard) = node.pass(&[said("red", "d", "two")]).await;
     assert!(stored_states(&log, "red").await.is_empty());
-    assert!(node.whole_history("red").await.iter().all(|message| message.state.is_none()));
+    assert!(
+        node.whole_history("red")
+            .await
+            .iter()
+            .all(|message| message.state == MessageState::default())
+    );
     assert_eq!(heard[0].position.seq, 4);
     node.store.lifecycle.close().await;
 }

@@ -5,9 +5,12 @@ use std::{sync::Arc, time::Duration};
 use roomcast::{
     clock,
     domain::{
-        message::{Body, Draft, Message, Stored, Timestamp},
-        name::{MessageId, RoomName, UserId},
+        message::Message,
+        name::{MessageId, UserId},
         page::Page,
+        position::Timestamp,
+        record::{Body, Draft, Record, Stored},
+        room::RoomName,
     },
     store::{
         NodeEvents, Opened, RetentionPolicy, Store,
@@ -89,9 +92,14 @@ pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// The message a draft has become.
-pub fn message(draft: Draft, stored: &Stored) -> Message {
-    Draft { at: stored.at, ..draft }.at(stored.position.clone())
+/// The record that a draft is after it was stored.
+pub fn record(draft: Draft, stored: &Stored) -> Record {
+    Draft { at: stored.at, ..draft }.into_record(stored.position.clone())
+}
+
+/// The messages among these records, as history shows them if nothing changed them.
+pub fn originals(records: &[Record]) -> Vec<Message> {
+    records.iter().cloned().filter_map(Message::original).collect()
 }
 
 /// What a settle says, with the draft's number.
@@ -104,7 +112,7 @@ pub fn telling(number: usize, settled: &mpsc::Sender<Settled>) -> Settle {
 }
 
 impl Node {
-    pub async fn hear(&mut self, count: usize) -> Vec<Message> {
+    pub async fn hear(&mut self, count: usize) -> Vec<Record> {
         hear(&mut self.log_events, count).await
     }
 
@@ -112,7 +120,7 @@ impl Node {
     pub async fn hear_no_more(&mut self) {
         let marker = draft("marker", "marker", &format!("marker-{:?}", clock::now()), "null");
         let stored = must_append(&self.store, marker.clone()).await;
-        assert_eq!(self.hear(1).await, [message(marker, &stored)]);
+        assert_eq!(self.hear(1).await, [record(marker, &stored)]);
     }
 
     pub async fn history(&self, name: &str, page: Page, limit: u32) -> History {
@@ -136,7 +144,7 @@ impl Node {
     }
 
     /// Submits in order with many under way, and hears. Answers what was settled and heard.
-    pub async fn pass(&mut self, drafts: &[Draft]) -> (Vec<Stored>, Vec<Message>) {
+    pub async fn pass(&mut self, drafts: &[Draft]) -> (Vec<Stored>, Vec<Record>) {
         let (settled, mut outcomes) = mpsc::channel(drafts.len());
         let room = Arc::new(Semaphore::new(IN_FLIGHT));
         let submitting = async {
@@ -163,14 +171,14 @@ impl Node {
 }
 
 /// The next messages. Anything else among the log events is a failure.
-async fn hear(log_events: &mut LogEvents, count: usize) -> Vec<Message> {
+async fn hear(log_events: &mut LogEvents, count: usize) -> Vec<Record> {
     let mut heard = Vec::with_capacity(count);
     while heard.len() < count {
         let batch = timeout(DEADLINE, log_events.recv()).await;
         let batch = batch.unwrap_or_else(|_| panic!("heard {} of {count}", heard.len()));
         for delivery in batch.expect("the store runs") {
             match delivery {
-                LogEvent::Message(message) => heard.push(message),
+                LogEvent::Record(record) => heard.push(record),
                 other => panic!("{other:?} after {} messages", heard.len()),
             }
         }
@@ -180,10 +188,10 @@ async fn hear(log_events: &mut LogEvents, count: usize) -> Vec<Message> {
 }
 
 /// Sequences are dense, and the heard messages are the drafts in their order.
-pub fn check_dense(drafts: &[Draft], stored: &[Stored], heard: &[Message]) {
+pub fn check_dense(drafts: &[Draft], stored: &[Stored], heard: &[Record]) {
     for (index, ((draft, stored), heard)) in drafts.iter().zip(stored).zip(heard).enumerate() {
         assert_eq!(stored.position.epoch, heard.position.epoch, "one epoch");
         assert_eq!(stored.position.seq, index as u64 + 1, "dense from 1");
-        assert_eq!(*heard, message(draft.clone(), stored), "number {index}");
+        assert_eq!(*heard, record(draft.clone(), stored), "number {index}");
     }
 }

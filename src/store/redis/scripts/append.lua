@@ -18,7 +18,7 @@
 --                  "<first> <last> <messages ever> <ms> <places>", and its lines; where all of a
 --                  frame is the room's, places are empty and the second item is the frame
 -- The lists of rooms that have only records here, and the hash of a room's states (`state:` in
--- place of `room:`: seq -> State::to_text), are named after these keys, and lie where they do.
+-- place of `room:`: seq -> text of src/store/layout.rs), are named after these keys, and lie where they do.
 -- ARGV[1] epoch to use if there is none  [2] PUBLISH|SPUBLISH  [3] channel  [4] now (ms)
 -- ARGV[5] life of an ids bucket (s)      [6] messages the log keeps at most
 -- ARGV[7] age the log keeps (ms)         [8] messages a room keeps  [9] age a room keeps (ms)
@@ -33,7 +33,7 @@
 --          4 digits of its place in the frame, and 13 of its time
 -- Then per room: name, count, places in the frame ("1,4", or '' for all), its lines ('' for all).
 -- Then per record, which is in no room's list: its place, room, the seq that it is about, what it
--- does to it (changes.rs), its sender, time, and the body of an edit or emoji of a reaction.
+-- does to it (src/store/layout.rs), its sender, time, and the body of an edit or emoji of a reaction.
 -- Returns { epoch, last seq before, { index of a known id, its "<seq> <at>", .. } }. Where ids are
 -- known, nothing is stored: the caller sends the rest again. A fourth value says what went wrong
 -- after the messages were stored: nodes still read them from the log.
@@ -205,7 +205,7 @@ local function has_message(list, seq)
   return places == '' or string.find(',' .. places .. ',', ',' .. place .. ',', 1, true) ~= nil
 end
 
--- State::fold, on the text of a state.
+-- MessageState::apply (src/domain/message.rs), on the text that src/store/layout.rs describes.
 local function folded(state, change, from, at, body)
   if string.sub(state, 1, 8) == 'deleted ' then return state end
   if change == 'delete' then return 'deleted ' .. at .. '\n' end

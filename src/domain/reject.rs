@@ -1,12 +1,12 @@
-//! Why a request is refused, and the bounds of requests.
+//! Why a request is refused.
 
-/// Stable words for programs; clients branch on them.
+/// A stable word for programs: clients branch on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     BadRequest,
     TooLarge,
     NotJoined,
-    /// It is not this user's to do.
+    /// This user may not do it.
     Forbidden,
     NotFound,
     TooMany,
@@ -33,7 +33,7 @@ impl Code {
     }
 }
 
-/// Why a request is not done, in words for the person who wrote the client.
+/// The refusal of a request: the code for the program, the message for its programmer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {
     pub code: Code,
@@ -44,14 +44,4 @@ impl Reject {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
-}
-
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Bytes of JSON in one message.
-    pub message_bytes_max: usize,
-    /// Messages that may wait for their ack.
-    pub in_flight_max: u32,
-    /// Rooms that one client may be in.
-    pub rooms_max: usize,
 }
