@@ -10,6 +10,9 @@
 //! | personal | the user's native sessions | nobody by request | nobody by request |
 //! | socket | that session, if it is a native one | nobody by request | nobody by request |
 //! | malformed | nobody | nobody | nobody |
+//!
+//! "By request" is `join`, `send` to a room by its name, and so on. A session writes to a direct or
+//! socket room also by naming the user or the session: then the server makes the room's name.
 
 use crate::domain::{
     name::{PublicId, UserId},

@@ -1,6 +1,8 @@
 //! The rules of the house that a compiler does not know: who may name whom, and which crate stops
 //! at which door. ARCHITECTURE.md says why.
 
+mod circles;
+
 use std::{fs, path::Path};
 
 /// Each top module of `src/` and what it may import. Leaves come last: everybody may import them.

@@ -65,8 +65,8 @@ struct BatchEntry {
     change: Option<(u64, Change)>,
 }
 
-/// What is told, and whom.
-pub type Told = (Settle, Result<Stored, AppendError>);
+/// The callback of a draft, and what it is called with.
+pub type SettledDraft = (Settle, Result<Stored, AppendError>);
 
 impl Batch {
     pub fn push(&mut self, QueuedDraft { draft, settle }: QueuedDraft) {
@@ -88,7 +88,7 @@ impl Settles {
     pub fn told(
         self,
         outcomes: &[Result<Stored, AppendError>],
-    ) -> impl Iterator<Item = Told> + use<'_> {
+    ) -> impl Iterator<Item = SettledDraft> + use<'_> {
         self.0.into_iter().map(|(settle, entry)| (settle, outcomes[entry].clone()))
     }
 

@@ -38,7 +38,7 @@ use crate::store::redis::{
     link::Status,
     presence::RedisPresence,
     profiles::RedisProfiles,
-    reader::{Began, Out, Reader, Told},
+    reader::{Began, EventSenders, Reader, SignalListeners},
     scripts::{HISTORY, number, text},
     sessions::RedisSessions,
     writer::PartitionWriter,
@@ -139,7 +139,7 @@ pub fn open(options: RedisOptions) -> Result<Opened, ConfigError> {
     let people = RedisPresence::start(client.clone(), status.clone(), keys, &tasks);
     let life = options.retention.history_ttl;
     let profiles = RedisProfiles::new(client.clone(), status.clone(), &options.prefix, life);
-    let told = Told { sessions: Arc::clone(&sessions), people: Arc::clone(&people) };
+    let told = SignalListeners { sessions: Arc::clone(&sessions), people: Arc::clone(&people) };
     let (log_events, node_events, began) = start_reader(&options, builder, &status, &tasks, told)?;
     let redis = Redis {
         prefix: options.prefix,
@@ -163,7 +163,7 @@ fn start_reader(
     builder: Builder,
     status: &Status,
     tasks: &Tasks,
-    told: Told,
+    told: SignalListeners,
 ) -> Result<(LogEvents, NodeEvents, Began), ConfigError> {
     let (log_sender, log_events) = mpsc::channel(LOG_EVENT_BATCHES_MAX);
     let (node_sender, node_events) = mpsc::channel(NODE_EVENTS_MAX);
@@ -177,7 +177,7 @@ fn start_reader(
         lobby,
         status.clone(),
         told,
-        Out { log_sender, node_sender },
+        EventSenders { log_sender, node_sender },
         tasks.clone(),
     );
     let began = reader.began();

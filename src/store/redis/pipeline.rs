@@ -5,14 +5,14 @@ use std::{convert::Infallible, future::pending, mem};
 
 use tokio::task::yield_now;
 
-use crate::store::redis::batch::{Batch, Told};
+use crate::store::redis::batch::{Batch, SettledDraft};
 use crate::store::{log::AppendError, queue::DraftReceiver};
 
 /// What comes after the frame under way, and what is left to tell of the one before.
 pub struct Pipeline {
     drain: DraftReceiver,
     next: Batch,
-    told: Vec<Told>,
+    told: Vec<SettledDraft>,
 }
 
 impl Pipeline {
@@ -33,7 +33,7 @@ impl Pipeline {
     }
 
     /// To be told once the next frame is under way, or nothing waits.
-    pub fn tell_later(&mut self, told: impl Iterator<Item = Told>) {
+    pub fn tell_later(&mut self, told: impl Iterator<Item = SettledDraft>) {
         self.told.extend(told);
     }
 

@@ -76,8 +76,8 @@ pub struct Reader {
     /// The partition whose channel people may publish onto.
     lobby: u16,
     status: Status,
-    told: Told,
-    out: Out,
+    told: SignalListeners,
+    out: EventSenders,
     tasks: Tasks,
     trackers: Vec<Tracker>,
     began: Began,
@@ -89,7 +89,7 @@ pub struct Reader {
 }
 
 /// Where the reader sends what it was told.
-pub struct Out {
+pub struct EventSenders {
     pub log_sender: mpsc::Sender<Vec<LogEvent>>,
     pub node_sender: mpsc::Sender<NodeEvent>,
 }
@@ -102,7 +102,7 @@ struct Batch {
 }
 
 /// Who else is told what the reader hears, or may have missed.
-pub struct Told {
+pub struct SignalListeners {
     pub sessions: Arc<RedisSessions>,
     pub people: Arc<RedisPresence>,
 }
@@ -122,8 +122,8 @@ impl Reader {
         keys: Vec<Keys>,
         lobby: u16,
         status: Status,
-        told: Told,
-        out: Out,
+        told: SignalListeners,
+        out: EventSenders,
         tasks: Tasks,
     ) -> Self {
         let heard = vec![Instant::now(); keys.len()];

@@ -4,9 +4,9 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::store::sqlite::states;
 use crate::{
     domain::{
+        message::Message,
         name::{MessageId, NameError, PublicId, UserId, UserName},
         page::Page,
         position::{Epoch, Position, Timestamp},
@@ -67,7 +67,7 @@ pub fn page(
                 more = true;
                 break;
             }
-            messages.push(states::message(row, epoch, room)?);
+            messages.push(message(row, epoch, room)?);
         }
     }
     if sql == NEWEST_FIRST {
@@ -97,6 +97,17 @@ pub fn record(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Record, R
         except: except.map_err(bad_name)?,
         entry: entry.ok_or_else(bad_entry)?,
     })
+}
+
+/// The message of a row, with its state applied: the tenth column of the row, or null.
+pub fn message(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Message, ReadError> {
+    let no_message = || ReadError::Corrupt("a change was read as a message".to_owned());
+    let message = Message::original(record(row, epoch, room)?).ok_or_else(no_message)?;
+    let state: Option<String> = row.get(9).map_err(read_error)?;
+    let Some(state) = state else { return Ok(message) };
+    let corrupt = || ReadError::Corrupt(format!("the state of message {}", message.position.seq));
+    let state = layout::parse_state(&state).ok_or_else(corrupt)?;
+    Ok(message.with_state(state))
 }
 
 /// SQLite's own word decides whether the file is damaged or only out of reach.

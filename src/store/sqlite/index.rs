@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use crate::store::sqlite::{history::read_error, states};
+use crate::store::sqlite::history::{message, read_error};
 use crate::{
     domain::{message::Message, position::Epoch, record::Body, search::Search},
     store::{ReadError, search::words_of},
@@ -179,7 +179,7 @@ pub fn look_up(
             messages.reverse();
             return Ok((messages, true));
         }
-        messages.push(states::message(row, epoch, &search.room)?);
+        messages.push(message(row, epoch, &search.room)?);
     }
     messages.reverse();
     Ok((messages, false))

@@ -33,7 +33,7 @@ pub enum Job {
 
 /// What became of a job, and what is told of it.
 #[derive(Debug)]
-pub enum Done {
+pub enum ProfileJobDone {
     /// The profile, unless its name is another user's, and whether something has changed.
     Patched {
         profile: Result<Option<User>, ReadError>,
@@ -47,14 +47,14 @@ pub enum Done {
 
 impl Job {
     /// After the commit. A caller may have stopped waiting.
-    pub fn answer(self, done: Done) -> Option<Signal> {
+    pub fn answer(self, done: ProfileJobDone) -> Option<Signal> {
         match (self, done) {
-            (Self::Patch { answer, .. }, Done::Patched { profile, changed }) => {
+            (Self::Patch { answer, .. }, ProfileJobDone::Patched { profile, changed }) => {
                 let user = profile.as_ref().ok().cloned().flatten();
                 drop(answer.send(profile));
                 user.filter(|_| changed).map(|user| Signal::Profile { user })
             }
-            (Self::Mark { user, room, answer, .. }, Done::Marked { seq, moved }) => {
+            (Self::Mark { user, room, answer, .. }, ProfileJobDone::Marked { seq, moved }) => {
                 drop(answer.send(Ok(seq)));
                 moved.then_some(Signal::Read { user, room, seq })
             }
@@ -76,7 +76,7 @@ pub fn perform(
     job: &Job,
     now: Timestamp,
     life: Duration,
-) -> rusqlite::Result<Done> {
+) -> rusqlite::Result<ProfileJobDone> {
     match job {
         Job::Patch { patch, answer: _ } => change(transaction, patch, now, life),
         Job::Mark { user, room, seq, answer: _ } => {
@@ -90,11 +90,13 @@ fn change(
     patch: &ProfilePatch,
     now: Timestamp,
     life: Duration,
-) -> rusqlite::Result<Done> {
+) -> rusqlite::Result<ProfileJobDone> {
     let row = row(transaction, &patch.user, now)?;
     let known = match row.map(|row| parsed(&patch.user, &row)).transpose() {
         Ok(known) => known,
-        Err(corrupt) => return Ok(Done::Patched { profile: Err(corrupt), changed: false }),
+        Err(corrupt) => {
+            return Ok(ProfileJobDone::Patched { profile: Err(corrupt), changed: false });
+        }
     };
     let user = patch.apply(known.clone());
     let key = user.name.key();
@@ -104,7 +106,7 @@ fn change(
         )?
         .query_row(params![key, user.id.as_str(), now.0], |row| row.get(0))?;
     if taken {
-        return Ok(Done::Patched { profile: Ok(None), changed: false });
+        return Ok(ProfileJobDone::Patched { profile: Ok(None), changed: false });
     }
     transaction
         .prepare_cached("DELETE FROM profiles WHERE name_key = ?1 AND user <> ?2")?
@@ -117,7 +119,7 @@ fn change(
         )?
         .execute(params![user.id.as_str(), user.name.as_str(), key, picture, after(now, life)])?;
     let changed = known.as_ref() != Some(&user);
-    Ok(Done::Patched { profile: Ok(Some(user)), changed })
+    Ok(ProfileJobDone::Patched { profile: Ok(Some(user)), changed })
 }
 
 fn mark(
@@ -126,7 +128,7 @@ fn mark(
     room: &RoomName,
     seq: u64,
     ends: u64,
-) -> rusqlite::Result<Done> {
+) -> rusqlite::Result<ProfileJobDone> {
     let top: u64 =
         transaction.prepare_cached("SELECT last_seq FROM log")?.query_row([], |row| row.get(0))?;
     let seq = seq.min(top);
@@ -138,7 +140,7 @@ fn mark(
         transaction
             .prepare_cached("UPDATE read_marks SET ends = ?3 WHERE user = ?1 AND room = ?2")?
             .execute(params![user.as_str(), room.as_str(), ends])?;
-        return Ok(Done::Marked { seq: was, moved: false });
+        return Ok(ProfileJobDone::Marked { seq: was, moved: false });
     }
     if was.is_none() {
         // The lowest mark is the one that was set longest ago.
@@ -155,7 +157,7 @@ fn mark(
             "INSERT OR REPLACE INTO read_marks (user, room, seq, ends) VALUES (?1, ?2, ?3, ?4)",
         )?
         .execute(params![user.as_str(), room.as_str(), seq, ends])?;
-    Ok(Done::Marked { seq, moved: seq != was.unwrap_or_default() })
+    Ok(ProfileJobDone::Marked { seq, moved: seq != was.unwrap_or_default() })
 }
 
 pub fn profile(

@@ -110,7 +110,7 @@ pub enum Done {
     Saved(bool),
     Claimed { columns: Option<Columns>, lost_by: Option<Holder> },
     Released,
-    People(profiles::Done),
+    People(profiles::ProfileJobDone),
 }
 
 /// A record as its row has it. What cannot be read fails its own claim, not the transaction.

@@ -4,20 +4,14 @@
 //! A change is a row of `messages` that has `of_seq`. Queries for a room's messages must leave such
 //! rows out.
 
-use rusqlite::{OptionalExtension, Row, Transaction, params};
+use rusqlite::{OptionalExtension, Transaction, params};
 
-use crate::store::sqlite::{
-    history::{read_error, record},
-    index,
-};
 use crate::{
     domain::{
-        message::{Message, MessageState, MessageStatus},
-        position::Epoch,
+        message::{MessageState, MessageStatus},
         record::{Body, Change, Draft},
-        room::RoomName,
     },
-    store::{ReadError, layout},
+    store::{layout, sqlite::index},
 };
 
 /// The room of a change.
@@ -100,15 +94,4 @@ pub fn forget(transaction: &Transaction<'_>, room: i64, last: u64) -> rusqlite::
         )?
         .execute(params![room, last])?;
     Ok(())
-}
-
-/// The message of a row, with its state applied: the tenth column of the row, or null.
-pub fn message(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Message, ReadError> {
-    let no_message = || ReadError::Corrupt("a change was read as a message".to_owned());
-    let message = Message::original(record(row, epoch, room)?).ok_or_else(no_message)?;
-    let state: Option<String> = row.get(9).map_err(read_error)?;
-    let Some(state) = state else { return Ok(message) };
-    let corrupt = || ReadError::Corrupt(format!("the state of message {}", message.position.seq));
-    let state = layout::parse_state(&state).ok_or_else(corrupt)?;
-    Ok(message.with_state(state))
 }
