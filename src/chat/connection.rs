@@ -115,7 +115,7 @@ impl Connection {
 
     fn begin(self: &Arc<Self>, counter: fn(&Connection) -> &AtomicU32, max: u32) -> Option<Permit> {
         let one_more = |count| (count < max).then_some(count + 1);
-        counter(self).try_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
+        counter(self).fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
         Some(Permit { connection: Arc::downgrade(self), counter })
     }
 
