@@ -54,9 +54,9 @@ async fn each_operation_costs_a_known_number_of_script_calls() {
 
     let to = own_id(&bob).await;
     let direct = json!({ "to": to, "text": "x" });
-    assert_eq!(ann.request("send", &[direct.clone()]).await["ok"], json!(true));
+    assert_eq!(ann.request("send", std::slice::from_ref(&direct)).await["ok"], json!(true));
     let directs = calls_each(&redis, async |_| {
-        assert_eq!(ann.request("send", &[direct.clone()]).await["ok"], json!(true));
+        assert_eq!(ann.request("send", std::slice::from_ref(&direct)).await["ok"], json!(true));
     });
     assert_eq!(directs.await, 1, "a direct message, after the first");
 

@@ -64,10 +64,10 @@ async fn a_room_left_and_joined_again_at_once_is_joined() {
     let room = json!({ "room": "attic" });
     for _ in 0..20 {
         let answers = [
-            bob.emit_for_ack("leave", &[room.clone()]).await,
-            bob.emit_for_ack("join", &[room.clone()]).await,
-            bob.emit_for_ack("leave", &[room.clone()]).await,
-            bob.emit_for_ack("join", &[room.clone()]).await,
+            bob.emit_for_ack("leave", std::slice::from_ref(&room)).await,
+            bob.emit_for_ack("join", std::slice::from_ref(&room)).await,
+            bob.emit_for_ack("leave", std::slice::from_ref(&room)).await,
+            bob.emit_for_ack("join", std::slice::from_ref(&room)).await,
         ];
         send(&ann, "attic", "once").await;
         for answer in answers {
