@@ -18,10 +18,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 const BAD_CONFIGURATION: u8 = 64;
-/// Files that are no client: listeners, the log, connections to Redis.
+/// Open files that are no client: listeners, the database, connections to Redis.
 const OTHER_FILES: u64 = 64;
-/// Tasks that a thread serves before it looks for what has come in. With tokio's 61, who is here
-/// waits for a tenth of a second when ten thousand come back at once.
+/// Tasks that a thread runs before it looks for new I/O events. With tokio's default of 61,
+/// connected clients wait a tenth of a second when ten thousand come back at once.
 const EVENT_INTERVAL: u32 = 8;
 
 fn main() -> ExitCode {
@@ -90,8 +90,8 @@ fn raise_open_files(connections_max: u64) {
     }
 }
 
-/// The kernel doubles a process's table of open files when it is full, for which whoever opens the
-/// next one waits, up to tens of milliseconds. Room that is made before there are threads is there.
+/// The kernel doubles a process's table of open files when it is full; the thread that opens the
+/// next file waits for that, up to tens of milliseconds. So the table gets its size at the start.
 fn make_room(open_files: u64) -> io::Result<()> {
     let last = i32::try_from(open_files.saturating_sub(1)).unwrap_or(i32::MAX);
     let last = rustix::io::fcntl_dupfd_cloexec(UnixDatagram::unbound()?, last)?;
@@ -106,7 +106,7 @@ async fn told_to_stop(terminate: &mut Signal, interrupt: &mut Signal) {
     }
 }
 
-/// A closed pipe is no reason to fail differently.
+/// A closed pipe is no reason for another kind of failure.
 fn say(mut to: impl Write, text: &str, code: u8) -> ExitCode {
     if writeln!(to, "{text}").is_err() {
         return ExitCode::from(1);

@@ -1,4 +1,4 @@
-//! Random texts for names that nobody may guess, or that must never come twice.
+//! Random bytes for names that cannot be guessed or that never repeat, and their text.
 
 use std::fmt::Write;
 
@@ -6,8 +6,13 @@ use std::fmt::Write;
 pub fn hex<const N: usize>() -> String {
     let mut random = [0; N];
     getrandom::fill(&mut random).expect("the system gives random bytes");
-    let mut text = String::with_capacity(N * 2);
-    for byte in random {
+    to_hex(&random)
+}
+
+/// Two lower-case digits for each byte.
+pub fn to_hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
         write!(text, "{byte:02x}").expect("a string takes everything");
     }
     text

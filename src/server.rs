@@ -37,18 +37,18 @@ use crate::{
     transport::registry::{Registry, TransportSettings},
 };
 
-/// A client that has connected, or had an answer, must send the next request's head within this
-/// time. Load balancers keep idle connections for 60 s, and must be the ones who close them: a
-/// request that meets our closing fails, and a POST is not sent again.
+/// A client must send the head of its first request, or of the next one, within this time. Load
+/// balancers keep idle connections for 60 s and must close them first: a request that meets a
+/// connection which the server is closing fails, and a POST is not sent again.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-/// Connections that wait in the system to be accepted, as far as it allows that.
+/// Connections that may wait in the kernel to be accepted, as far as its own limit allows.
 const BACKLOG: u32 = 4_096;
 /// Connections that are accepted and wait to be served.
 const QUEUE_MAX: usize = 16_384;
-/// A peer that acknowledges nothing for so long is gone, whatever waits for it.
+/// A peer that acknowledges nothing for this long is taken for gone, even with data in flight.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// What the system holds of a connection that it has not sent yet. Beyond, frames wait in the
-/// lane, where they are shared with all others; the system has a copy for each, up to 4 MiB.
+/// Bytes of one connection that the kernel may hold unsent. Above it frames wait in the lane,
+/// where all connections share them; the kernel keeps a copy for each, up to 4 MiB.
 const UNSENT_BYTES_MAX: u32 = 256 << 10;
 
 /// Why a server does not start.
@@ -71,7 +71,7 @@ impl StartError {
     }
 }
 
-/// A server that serves.
+/// A server that accepts connections.
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<SocketAddr>,
@@ -79,20 +79,21 @@ pub struct Server {
     chat: Chat,
     store: Store,
     tasks: Tasks,
-    /// Ends after the bus, whose last deliveries it still brings out.
+    /// Ends after the store, whose last events it still delivers.
     relay: Tasks,
-    /// Ends last: the registry' own tasks, which bring out what is left and close the transports.
-    fanout: Tasks,
-    _delivery: Delivery,
+    /// Ends last: the tasks that write what is left to the sockets and close them.
+    transport: Tasks,
+    _delivery: DeliveryThreads,
 }
 
-/// Threads for messages on their way, from the bus to the registry, and for whoever the relay waits
-/// for at the seam. When ten thousand come back at once, everything else has so much to do that
-/// such a task would wait for its turn again and again; between threads the system is fair.
+/// Threads for messages on their way, from the store to the sockets, and for every task that the
+/// relay waits for at the cutover. When ten thousand clients come back at once, the main runtime
+/// has so much to do that such a task would wait there again and again; between threads the kernel
+/// is fair.
 #[derive(Debug)]
-struct Delivery(Option<Runtime>);
+struct DeliveryThreads(Option<Runtime>);
 
-impl Delivery {
+impl DeliveryThreads {
     fn start() -> io::Result<Self> {
         let threads = TransportSettings::default().flush_tasks;
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -105,7 +106,7 @@ impl Delivery {
     }
 }
 
-impl Drop for Delivery {
+impl Drop for DeliveryThreads {
     fn drop(&mut self) {
         // Where this is dropped nothing may block.
         if let Some(runtime) = self.0.take() {
@@ -123,15 +124,15 @@ impl Server {
             let failed = |error| StartError::Listen { address, error };
             listeners.push(listen(address).map_err(failed)?);
         }
-        let delivery = Delivery::start().map_err(StartError::Delivery)?;
+        let delivery = DeliveryThreads::start().map_err(StartError::Delivery)?;
         let Opened { store, log_events, node_events } = {
             let _there = delivery.handle().enter();
             open_store(config)?
         };
-        let (tasks, fanout) = (Tasks::default(), Tasks::default());
+        let (tasks, transport) = (Tasks::default(), Tasks::default());
         let relay = Tasks::default().on(delivery.handle());
         let registry =
-            Registry::new(transport_settings(config), &fanout, &fanout.on(delivery.handle()));
+            Registry::new(transport_settings(config), &transport, &transport.on(delivery.handle()));
         let limits = Limits {
             message_bytes_max: config.message_bytes_max,
             in_flight_max: config.in_flight_max,
@@ -172,11 +173,11 @@ impl Server {
                 tracing::info!(%address, "listening");
                 addresses.push(address);
             }
-            let (door, queue) = mpsc::channel(QUEUE_MAX);
-            tasks.spawn("accept", accept(listener, door, tasks.clone(), Arc::clone(&permits)));
-            tasks.spawn("door", let_in(queue, app.clone(), tasks.clone()));
+            let (accepted, queue) = mpsc::channel(QUEUE_MAX);
+            tasks.spawn("accept", accept(listener, accepted, tasks.clone(), Arc::clone(&permits)));
+            tasks.spawn("serve accepted", serve_accepted(queue, app.clone(), tasks.clone()));
         }
-        Ok(Self { addresses, registry, chat, store, tasks, relay, fanout, _delivery: delivery })
+        Ok(Self { addresses, registry, chat, store, tasks, relay, transport, _delivery: delivery })
     }
 
     /// What this node keeps for its connections.
@@ -189,8 +190,8 @@ impl Server {
         &self.addresses
     }
 
-    /// Not ready, no new sessions, what is under way is settled, transports closed. Clients see
-    /// a closed transport, not a DISCONNECT, and so reconnect elsewhere by themselves.
+    /// Accepts no new sessions, settles what is in flight, and closes the transports. Clients see a
+    /// closed transport, not a DISCONNECT packet, and so reconnect elsewhere by themselves.
     pub async fn stop(self, deadline: Duration) {
         tracing::info!("stopping: no new sessions");
         self.tasks.stop();
@@ -201,8 +202,8 @@ impl Server {
             self.registry.delivered().await;
             self.registry.close_all();
             self.registry.emptied().await;
-            self.fanout.stop();
-            self.fanout.finished().await;
+            self.transport.stop();
+            self.transport.finished().await;
             self.tasks.finished().await;
         });
         match drained.await {
@@ -217,12 +218,12 @@ impl Server {
 fn transport_settings(config: &Config) -> TransportSettings {
     TransportSettings {
         message_bytes_max: config.transport_bytes_max as u64,
-        // Below the session's own bound, which also counts what was read before the pause.
+        // Below the bound of one connection, which also counts what was read before the pause.
         in_flight_max: (config.in_flight_max / 2).clamp(1, 1_024),
         backlog_bytes_max: TransportSettings::default()
             .backlog_bytes_max
             .max(config.transport_bytes_max * 2),
-        // A pong waits no longer than half of what is allowed to it.
+        // A pong waits at most half of the ping timeout.
         read_pause_max: (config.ping_timeout / 2).min(TransportSettings::default().read_pause_max),
         ..TransportSettings::default()
     }
@@ -251,7 +252,7 @@ fn open_store(config: &Config) -> Result<Opened, StartError> {
     Ok(sqlite::open(sqlite::SqliteOptions { location, retention })?)
 }
 
-/// One line per change of state; the same trouble again is none.
+/// Writes one line per change of state; the same trouble again is no change.
 async fn log_health(mut health: watch::Receiver<Health>, tasks: Tasks) {
     let mut was_ready = None;
     loop {
@@ -274,32 +275,33 @@ async fn log_health(mut health: watch::Receiver<Health>, tasks: Tasks) {
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A restart need not wait until the last one's connections are forgotten.
+    // A restart need not wait until the kernel has forgotten the last process's connections.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Accepts as fast as it can: those for whom the system has no room try again only after seconds.
+/// Accepts as fast as it can: a client that finds the kernel's queue full tries again only after
+/// seconds.
 async fn accept(
     listener: TcpListener,
-    door: mpsc::Sender<(TcpStream, ConnectionPermit)>,
+    accepted: mpsc::Sender<(TcpStream, ConnectionPermit)>,
     tasks: Tasks,
     permits: Arc<Semaphore>,
 ) {
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let connection = tokio::select! {
+            connection = listener.accept() => connection,
             () = tasks.stopping() => return,
         };
-        match accepted {
+        match connection {
             Ok((stream, _peer)) => {
                 // A full node closes the connection at once: a load balancer tries another.
                 let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
                     tracing::debug!("refused a connection: --connections-max is reached");
                     continue;
                 };
-                if door.send((stream, ConnectionPermit(Arc::new(permit)))).await.is_err() {
+                if accepted.send((stream, ConnectionPermit(Arc::new(permit)))).await.is_err() {
                     return;
                 }
             }
@@ -312,9 +314,9 @@ async fn accept(
     }
 }
 
-/// Serves one more in each round of the scheduler: however many come at once, those who are here
-/// have their turn between two of them.
-async fn let_in(
+/// Serves one more connection in each round of the scheduler: however many come at once, the
+/// connections that are served already have their turn between two of them.
+async fn serve_accepted(
     mut queue: mpsc::Receiver<(TcpStream, ConnectionPermit)>,
     app: Router,
     tasks: Tasks,

@@ -1,4 +1,4 @@
-//! Who runs, and how everybody hears that it is time to stop.
+//! Tasks and their owners, and the signal to stop.
 //!
 //! Every task belongs to a `Tasks`; it ends with its input or at `stopping()`, and `finished()`
 //! tells when the last one has.
@@ -14,12 +14,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
-    /// Where they run; `None`: where they are spawned.
+    /// The runtime of the tasks; `None`: the one that spawns them.
     runtime: Option<Handle>,
 }
 
 impl Tasks {
-    /// The same owner, whose tasks run elsewhere.
+    /// The same owner, with its tasks on another runtime.
     pub fn on(&self, runtime: &Handle) -> Self {
         Self { runtime: Some(runtime.clone()), ..self.clone() }
     }
@@ -36,8 +36,8 @@ impl Tasks {
         };
     }
 
-    /// A task that the node is worth nothing without: should it panic, the process ends, and
-    /// whoever watches it starts it anew. A node that is ready and deaf would be worse.
+    /// A task that the node cannot work without: when it panics the process ends, so that its
+    /// supervisor starts it anew. A node that is ready and delivers nothing would be worse.
     pub fn spawn_vital(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.spawn(name, async move {
             if AssertUnwindSafe(task).catch_unwind().await.is_err() {
@@ -65,7 +65,7 @@ impl Tasks {
     }
 }
 
-/// After a panic in something vital; its message is on standard error already.
+/// Ends the process after a panic whose message is on standard error already.
 pub fn end_process(name: &'static str) -> ! {
     /// `EX_SOFTWARE` of sysexits.h.
     const INTERNAL_ERROR: i32 = 70;

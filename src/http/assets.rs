@@ -13,6 +13,8 @@ use axum::{
 use rust_embed::{Embed, EmbeddedFile};
 use tower_http::{compression::CompressionLayer, set_header::SetResponseHeaderLayer};
 
+use crate::random;
+
 /// Everything below `static/`. A debug build reads the files when they are asked for, so an edit
 /// of the page needs only a reload.
 #[derive(Embed)]
@@ -69,8 +71,7 @@ async fn serve_page(path: impl AsRef<str>, headers: HeaderMap) -> Response {
     let Some(file) = Files::get(path.as_ref()) else {
         return missing(path.as_ref());
     };
-    let hash: String =
-        file.metadata.sha256_hash().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let hash = random::to_hex(&file.metadata.sha256_hash()[..8]);
     let content_type = match file.metadata.mimetype() {
         text if text.starts_with("text/") => format!("{text}; charset=utf-8"),
         other => other.to_owned(),
@@ -160,7 +161,7 @@ mod tests {
     }
 
     fn sha256(bytes: &[u8]) -> String {
-        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+        random::to_hex(&Sha256::digest(bytes))
     }
 
     #[tokio::test]

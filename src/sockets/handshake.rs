@@ -20,6 +20,7 @@ use crate::{
     delivery::subscriptions::Recipient,
     dialects::Dialect,
     domain::name::UserId,
+    random,
     store::sessions::SessionKey,
     transport::{Sid, adapter::Adapter},
 };
@@ -147,6 +148,5 @@ fn dialect(socket: &SocketRef<Adapter>) -> Result<Dialect, NotAdmitted> {
 /// A token is a secret, so others are shown its fingerprint.
 fn user_id(token: &str) -> UserId {
     let digest = Sha256::digest(token.as_bytes());
-    let text: String = digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-    UserId::parse(&text).expect("24 hex digits are a user id")
+    UserId::parse(&random::to_hex(&digest[..12])).expect("24 hex digits are a user id")
 }

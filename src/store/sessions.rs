@@ -90,8 +90,7 @@ impl SessionKey {
     /// says the same text as his token.
     pub fn public_id(&self) -> PublicId {
         let digest = Sha256::new().chain_update("session\n").chain_update(self.as_str()).finalize();
-        let text: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        PublicId::parse(&text).expect("32 hex digits are a public id")
+        PublicId::parse(&random::to_hex(&digest[..16])).expect("32 hex digits are a public id")
     }
 }
 

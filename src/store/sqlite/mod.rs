@@ -88,8 +88,6 @@ pub enum OpenError {
          start a newer roomcast"
     )]
     Newer { file: String, found: usize, known: usize },
-    #[error("cannot draw a random epoch: {0}")]
-    Random(getrandom::Error),
     #[error("cannot start the writer's thread: {0}")]
     Thread(io::Error),
 }

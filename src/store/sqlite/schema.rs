@@ -7,7 +7,8 @@ use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
-use crate::store::sqlite::OpenError;
+use super::OpenError;
+use crate::random;
 
 /// How long a statement waits for another program that has locked the file, such as a backup.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
@@ -154,9 +155,7 @@ pub fn log(connection: &Connection, file: Option<&Path>) -> Result<(String, u64)
     if let Some(row) = row {
         return Ok(row);
     }
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(OpenError::Random)?;
-    let epoch = format!("{:016x}", u64::from_be_bytes(random));
+    let epoch = random::hex::<8>();
     connection.execute("INSERT INTO log VALUES (1, ?1, 0, 0, 0, 0)", [&epoch]).map_err(failed)?;
     Ok((epoch, 0))
 }
