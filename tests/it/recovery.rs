@@ -203,10 +203,10 @@ async fn native_rooms_are_restored_each_from_where_it_was_joined() {
         let first = json!(format!("first {transport:?}"));
         client.request("send", &[json!({ "room": "attic", "text": first })]).await;
         let last = until(&client, |event| event.arg(0)["text"] == first).await;
-        send(&talker, "cellar", "before it joined").await;
+        let before = send(&talker, "cellar", "before it joined").await;
         let witness = Client::connected(target.address, native(transport)).await;
-        let stand = join(&witness, "cellar", None).await;
-        let after = json!({ "epoch": stand["epoch"], "seq": stand["seq"] });
+        join(&witness, "cellar", None).await;
+        let after = json!({ "epoch": before["epoch"], "seq": before["seq"] });
         let ack = join(&client, "cellar", Some(after)).await;
         assert_eq!(ack["recovered"], json!(true), "{ack}");
         let told = ack["messages"].as_array().expect("a list").len();
