@@ -34,7 +34,7 @@ use crate::{
         upgrade::{self, ConnectionPermit},
     },
     store::{Health, Opened, RetentionPolicy, Store, redis, sqlite},
-    transport::registry::{Registry, TransportSettings},
+    transport::{self, registry::Registry, settings::TransportSettings},
 };
 
 /// A client must send the head of its first request, or of the next one, within this time. Load
@@ -131,8 +131,11 @@ impl Server {
         };
         let (tasks, transport) = (Tasks::default(), Tasks::default());
         let relay = Tasks::default().on(delivery.handle());
-        let registry =
-            Registry::new(transport_settings(config), &transport, &transport.on(delivery.handle()));
+        let registry = transport::start(
+            transport_settings(config),
+            &transport,
+            &transport.on(delivery.handle()),
+        );
         let limits = Limits {
             message_bytes_max: config.message_bytes_max,
             in_flight_max: config.in_flight_max,

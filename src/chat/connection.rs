@@ -20,7 +20,7 @@ use crate::{
         visibility::may_use,
     },
     store::sessions::{Holder, SessionRecord},
-    transport::connect_reply::ConnectReplyGuard,
+    transport::registry::Admission,
 };
 
 /// Reads of the store that one connection may have in flight.
@@ -41,7 +41,7 @@ pub struct Connection {
     pub(super) pending: Mutex<PendingAppends>,
     appends: AtomicU32,
     reads: AtomicU32,
-    _connect_reply: ConnectReplyGuard,
+    _admission: Admission,
 }
 
 /// Who asks: a user, and the connection they ask through, if any.
@@ -67,7 +67,7 @@ impl Connection {
         public_id: PublicId,
         holder: Holder,
         record: SessionRecord,
-        connect_reply: ConnectReplyGuard,
+        admission: Admission,
     ) -> Arc<Self> {
         Arc::new(Self {
             chat,
@@ -81,7 +81,7 @@ impl Connection {
             pending: Mutex::default(),
             appends: AtomicU32::new(0),
             reads: AtomicU32::new(0),
-            _connect_reply: connect_reply,
+            _admission: admission,
         })
     }
 

@@ -92,12 +92,13 @@ impl Chat {
         let Recovery { record, frames, until } = recovery;
         let public_id = key.public_id();
         let reply = ConnectReply::new(public_id.as_str(), key.as_str(), frames);
-        let reply = self.0.subscriptions.set_connect_reply(arrival.recipient, reply);
+        let admission = self.0.subscriptions.admit(arrival.recipient, reply);
         if arrival.recipient.dialect.features().presence {
             self.register(&record.user).await;
         }
         let sid = arrival.recipient.sid;
-        let connection = Connection::new(self.clone(), &arrival, public_id, holder, record, reply);
+        let connection =
+            Connection::new(self.clone(), &arrival, public_id, holder, record, admission);
         self.0.held.lock().insert(holder, sid);
         if connection.save().await.is_err() {
             tracing::debug!("a session begins that is not stored yet");
@@ -262,8 +263,7 @@ impl Chat {
         entries: &[Arc<ReplayEntry>],
         recipient: Recipient,
     ) -> Result<Bytes, TooOld> {
-        let frames =
-            || entries.iter().map(|entry| self.0.subscriptions.frame(entry, recipient.dialect));
+        let frames = || entries.iter().map(|entry| entry.frame(recipient.dialect));
         let size: usize = frames().map(Bytes::len).sum();
         if size > REPLAY_BYTES_MAX {
             return Err(TooOld::TooMuch);

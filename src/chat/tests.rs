@@ -23,7 +23,7 @@ use crate::{
         profiles::ProfileStore,
         sqlite::{self, Location, SqliteOptions},
     },
-    transport::registry::{Registry, TransportSettings},
+    transport::{self, settings::TransportSettings},
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -113,7 +113,7 @@ fn chat() -> (Arc<Slow>, Chat) {
         profiles: Arc::<Slow>::clone(&slow),
         ..opened.store
     };
-    let registry = Registry::new(TransportSettings::default(), &tasks, &tasks);
+    let registry = transport::start(TransportSettings::default(), &tasks, &tasks);
     let limits = Limits { message_bytes_max: 100, in_flight_max: 2, rooms_max: 2 };
     let replay = ReplayBuffer::new(Arc::clone(&store.log));
     (slow, Chat::new(store, limits, Subscriptions::new(registry), replay, tasks))

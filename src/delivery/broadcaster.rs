@@ -37,7 +37,7 @@ impl Broadcaster {
         if let RoomKind::Socket { session } = record.room.kind() {
             let told = self.subscriptions.socket_of(session).filter(|sid| except != Some(*sid));
             if let (Some(sid), Some(event)) = (told, Event::stored(record, Dialect::Native)) {
-                self.registry.emit_in_turn(sid, &event).await;
+                self.registry.emit_in_turn(sid, event.name, &event.arguments).await;
             }
             return;
         }

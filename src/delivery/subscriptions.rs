@@ -3,18 +3,17 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use socketioxide_core::Sid;
 
-use super::replay::ReplayEntry;
 use crate::{
     dialects::{Dialect, Event},
     domain::{name::PublicId, record::Record, room::RoomName},
     store::sessions::Holder,
     transport::{
-        connect_reply::{ConnectReply, ConnectReplyGuard},
-        registry::Registry,
+        close::CloseReason,
+        connect_reply::ConnectReply,
+        registry::{Admission, Registry},
     },
 };
 
@@ -54,7 +53,7 @@ impl Subscriptions {
     }
 
     pub fn unsubscribe(&self, to: Recipient, room: &RoomName) {
-        self.0.registry.leave(to.sid, to.dialect.room(room));
+        self.0.registry.leave(to.sid, &to.dialect.room(room));
         self.forget(to, room);
     }
 
@@ -102,7 +101,7 @@ impl Subscriptions {
 
     /// Emits to one socket, in one order with everything that is broadcast.
     pub fn emit(&self, to: Recipient, event: &Event<'_>) {
-        self.0.registry.emit(to.sid, event);
+        self.0.registry.emit(to.sid, event.name, &event.arguments);
     }
 
     /// Emits what the log holds, if the socket's dialect has an event for it.
@@ -112,13 +111,9 @@ impl Subscriptions {
         }
     }
 
-    /// What the log holds as a websocket frame; empty where the dialect has no event for it.
-    pub fn frame<'a>(&self, entry: &'a ReplayEntry, dialect: Dialect) -> &'a Bytes {
-        entry.frame(dialect, &self.0.registry)
-    }
-
-    pub fn set_connect_reply(&self, to: Recipient, reply: ConnectReply) -> ConnectReplyGuard {
-        self.0.registry.set_connect_reply(to.sid, reply)
+    /// Admits the socket, whose client is told `reply` when it has connected.
+    pub fn admit(&self, to: Recipient, reply: ConnectReply) -> Admission {
+        self.0.registry.admit(to.sid, Some(reply))
     }
 
     pub fn connect_replies_waiting(&self) -> usize {
@@ -129,6 +124,6 @@ impl Subscriptions {
     /// which its client would stay away: a connection that was given up can be served late, after
     /// the one that its client uses.
     pub fn close_superseded(&self, sid: Sid) {
-        self.0.registry.close(sid, 1008, "this session was taken up on another connection");
+        self.0.registry.close(sid, CloseReason::SessionTaken);
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     domain::name::UserId,
     random,
     store::sessions::SessionKey,
-    transport::{Sid, adapter::Adapter},
+    transport::{Sid, adapter::Adapter, close::CloseReason},
 };
 
 /// Longest `auth.token`, in bytes.
@@ -51,7 +51,7 @@ impl Sockets {
         auth: TryData<Auth>,
     ) -> Result<(), NotAdmitted> {
         if self.tasks.is_stopping() {
-            return Err(self.turn_away(socket.id, 1001, "going away").await);
+            return Err(self.turn_away(socket.id, CloseReason::GoingAway).await);
         }
         let auth = auth.0.map_err(|why| NotAdmitted::Auth(why.to_string()))?;
         if let Some(token) = &auth.token
@@ -71,7 +71,7 @@ impl Sockets {
             Ok(admitted) => admitted,
             Err(error) => {
                 tracing::debug!(%error, "a session cannot be read; its client must try again");
-                return Err(self.turn_away(socket.id, 1013, "try again later").await);
+                return Err(self.turn_away(socket.id, CloseReason::TryAgainLater).await);
             }
         };
         // Only an answer to `profile` shows it.
@@ -88,8 +88,8 @@ impl Sockets {
 
     /// Ends the transport. A refusal would keep the client away for good, and a CONNECT reply
     /// would begin a new session; a lost connection brings it back.
-    async fn turn_away(&self, sid: Sid, code: u16, reason: &'static str) -> NotAdmitted {
-        self.registry.close(sid, code, reason);
+    async fn turn_away(&self, sid: Sid, reason: CloseReason) -> NotAdmitted {
+        self.registry.close(sid, reason);
         tokio::time::sleep(GOING_MAX).await;
         NotAdmitted::TurnedAway
     }
@@ -105,7 +105,7 @@ impl Sockets {
                 () = tasks.stopping() => return,
             }
             if !registry.is_connected(sid) {
-                registry.close(sid, 1000, "not connected to a namespace");
+                registry.close(sid, CloseReason::NotConnected);
             }
         });
     }
@@ -127,6 +127,7 @@ impl DisconnectHandler<Adapter, ()> for OnDisconnect {
     ) {
         let sid = socket.id;
         remove(socket);
+        self.sockets.registry.leave_all(sid);
         if reason == DisconnectReason::ClientNSDisconnect
             && let Some(connection) = self.connection.upgrade()
         {

@@ -17,8 +17,8 @@ use tower::Service as _;
 
 use crate::sockets::Service;
 use crate::transport::{
-    accept::{self, Acceptor, Guard},
-    connect_reply,
+    Guard,
+    accept::{self, Acceptor},
     registry::Registry,
 };
 
@@ -57,7 +57,7 @@ async fn connect_reply(answer: Response, registry: &Registry, sid: Sid) -> Respo
     // The engine has built it whole, and bounds it.
     let payload = match to_bytes(body, usize::MAX).await {
         Ok(payload) if head.status == StatusCode::OK => {
-            connect_reply::in_payload(&payload, registry, sid)
+            registry.replace_connect_reply(sid, payload)
         }
         Ok(payload) => payload,
         Err(error) => {

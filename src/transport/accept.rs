@@ -4,8 +4,6 @@
 //! Both kinds come here: a fresh websocket, and the upgrade of a polling session (`sid=`). Other
 //! requests are for the engine's own service.
 
-use std::any::Any;
-
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
@@ -18,10 +16,8 @@ use tower::Service;
 use tungstenite::handshake::derive_accept_key;
 
 use crate::transport::{
-    adapter::Adapter,
-    lane::{Lane, LaneStream},
-    registry::Registry,
-    stream::Stream,
+    Guard, adapter::Adapter, close::CloseReason, lane::Lane, lane_stream::LaneStream,
+    registry::Registry, stream::Stream, supervisor,
 };
 
 /// A request to the engine that ends a session, as its own client would write it.
@@ -33,15 +29,12 @@ pub fn wants_websocket<B>(request: &Request<B>) -> bool {
     upgrade.is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Turns upgrade requests into registry.
+/// Turns upgrade requests into lanes.
 #[derive(Clone)]
 pub struct Acceptor<S: Clone> {
     service: SocketIoService<S, Adapter>,
     registry: Registry,
 }
-
-/// Held for as long as the connection: a place among `--connections-max`, for example.
-pub type Guard = Box<dyn Any + Send + Sync>;
 
 impl<S> Acceptor<S>
 where
@@ -49,17 +42,16 @@ where
     SocketIoService<S, Adapter>: Service<Request<String>> + Clone + Send,
     <SocketIoService<S, Adapter> as Service<Request<String>>>::Future: Send + 'static,
 {
+    /// Also starts the supervisor, which ends polling sessions through the service.
     pub fn new(
         service: SocketIoService<S, Adapter>,
         path: &'static str,
         registry: Registry,
     ) -> Self {
-        let ender = std::sync::Mutex::new(service.clone());
-        registry.set_end_polling(Box::new(move |sid| {
-            let mut service =
-                ender.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-            end_polling(&mut service, path, sid)
-        }));
+        let mut ending = service.clone();
+        let end_polling = move |sid| end_polling(&mut ending, path, sid);
+        let supervisor = supervisor::run(registry.clone(), end_polling);
+        registry.tasks().spawn_vital("supervisor", supervisor);
         Self { service, registry }
     }
 
@@ -76,7 +68,7 @@ where
         let Ok(accept) = HeaderValue::try_from(key) else {
             return refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is not a key");
         };
-        // Otherwise a name that is no session's would be answered with a session of its own.
+        // The engine would answer a name that is no session id with a new session.
         if names_session(request.uri()) && session(request.uri()).is_none() {
             return refuse(StatusCode::BAD_REQUEST, "sid is no session");
         }
@@ -99,7 +91,7 @@ where
             upgraded = upgrade => upgraded,
             () = stopping.stopping() => return,
         };
-        // A client that is gone before its handshake has left nothing behind.
+        // A client that goes before its handshake leaves nothing behind.
         let Ok(upgraded) = upgraded else { return };
         let (stream, head) = connection(upgraded);
         self.serve(stream, head, &uri, guard);
@@ -108,15 +100,14 @@ where
     /// Gives the engine a websocket connection whose handshake is done. `uri` has its query.
     pub fn serve(mut self, stream: Stream, head: Bytes, uri: &Uri, guard: Option<Guard>) {
         let upgrades = session(uri);
-        let lane = Lane::new(stream, head, upgrades, guard, self.registry.clone());
+        let lane = Lane::new(stream, head, upgrades, guard);
         if let Some(sid) = upgrades
             && !self.registry.opened(sid, &lane)
         {
-            // It has a lane, or another upgrade is under way: that one must not suffer.
-            lane.close(1008, "this session already has a websocket");
-            return;
+            // It has a lane, or another upgrade goes on: that one must not suffer.
+            return self.registry.close_lane(&lane, CloseReason::DuplicateWebsocket);
         }
-        let stream = LaneStream::new(lane);
+        let stream = LaneStream::new(lane, self.registry.clone());
         let mut request = Request::new(());
         // A copy, because the original keeps the request's whole read buffer alive.
         *request.uri_mut() = uri.to_string().parse().expect("it was one before");
@@ -145,11 +136,11 @@ where
         .body(END.to_owned())
         .expect("a path and a session id make a request");
     let answer = service.call(request);
-    // Whatever is answered, nobody polls by this id any more.
+    // Whatever the answer is, the session has ended.
     Box::pin(async move { drop(answer.await) })
 }
 
-/// Or the status and the words of the refusal.
+/// The handshake's key, or the status and the words of the refusal.
 fn handshake_key<B>(request: &Request<B>) -> Result<&HeaderValue, (StatusCode, &'static str)> {
     let headers = request.headers();
     if request.method() != Method::GET {

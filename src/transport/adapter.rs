@@ -1,9 +1,10 @@
-//! socketioxide's adapter: what the application broadcasts is encoded once and handed to the
-//! flush flush_tasks.
+//! socketioxide's adapter: what the application broadcasts is encoded once and handed to the flush
+//! tasks.
 //!
 //! The application says `io.to(room).emit(..)` as with any adapter. Rooms, `except` and `local`
-//! mean what they mean there, and are looked up when the pass runs. A volatile emit is sent like
-//! any other: it may be dropped, and is not.
+//! mean the same as there, and are looked up when the flush runs. But the registry has the rooms:
+//! sockets join and leave them there, and what socketioxide itself says about rooms is empty. A
+//! volatile emit is sent like any other: it may be dropped, and is not.
 
 use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
@@ -16,7 +17,7 @@ use socketioxide_core::{
     packet::Packet,
 };
 
-use crate::transport::{flush::Flusher, registry::Registry};
+use crate::transport::registry::Registry;
 
 /// The adapter of the one namespace.
 pub struct Adapter {
@@ -31,10 +32,10 @@ impl CoreAdapter<Emitter> for Adapter {
     type InitRes = ();
 
     /// # Panics
-    /// When a second namespace is made: a lane's order is that of one.
+    /// When a second namespace is made: a lane keeps the order of one.
     fn new(registry: &Registry, local: CoreLocalAdapter<Emitter>) -> Self {
         let local = Arc::new(local);
-        registry.set_flusher(Flusher::start(Arc::clone(&local), registry));
+        registry.namespace().made(Arc::clone(&local));
         Self { local, registry: registry.clone() }
     }
 
@@ -42,7 +43,7 @@ impl CoreAdapter<Emitter> for Adapter {
         on_success();
     }
 
-    /// Ready when the packet is queued for every pass; at once, unless a pass is far behind.
+    /// Ready when the packet is queued for every flush task: at once, unless a flush is far behind.
     async fn broadcast(
         &self,
         packet: Packet,
@@ -52,7 +53,7 @@ impl CoreAdapter<Emitter> for Adapter {
         Ok(())
     }
 
-    /// Each socket has its own ack id here, so nothing is shared and the ordinary way is taken.
+    /// Only for one socket: socketioxide knows no members of rooms here.
     async fn broadcast_with_ack(
         &self,
         packet: Packet,

@@ -1,245 +1,357 @@
-//! One connection's outgoing road, where the engine's own writes and the shared frames meet.
+//! One websocket's outgoing road, where the engine's own writes and the shared frames meet.
 //!
-//! - Whole frames only: whatever comes from two sides, a client never sees half of one in another.
-//! - Shared frames wait until the marker has passed, which was sent the ordinary way: so nothing
-//!   overtakes what the engine had queued for this client before it got its lane.
-//! - The lane always accepts, and counts: more than `backlog_bytes_max`, or no progress for
-//!   `stall_max`, and it is cut for good. Then both directions fail, the engine's reader ends the
+//! - Whole frames only: a client never sees half of a frame inside another one.
+//! - Shared frames wait until the marker has passed. It was sent through the engine's queue, so
+//!   shared frames do not overtake what the engine had queued before the client got its lane.
+//! - The lane always accepts, and counts: when more than `backlog_bytes_max` waits, or nothing
+//!   moves for `stall_max`, the lane ends. Then both directions fail, the engine's reader ends the
 //!   session, and its writer finds nothing to wait for.
-//! - Nobody waits here. A stream that takes no more wakes the connection's reader, which polls
+//! - Nobody waits here. A stream that takes more again wakes the connection's reader, which polls
 //!   the lane and so flushes it: no task and no queue per socket.
-//! - While the client has too much under way the lane does not read either, and TCP pushes back.
-//!   `supervisor` bounds that in time, so that pongs are read.
+//! - While too many requests of the client are in flight, the lane does not read either, and TCP
+//!   pushes back. The supervisor bounds that in time, so that pongs are read.
+//!
+//! A lane knows nothing but its connection. What others must do is answered as `Effects`, which
+//! the caller carries out once the lane's lock is released.
 
-mod ends;
-mod out;
+mod state;
 
 use std::{
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use socketioxide_core::Sid;
-use tokio::time::Instant;
+use tokio::{io::ReadBuf, time::Instant};
 
-pub use crate::transport::lane::ends::LaneStream;
-use crate::transport::lane::out::{Order, Out, ReadPause};
+use crate::transport::lane::state::{LaneState, Order, Reading};
 use crate::transport::{
-    accept::Guard, frame, registry::Registry, stream::Stream, supervisor::Farewell,
+    Guard, close::CloseReason, connect_reply::ConnectReply, farewell::Farewell,
+    settings::TransportSettings, stream::Stream,
 };
 
-/// Why a lane was cut by this side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cut {
-    /// More waited for the client than `backlog_bytes_max`.
-    Backlog,
-    /// Something waited and nothing moved for `stall_max`.
-    Stall,
-    /// The client sent a message above the transport's bound.
-    TooLarge,
-    /// The server wants the client to go, and to come back somewhere.
-    Closed,
-}
-
 pub struct Lane {
-    out: Mutex<Out>,
+    state: Mutex<LaneState>,
     in_flight: AtomicU32,
-    /// The polling session that this connection was to upgrade.
-    upgrades: Option<Sid>,
-    registry: Registry,
+    /// Whether this connection was opened to upgrade a polling session.
+    is_upgrade: bool,
 }
 
-/// One thing that a client asked for and that is not answered yet; dropping it is the answer.
+/// What must be done after a lane has changed. Mostly nothing.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Effects {
+    /// The engine has given the connection this session.
+    pub opened: Option<Sid>,
+    /// This session may be in the namespace by now: the lane waits for its marker.
+    pub connected: Option<Sid>,
+    /// The supervisor must watch the lane's deadlines.
+    pub watch: bool,
+    pub ended: Option<Box<Ended>>,
+}
+
+/// How the server ended a lane.
+#[derive(Debug)]
+pub struct Ended {
+    pub sid: Option<Sid>,
+    pub reason: CloseReason,
+    /// What waited for the client.
+    pub bytes_waiting: usize,
+    /// What the client is still sent.
+    pub farewell: Option<Farewell>,
+}
+
+/// What is left when the engine gives up its end of the connection.
+#[derive(Debug)]
+pub struct Remains {
+    pub sid: Option<Sid>,
+    /// The close frame of the engine, if it could not be written at once.
+    pub farewell: Option<Farewell>,
+}
+
+/// A request of a client that has no answer yet. Dropping it says that it is answered.
 #[derive(Debug)]
 #[must_use = "dropping it says that the request is answered"]
-pub struct InFlight(Arc<Lane>);
+pub struct InFlight {
+    lane: Arc<Lane>,
+    resume_at: u32,
+}
 
-/// The client has too much under way, and reading was already held back for as long as it may be.
+/// Too many requests of the client are in flight, and reading was paused for as long as it may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Busy;
 
+impl Effects {
+    pub fn is_none(&self) -> bool {
+        !self.watch && self.ended.is_none() && self.opened.is_none() && self.connected.is_none()
+    }
+}
+
 impl Lane {
-    /// `came` is what came with the upgrade request.
+    /// `came` is what came with the upgrade request, `upgrades` the polling session that the
+    /// request named.
     pub(super) fn new(
         stream: Stream,
         came: Bytes,
         upgrades: Option<Sid>,
         guard: Option<Guard>,
-        registry: Registry,
     ) -> Arc<Self> {
         Arc::new(Self {
-            out: Mutex::new(Out::new(stream, came, upgrades, guard)),
+            state: Mutex::new(LaneState::new(stream, came, upgrades, guard)),
             in_flight: AtomicU32::new(0),
-            upgrades,
-            registry,
+            is_upgrade: upgrades.is_some(),
         })
     }
 
-    /// Counts a request until the guard is dropped. Reading pauses above `in_flight_max`, and goes
-    /// on below half of it.
-    pub fn begin(self: &Arc<Self>) -> Result<InFlight, Busy> {
-        let in_flight = self.in_flight.fetch_add(1, Ordering::AcqRel);
-        let guard = InFlight(Arc::clone(self));
-        let busy = in_flight >= self.registry.settings().in_flight_max
-            && self.lock().read_pause == ReadPause::Expired;
-        if busy { Err(Busy) } else { Ok(guard) }
+    pub(super) fn is_upgrade(&self) -> bool {
+        self.is_upgrade
     }
 
-    fn settle(&self) {
-        let in_flight = self.in_flight.fetch_sub(1, Ordering::AcqRel) - 1;
-        // Exactly at half: the count flush_tasks there on its way down, and the lock is taken once.
-        if in_flight == self.registry.settings().in_flight_max / 2 {
-            let reader = {
-                let mut out = self.lock();
-                match std::mem::replace(&mut out.read_pause, ReadPause::None) {
-                    ReadPause::None => None,
-                    ReadPause::Since(_) | ReadPause::Expired => out.reader.clone(),
+    /// Counts a request until the answer is dropped. Reading pauses above `in_flight_max`, and
+    /// goes on below half of it.
+    pub(super) fn begin(self: &Arc<Self>, settings: &TransportSettings) -> Result<InFlight, Busy> {
+        let in_flight = self.in_flight.fetch_add(1, Ordering::AcqRel);
+        let resume_at = settings.in_flight_max / 2;
+        let request = InFlight { lane: Arc::clone(self), resume_at };
+        let busy = in_flight >= settings.in_flight_max
+            && self.state.lock().reading == Reading::PauseExpired;
+        if busy { Err(Busy) } else { Ok(request) }
+    }
+
+    /// Sends shared frames: each chunk holds whole ones. They go behind the marker, and behind
+    /// what waits. `stamp` is that of the first message of the flush.
+    pub(super) fn deliver(
+        &self,
+        stamp: u64,
+        chunks: &[Bytes],
+        settings: &TransportSettings,
+    ) -> Effects {
+        let mut state = self.state.lock();
+        if state.stream.is_none() || stamp < state.since {
+            return Effects::default();
+        }
+        if state.order == Order::Live {
+            state.send(chunks);
+        } else {
+            state.hold_back(chunks);
+        }
+        check_backlog(state, settings)
+    }
+
+    /// The engine writes, and never waits.
+    pub(super) fn write(
+        &self,
+        bytes: &[u8],
+        settings: &TransportSettings,
+    ) -> (io::Result<usize>, Effects) {
+        let mut state = self.state.lock();
+        if state.stream.is_none() {
+            return (Err(ended_error()), Effects::default());
+        }
+        let (passed, is_bounded) = state.write_engine(bytes, settings.backlog_bytes_max);
+        let sid = state.sid;
+        let effects = Effects {
+            opened: sid.filter(|_| passed.opened),
+            connected: sid.filter(|_| passed.connected),
+            ..check_backlog(state, settings)
+        };
+        (if is_bounded { Ok(bytes.len()) } else { Err(ended_error()) }, effects)
+    }
+
+    /// The engine reads. Whatever woke it, the lane flushes first.
+    pub(super) fn read(
+        &self,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+        settings: &TransportSettings,
+    ) -> (Poll<io::Result<()>>, Effects) {
+        let mut state = self.state.lock();
+        if !state.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
+            state.reader = Some(cx.waker().clone());
+        }
+        state.flush();
+        if self.is_paused(&mut state, settings) {
+            let watch = !std::mem::replace(&mut state.is_watched, true);
+            return (Poll::Pending, Effects { watch, ..Effects::default() });
+        }
+        let before = into.filled().len();
+        let read = state.read(cx, into);
+        let came = &into.filled()[before..];
+        if state.inspector.inspect(came, settings.message_bytes_max).is_err() {
+            return (Poll::Ready(Err(ended_error())), end(state, CloseReason::MessageTooBig));
+        }
+        (read, Effects::default())
+    }
+
+    /// Whether too many requests of the client are in flight.
+    fn is_paused(&self, state: &mut LaneState, settings: &TransportSettings) -> bool {
+        match state.reading {
+            Reading::PausedSince(_) => true,
+            Reading::PauseExpired => false,
+            Reading::Open => {
+                let pauses = self.in_flight.load(Ordering::Acquire) >= settings.in_flight_max;
+                if pauses {
+                    state.reading = Reading::PausedSince(Instant::now());
                 }
-            };
-            if let Some(reader) = reader {
-                reader.wake();
+                pauses
             }
         }
     }
 
-    /// Sends shared frames: each chunk holds whole ones. Behind the marker, or behind what waits.
-    /// `stamp` is that of the pass's first message.
-    pub fn deliver(self: &Arc<Self>, stamp: u64, chunks: &[Bytes]) {
-        let mut out = self.lock();
-        if out.stream.is_none() || stamp < out.since {
-            return;
-        }
-        if out.order == Order::Live {
-            out.send(chunks);
-        } else {
-            out.hold_back(chunks);
-        }
-        self.check(out);
+    /// Whether the connection has not ended.
+    pub(super) fn is_open(&self) -> bool {
+        self.state.lock().stream.is_some()
     }
 
-    /// The engine's own frames, whole.
-    fn own(self: &Arc<Self>, frames: &[u8]) -> io::Result<()> {
-        let mut out = self.lock();
-        if out.stream.is_none() {
-            return Err(cut_error());
-        }
-        let passed = out.pass(frames, &self.registry);
-        let sid = out.sid;
-        self.check(out);
-        if let Some(sid) = passed.opened {
-            self.registry.opened(sid, self);
-        }
-        if let (true, Some(sid)) = (passed.connected, sid) {
-            self.registry.connected(sid);
-        }
-        Ok(())
-    }
-
-    /// The session is about to enter the namespace, on a connection that it may have entered and
-    /// left before. Its CONNECT reply goes through the engine's queue, so shared frames wait again
-    /// for a marker behind it; what flush_tasks before `stamp` still bring is not for it.
+    /// The session is about to enter the namespace. It may have entered and left it before on this
+    /// connection. Its CONNECT reply goes through the engine's queue, so shared frames wait again
+    /// for a marker behind that. What was queued before `stamp` is not for this session.
     pub(super) fn entering(&self, stamp: u64) {
-        self.lock().entering(stamp);
+        self.state.lock().entering(stamp);
+    }
+
+    /// What the client is told in place of the next CONNECT reply that passes.
+    pub(super) fn set_connect_reply(&self, reply: Option<Box<ConnectReply>>) {
+        self.state.lock().connect_reply = reply;
+    }
+
+    pub(super) fn has_connect_reply(&self) -> bool {
+        self.state.lock().connect_reply.is_some()
+    }
+
+    pub(super) fn take_connect_reply(&self) -> Option<Box<ConnectReply>> {
+        self.state.lock().connect_reply.take()
     }
 
     /// The event to put into the engine's queue next, if the lane waits for it.
     pub(super) fn marker(&self) -> Option<String> {
-        self.lock().marker()
+        self.state.lock().marker()
     }
 
-    /// It is not in the engine's queue: that was full, or the session has left.
+    /// The marker is not in the engine's queue: the queue was full.
     pub(super) fn marker_refused(&self) {
-        self.lock().marker_refused();
+        self.state.lock().marker_refused();
     }
 
     /// Whether something waits because the client does not take it.
     pub fn is_blocked(&self) -> bool {
-        !self.lock().ready.is_empty()
+        !self.state.lock().ready.is_empty()
     }
 
-    /// Ends the connection from this side. What waits is still written for a client that reads.
-    pub fn close(self: &Arc<Self>, code: u16, reason: &'static str) {
-        let out = self.lock();
-        let rest = out.rest();
-        self.cut(out, Cut::Closed, Some((rest, frame::close(code, reason))));
+    /// Ends the connection. A client that reads is still sent what waits for it.
+    pub(super) fn close(&self, reason: CloseReason) -> Effects {
+        end(self.state.lock(), reason)
     }
 
-    /// Looks after the two deadlines. Answers whether the lane still needs looking after.
-    pub(super) fn tend(self: &Arc<Self>, now: Instant) -> bool {
-        let settings = self.registry.settings();
-        let mut out = self.lock();
-        if out.stream.is_none() {
-            out.watched = false;
-            return false;
+    /// Checks the two deadlines, and answers when they must be checked again, if at all.
+    pub(super) fn check_deadlines(
+        &self,
+        now: Instant,
+        settings: &TransportSettings,
+    ) -> (Option<Instant>, Effects) {
+        let mut state = self.state.lock();
+        // A deadline that begins to run after this check is not missed: it ends later than this.
+        let mut next = now + settings.stall_max.min(settings.read_pause_max);
+        state.is_watched = false;
+        if state.stream.is_none() {
+            return (None, Effects::default());
         }
-        if out.bytes > 0 && now.saturating_duration_since(out.progress) >= settings.stall_max {
-            out.watched = false;
-            self.cut(out, Cut::Stall, None);
-            return false;
+        if state.bytes > 0 {
+            let stalled_at = state.progress + settings.stall_max;
+            if now >= stalled_at {
+                return (None, end(state, CloseReason::Stalled));
+            }
+            next = next.min(stalled_at);
         }
-        if let ReadPause::Since(since) = out.read_pause
-            && now.saturating_duration_since(since) >= settings.read_pause_max
-        {
-            out.read_pause = ReadPause::Expired;
-            if let Some(reader) = &out.reader {
-                reader.wake_by_ref();
+        if let Reading::PausedSince(since) = state.reading {
+            let expires_at = since + settings.read_pause_max;
+            if now >= expires_at {
+                state.reading = Reading::PauseExpired;
+                state.reader.iter().for_each(Waker::wake_by_ref);
+            } else {
+                next = next.min(expires_at);
             }
         }
-        out.watched = out.bytes > 0 || matches!(out.read_pause, ReadPause::Since(_));
-        out.watched
+        state.is_watched = state.bytes > 0 || matches!(state.reading, Reading::PausedSince(_));
+        (state.is_watched.then_some(next), Effects::default())
     }
 
-    /// Holds the bounds after something was added; gives the lane to the supervisor if it must wait.
-    fn check(self: &Arc<Self>, mut out: MutexGuard<'_, Out>) {
-        if out.bytes > self.registry.settings().backlog_bytes_max + out.missed {
-            let rest = out.unfinished_frame();
-            let close = frame::close(1013, "too slow: more is waiting than may wait");
-            self.cut(out, Cut::Backlog, Some((rest, close)));
-        } else if out.bytes > 0 && !out.watched {
-            out.watched = true;
-            drop(out);
-            self.registry.watch(Arc::clone(self));
-        }
-    }
-
-    /// The end: nothing flush_tasks any more, either way.
-    fn cut(&self, mut out: MutexGuard<'_, Out>, why: Cut, farewell: Option<(Vec<Bytes>, Bytes)>) {
-        let Some(stream) = out.stream.take() else { return };
-        let waiting = out.bytes;
-        let sid = out.sid;
-        let inspector = std::mem::take(&mut out.inspector);
-        let reader = out.give_up();
-        drop(out);
-        match farewell {
-            Some((mut last, close)) => {
-                last.push(close);
-                self.registry.farewell(Farewell::new(stream, last, inspector));
-            }
-            None => stream.reset(),
-        }
-        self.registry.cut(sid, why, waiting);
-        if let Some(reader) = reader {
-            reader.wake();
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Out> {
-        // No code that can panic leaves the counts wrong.
-        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The engine is done with the connection. What it wrote last, a close frame, still goes out.
+    pub(super) fn give_up(&self) -> Remains {
+        let mut state = self.state.lock();
+        state.flush();
+        let last = state.rest();
+        let sid = state.sid;
+        let dropped = state.give_up();
+        let guard = state.guard.take();
+        drop(state);
+        // Both lead to code of others: the waker to the task that holds the engine's end.
+        drop((dropped.reader, guard));
+        let stream = dropped.stream.filter(|_| !last.is_empty());
+        let farewell = stream.map(|stream| Farewell::new(stream, last, dropped.inspector));
+        Remains { sid, farewell }
     }
 }
 
-fn cut_error() -> io::Error {
+/// Ends a lane with too much waiting; hands one to the supervisor in which something waits.
+fn check_backlog(mut state: MutexGuard<'_, LaneState>, settings: &TransportSettings) -> Effects {
+    if state.bytes > settings.backlog_bytes_max.saturating_add(state.missed) {
+        return end(state, CloseReason::TooSlow);
+    }
+    let watch = state.bytes > 0 && !std::mem::replace(&mut state.is_watched, true);
+    Effects { watch, ..Effects::default() }
+}
+
+/// Nothing passes any more, in both directions.
+fn end(mut state: MutexGuard<'_, LaneState>, reason: CloseReason) -> Effects {
+    if state.stream.is_none() {
+        return Effects::default();
+    }
+    let last = match reason {
+        CloseReason::TooSlow | CloseReason::MessageTooBig => state.unfinished_frame(),
+        _ => state.rest(),
+    };
+    let (sid, bytes_waiting) = (state.sid, state.bytes);
+    let dropped = state.give_up();
+    drop(state);
+    let stream = dropped.stream.expect("it was there");
+    let farewell = match reason.frame() {
+        Some(close) => {
+            let last = last.into_iter().chain([close]).collect();
+            Some(Farewell::new(stream, last, dropped.inspector))
+        }
+        None => {
+            stream.reset();
+            None
+        }
+    };
+    if let Some(reader) = dropped.reader {
+        reader.wake();
+    }
+    let ended = Some(Box::new(Ended { sid, reason, bytes_waiting, farewell }));
+    Effects { ended, ..Effects::default() }
+}
+
+pub(super) fn ended_error() -> io::Error {
     io::Error::from(io::ErrorKind::ConnectionAborted)
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.settle();
+        let in_flight = self.lane.in_flight.fetch_sub(1, Ordering::AcqRel) - 1;
+        // Exactly at half: the count passes there on its way down, and the lock is taken once.
+        if in_flight == self.resume_at {
+            let reader = self.lane.state.lock().resume_reading();
+            if let Some(reader) = reader {
+                reader.wake();
+            }
+        }
     }
 }
 
@@ -248,6 +360,3 @@ impl std::fmt::Debug for Lane {
         f.debug_struct("Lane").field("in_flight", &self.in_flight).finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod tests;

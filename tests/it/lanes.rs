@@ -1,35 +1,21 @@
-//! Registry over real connections: order, bounds, and what must not be left behind.
+//! Lanes over real connections: order, bounds, and what must not be left behind.
 //!
-//! The server is built here from the fan-out alone, so that its bounds can be small and its
-//! counters seen.
+//! The server is transport alone, so that its bounds can be small and its counters seen.
 
 use std::{
-    convert::Infallible,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use axum::{
-    Router,
-    body::Body,
-    extract::Request,
-    routing::{MethodRouter, any},
-};
+use axum::{Router, body::Body, extract::Request, routing::any};
 use bytes::Bytes;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use roomcast::{
-    shutdown::Tasks,
-    transport::{
-        Io,
-        accept::{Acceptor, wants_websocket},
-        adapter::Adapter,
-        registry::{Registry, TransportSettings},
-    },
+use roomcast::transport::{
+    accept::wants_websocket, adapter::Adapter, close::CloseReason, registry::Registry,
+    settings::TransportSettings,
 };
-use serde_json::json;
-use socketioxide::{SocketIo, extract::SocketRef};
-use socketioxide_core::{Value, packet::Packet};
+use socketioxide::extract::SocketRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -44,6 +30,7 @@ use crate::harness::{
     http::Http,
     road::Closed,
     serial,
+    transport::TransportNode,
 };
 
 const ROOM: &str = "room";
@@ -53,9 +40,7 @@ type Counter = Arc<Mutex<u64>>;
 
 struct Bench {
     address: SocketAddr,
-    io: Io,
-    registry: Registry,
-    tasks: Tasks,
+    node: TransportNode,
     counter: Counter,
 }
 
@@ -65,30 +50,19 @@ impl Bench {
         Self::start_with(settings, 2 * PATIENCE).await
     }
 
-    /// One that hangs up on who has not connected, or upgraded, by then.
-    async fn start_with(settings: TransportSettings, hang_up_after: Duration) -> Self {
-        let tasks = Tasks::default();
-        let registry = Registry::new(settings, &tasks, &tasks);
-        let (service, io) = SocketIo::builder()
-            .connect_timeout(hang_up_after)
-            .upgrade_timeout(hang_up_after)
-            .max_buffer_size(4_096)
-            .with_adapter::<Adapter>(registry.clone())
-            .build_with_inner_svc(MethodRouter::<(), Infallible>::new());
+    /// One that ends connections of clients that have not connected, or upgraded, by then.
+    async fn start_with(settings: TransportSettings, connect_max: Duration) -> Self {
         let counter = Counter::default();
-        let (at_connect, its_lanes) = (Arc::clone(&counter), registry.clone());
-        io.ns("/", async move |socket: SocketRef<Adapter>| {
-            let registry = its_lanes.clone();
-            // This runs after the CONNECT reply, so a client may ask for it only when connect_reply.
-            socket.on("close", async move |socket: SocketRef<Adapter>| {
-                registry.close(socket.id, 4_000, "asked for");
-            });
-            let counter = at_connect.lock().await;
-            its_lanes.send(socket.id, event(&json!(["connect_reply", *counter])), None);
-            its_lanes.join(socket.id, ROOM.into());
-            drop(counter);
-        });
-        let acceptor = Acceptor::new(service.clone(), "/socket.io/", registry.clone());
+        let at_connect = Arc::clone(&counter);
+        let node = TransportNode::start(
+            settings,
+            |builder| {
+                let builder = builder.connect_timeout(connect_max).upgrade_timeout(connect_max);
+                builder.max_buffer_size(4_096)
+            },
+            move |registry, socket| enter(registry, socket, Arc::clone(&at_connect)),
+        );
+        let (acceptor, service) = (node.acceptor.clone(), node.service.clone());
         let route = any(move |request: Request| {
             let (acceptor, mut service) = (acceptor.clone(), service.clone());
             async move {
@@ -102,8 +76,8 @@ impl Bench {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound port");
         let app = Router::new().route("/socket.io/", route);
-        let serving = tasks.clone();
-        tasks.spawn("accept", async move {
+        let serving = node.tasks.clone();
+        node.tasks.spawn("accept", async move {
             loop {
                 let stream = tokio::select! {
                     accepted = listener.accept() => accepted.expect("accept").0,
@@ -113,19 +87,19 @@ impl Bench {
                 let connection = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service)
                     .with_upgrades();
-                // How a connection ends is what the clients see.
+                // The clients see how a connection ends.
                 serving.spawn("connection", async move { drop(connection.await) });
             }
         });
-        Self { address, io, registry, tasks, counter }
+        Self { address, node, counter }
     }
 
     /// A client that is in the room, which comes after its CONNECT reply; and the number of the
     /// last message that it was too late for.
     async fn welcomed(&self, transport: Transport) -> (Client, u64) {
         let client = Client::connected(self.address, Options::new(transport)).await;
-        let connect_reply = client.next("connect_reply").await.arg(0).as_u64().expect("a number");
-        (client, connect_reply)
+        let last = client.next("welcome").await.arg(0).as_u64().expect("a number");
+        (client, last)
     }
 
     async fn client(&self, transport: Transport) -> Client {
@@ -135,36 +109,38 @@ impl Bench {
     async fn emit_next(&self) {
         let mut counter = self.counter.lock().await;
         *counter += 1;
-        self.io.to(ROOM).emit("n", &*counter).await.expect("a broadcast is queued");
+        self.node.io.to(ROOM).emit("n", &*counter).await.expect("a broadcast is queued");
     }
 
     fn sessions(&self) -> usize {
-        self.io.sockets().len()
+        self.node.io.sockets().len()
     }
 
     async fn no_session_is_left(&self) {
         eventually("every session ended", PATIENCE, async || {
-            (self.sessions() == 0 && self.registry.count() == 0).then_some(())
+            (self.sessions() == 0 && self.node.registry.count() == 0).then_some(())
         })
         .await;
     }
 }
 
-impl Drop for Bench {
-    fn drop(&mut self) {
-        self.tasks.stop();
-    }
+/// Tells the client the number of the last message that it was too late for, and lets it in.
+async fn enter(registry: Registry, socket: SocketRef<Adapter>, counter: Counter) {
+    let closing = registry.clone();
+    // This runs after the CONNECT reply, so a client may ask for it only when it is welcomed.
+    socket.on("close", async move |socket: SocketRef<Adapter>| {
+        closing.close(socket.id, CloseReason::TryAgainLater);
+    });
+    let counter = counter.lock().await;
+    registry.emit(socket.id, "welcome", &*counter);
+    registry.join(socket.id, ROOM.into());
 }
 
-fn event(arguments: &serde_json::Value) -> Packet {
-    Packet::event("/", Value::Str(arguments.to_string().into(), None))
-}
-
-/// Every message from the one after the connect_reply, in order, once.
-async fn follows_exactly(client: &Client, connect_reply: u64, count: usize) {
+/// Every message from the one after `last`, in order, once.
+async fn follows_exactly(client: &Client, last: u64, count: usize) {
     let came = client.collect("n", count).await;
     let came: Vec<u64> = came.iter().map(|n| n.arg(0).as_u64().expect("a number")).collect();
-    let expected: Vec<u64> = (connect_reply + 1..).take(count).collect();
+    let expected: Vec<u64> = (last + 1..).take(count).collect();
     assert_eq!(came, expected);
 }
 
@@ -190,8 +166,8 @@ async fn nothing_overtakes_while_clients_upgrade_in_a_stream_of_messages() {
             let bench = Arc::clone(&bench);
             let transport = if index % 10 == 9 { Transport::WebSocket } else { Transport::Upgrade };
             clients.spawn(async move {
-                let (client, connect_reply) = bench.welcomed(transport).await;
-                follows_exactly(&client, connect_reply, 60).await;
+                let (client, last) = bench.welcomed(transport).await;
+                follows_exactly(&client, last, 60).await;
             });
         }
         while let Some(done) = clients.join_next().await {
@@ -199,7 +175,7 @@ async fn nothing_overtakes_while_clients_upgrade_in_a_stream_of_messages() {
         }
     }
     talk.shutdown().await;
-    assert!(bench.registry.counters().opened.load(Ordering::Relaxed) >= CLIENTS as u64);
+    assert!(bench.node.registry.counters().opened.load(Ordering::Relaxed) >= CLIENTS as u64);
     bench.no_session_is_left().await;
 }
 
@@ -207,11 +183,11 @@ async fn nothing_overtakes_while_clients_upgrade_in_a_stream_of_messages() {
 async fn every_transport_gets_every_message_once_and_in_order() {
     let bench = Bench::start(TransportSettings::default()).await;
     for transport in Transport::ALL {
-        let (client, connect_reply) = bench.welcomed(transport).await;
+        let (client, last) = bench.welcomed(transport).await;
         for _ in 0..500 {
             bench.emit_next().await;
         }
-        follows_exactly(&client, connect_reply, 500).await;
+        follows_exactly(&client, last, 500).await;
     }
 }
 
@@ -220,14 +196,15 @@ async fn except_local_and_binary_mean_what_they_mean_elsewhere() {
     let bench = Bench::start(TransportSettings::default()).await;
     let (one, other) =
         (bench.client(Transport::WebSocket).await, bench.client(Transport::Upgrade).await);
-    let quiet = bench.io.get_socket(other.sid.parse().unwrap()).unwrap();
-    quiet.join("quiet");
-    bench.io.to(ROOM).except("quiet").emit("loud", "a").await.unwrap();
-    bench.io.emit("all", "b").await.unwrap();
-    bench.io.local().to(ROOM).emit("all", "c").await.unwrap();
-    bench.io.to([ROOM, "quiet"]).emit("once", "d").await.unwrap();
-    bench.io.to(ROOM).emit("bin", &("e", Bytes::from_static(b"\x00\xff"))).await.unwrap();
-    bench.io.to(ROOM).emit("last", "f").await.unwrap();
+    bench.node.registry.join(other.sid.parse().unwrap(), "quiet".into());
+    bench.node.io.to(ROOM).except("quiet").emit("loud", "a").await.unwrap();
+    bench.node.io.emit("all", "b").await.unwrap();
+    bench.node.io.local().to(ROOM).emit("all", "c").await.unwrap();
+    bench.node.io.to([ROOM, "quiet"]).emit("once", "d").await.unwrap();
+    let socket = bench.node.io.get_socket(one.sid.parse().unwrap()).unwrap();
+    socket.to(ROOM).emit("others", "g").await.unwrap();
+    bench.node.io.to(ROOM).emit("bin", &("e", Bytes::from_static(b"\x00\xff"))).await.unwrap();
+    bench.node.io.to(ROOM).emit("last", "f").await.unwrap();
     for client in [&one, &other] {
         client.next("last").await;
     }
@@ -235,11 +212,36 @@ async fn except_local_and_binary_mean_what_they_mean_elsewhere() {
         client.drain().into_iter().map(|event| event.name).collect()
     };
     assert_eq!(names(&one), ["loud", "all", "all", "once"]);
-    assert_eq!(names(&other), ["all", "all", "once"]);
+    assert_eq!(names(&other), ["all", "all", "once", "others"]);
     for client in [&one, &other] {
         let [text, attachment] = &client.others()[..] else { panic!("{:?}", client.others()) };
         assert_eq!(text, r#"451-["bin","e",{"_placeholder":true,"num":0}]"#);
         assert!(attachment.starts_with("Binary"), "{attachment}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_leaves_is_in_no_room_any_more() {
+    let bench = Bench::start(TransportSettings::default()).await;
+    for transport in Transport::ALL {
+        let client = bench.client(transport).await;
+        let sid = client.sid.parse().unwrap();
+        assert_eq!(bench.node.registry.sockets_in(ROOM), 1, "{transport:?}");
+        bench.node.registry.leave(sid, ROOM);
+        assert_eq!(bench.node.registry.sockets_in(ROOM), 0, "{transport:?}");
+        bench.node.registry.join(sid, ROOM.into());
+        bench.node.registry.join(sid, "another".into());
+        client.emit("close", &[]).await;
+        client.closed(PATIENCE).await;
+        eventually("every room is empty", PATIENCE, async || {
+            let members = [ROOM, "another"].map(|room| bench.node.registry.sockets_in(room));
+            (members == [0, 0]).then_some(())
+        })
+        .await;
+        // It has left the rooms, and comes into none any more.
+        bench.no_session_is_left().await;
+        bench.node.registry.join(sid, ROOM.into());
+        assert_eq!(bench.node.registry.sockets_in(ROOM), 0, "{transport:?}");
     }
 }
 
@@ -259,14 +261,14 @@ async fn a_client_that_does_not_read_is_cut_and_the_others_do_not_feel_it() {
     deaf.stop_reading();
     let text = "x".repeat(20_000);
     let mut sent = 0;
-    while bench.registry.counters().cut_backlog.load(Ordering::Relaxed) == 0 {
-        bench.io.to(ROOM).emit("big", &text).await.unwrap();
+    while bench.node.registry.counters().cut_backlog.load(Ordering::Relaxed) == 0 {
+        bench.node.io.to(ROOM).emit("big", &text).await.unwrap();
         reader.next("big").await;
         sent += 1;
         assert!(sent < 5_000, "100 MB did not fill what may wait");
     }
     eventually("the session is gone", PATIENCE, async || {
-        (bench.sessions() == 1 && bench.registry.count() == 1).then_some(())
+        (bench.sessions() == 1 && bench.node.registry.count() == 1).then_some(())
     })
     .await;
     bench.emit_next().await;
@@ -288,14 +290,14 @@ async fn a_client_that_reads_too_slowly_is_told_1013_after_whole_frames() {
     let slow =
         Client::connected(bench.address, Options::new(Transport::WebSocket).receive_buffer(4_096))
             .await;
-    slow.next("connect_reply").await;
+    slow.next("welcome").await;
     slow.stop_reading();
     let text = "x".repeat(20_000);
     let mut sent = 0;
-    while bench.registry.counters().cut_backlog.load(Ordering::Relaxed) == 0 {
+    while bench.node.registry.counters().cut_backlog.load(Ordering::Relaxed) == 0 {
         sent += 1;
-        bench.io.to(ROOM).emit("big", &(sent, &text)).await.unwrap();
-        bench.registry.delivered().await;
+        bench.node.io.to(ROOM).emit("big", &(sent, &text)).await.unwrap();
+        bench.node.registry.delivered().await;
         assert!(sent < 5_000, "100 MB did not fill what may wait");
     }
     slow.resume_reading();
@@ -322,15 +324,15 @@ async fn a_stalled_client_is_cut_at_the_deadline() {
         Client::connected(bench.address, Options::new(Transport::WebSocket).receive_buffer(4_096))
             .await;
     deaf.stop_reading();
-    let lane = bench.registry.lane(deaf.sid.parse().unwrap()).expect("a websocket has a lane");
+    let lane = bench.node.registry.lane(deaf.sid.parse().unwrap()).expect("a websocket has a lane");
     // Into the kernel's buffers as much as they take, and a little more.
     let text = "x".repeat(20_000);
     while !lane.is_blocked() {
-        bench.io.to(ROOM).emit("big", &text).await.unwrap();
+        bench.node.io.to(ROOM).emit("big", &text).await.unwrap();
         tokio::task::yield_now().await;
     }
     bench.no_session_is_left().await;
-    assert_eq!(bench.registry.counters().cut_stall.load(Ordering::Relaxed), 1);
+    assert_eq!(bench.node.registry.counters().cut_stall.load(Ordering::Relaxed), 1);
     deaf.resume_reading();
     assert!(matches!(deaf.closed(PATIENCE).await, Closed::Lost(_)));
 }
@@ -363,13 +365,13 @@ async fn a_session_can_be_closed_from_the_server_on_every_transport() {
     for transport in Transport::ALL {
         clients.push(bench.client(transport).await);
     }
-    bench.registry.close_all();
+    bench.node.registry.close_all();
     for client in &clients {
         client.closed(PATIENCE).await;
         assert!(!client.is_disconnected(), "a DISCONNECT packet would keep it away");
     }
     bench.no_session_is_left().await;
-    tokio::time::timeout(PATIENCE, bench.registry.emptied()).await.expect("all were told");
+    tokio::time::timeout(PATIENCE, bench.node.registry.emptied()).await.expect("all were told");
 }
 
 fn handshake(query: &str) -> String {

@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("chat", &["delivery", "dialects", "transport", "store", "domain"]),
     ("delivery", &["dialects", "transport", "store", "domain"]),
     ("dialects", &["domain"]),
-    ("transport", &["dialects"]),
+    ("transport", &[]),
     ("store", &["domain"]),
     ("domain", &[]),
     ("config", &["domain"]),
@@ -40,6 +40,7 @@ const DOORS: &[(&str, &[&str])] = &[
         &["src/sockets", "src/transport", "src/delivery", "src/dialects", "src/chat"],
     ),
     ("engineioxide", &["src/sockets", "src/transport", "src/delivery", "src/dialects", "src/chat"]),
+    ("socketioxide_parser_common", &["src/transport"]),
     ("axum", &["src/http", "src/server", "src/sockets"]),
     ("clap", &["src/config"]),
 ];

@@ -13,7 +13,7 @@ use crate::delivery::replay::Missed;
 use crate::{
     dialects::{Dialect, Event},
     domain::{position::Position, record::Record, room::RoomName, visibility::audience},
-    transport::registry::Registry,
+    transport::packet,
 };
 
 /// Bytes kept of a partition, what they are kept in and the frames made of them included.
@@ -47,9 +47,11 @@ impl ReplayEntry {
 
     /// The event as a websocket frame, made once for all who missed it; nothing where the dialect
     /// has none.
-    pub fn frame(&self, dialect: Dialect, registry: &Registry) -> &Bytes {
-        let made = || Event::stored(&self.record, dialect).map(|event| registry.frame(&event));
-        self.frames[dialect as usize].get_or_init(|| made().unwrap_or_default())
+    pub fn frame(&self, dialect: Dialect) -> &Bytes {
+        self.frames[dialect as usize].get_or_init(|| match Event::stored(&self.record, dialect) {
+            Some(event) => packet::frames(packet::event(event.name, &event.arguments)),
+            None => Bytes::new(),
+        })
     }
 
     /// The body is there twice once somebody has missed it.

@@ -1,4 +1,4 @@
-//! Who gets what in one pass.
+//! Who gets what in one flush.
 
 use std::{
     collections::HashMap,
@@ -8,44 +8,44 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use socketioxide_core::{Sid, adapter::BroadcastOptions};
 
+use crate::transport::connection::BySession;
 use crate::transport::flush::{
     FEW_MAX,
     queue::{Audience, Outgoing},
 };
-use crate::transport::registry::BySession;
 
-/// Frames up to this size are joined once for all who get them: one slice costs more than the copy.
+/// Frames up to this size are joined once for all who get them: one more slice costs more than the copy.
 const JOINED_MAX: usize = 4 << 10;
 
-/// One audience's messages, from the given place in the pass.
+/// The messages to one audience, from the given place in the flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Slice {
+pub struct Part {
     pub group: usize,
     pub from: usize,
 }
 
-/// Which messages a client gets: everybody with the same share gets the same bytes.
-pub type RecipientSet = u32;
-pub const NOTHING: RecipientSet = 0;
+/// Number of a set of messages: all clients that get the same set get the same bytes.
+pub type MessageSet = u32;
+pub const NOTHING: MessageSet = 0;
 
-/// Who gets what in one pass.
+/// Who gets what in one flush.
 pub struct FlushPlan<'a> {
     /// Stamp of the first message.
     pub first: u64,
     pub messages: &'a [Arc<Outgoing>],
     pub audiences: Vec<&'a Audience>,
     /// The audience of each message.
-    pub groups: Vec<usize>,
+    groups: Vec<usize>,
     /// How many clients each audience has here.
     pub sizes: Vec<usize>,
-    /// What is still due to each client. Atomic only because the plan lives across awaits.
+    /// The set that is still due to each client. Atomic only because it lives across awaits.
     pub recipients: BySession<AtomicU32>,
-    /// The parts of each share, in the order in which they were added.
-    pub shares: Vec<Vec<Slice>>,
-    /// The share that a share becomes with one more part.
-    pub grown: HashMap<(RecipientSet, Slice), RecipientSet, foldhash::fast::RandomState>,
-    /// What each share is in bytes, once somebody gets it.
-    pub chunks: Vec<Option<Vec<Bytes>>>,
+    /// The parts of each set, in the order in which they were added.
+    sets: Vec<Vec<Part>>,
+    /// The set that a set becomes with one more part.
+    grown: HashMap<(MessageSet, Part), MessageSet, foldhash::fast::RandomState>,
+    /// The bytes of each set, once a client gets it.
+    chunks: Vec<Option<Vec<Bytes>>>,
 }
 
 impl<'a> FlushPlan<'a> {
@@ -68,14 +68,10 @@ impl<'a> FlushPlan<'a> {
             groups,
             sizes: Vec::new(),
             recipients: BySession::default(),
-            shares: vec![Vec::new()],
+            sets: vec![Vec::new()],
             grown: HashMap::default(),
             chunks: Vec::new(),
         }
-    }
-
-    pub fn audiences(&self) -> &[&'a Audience] {
-        &self.audiences
     }
 
     /// The audiences that are more than a few.
@@ -84,20 +80,19 @@ impl<'a> FlushPlan<'a> {
         sized.filter(|(_, size)| **size > FEW_MAX).map(|(to, _)| to.0.clone()).collect()
     }
 
-    pub fn add(&mut self, sid: Sid, part: Slice) {
-        let Self { recipients, shares, grown, .. } = self;
-        let share = recipients.entry(sid).or_default().get_mut();
-        *share = *grown.entry((*share, part)).or_insert_with(|| {
-            let mut parts = shares[*share as usize].clone();
+    pub fn add(&mut self, sid: Sid, part: Part) {
+        let Self { recipients, sets, grown, .. } = self;
+        let set = recipients.entry(sid).or_default().get_mut();
+        *set = *grown.entry((*set, part)).or_insert_with(|| {
+            let mut parts = sets[*set as usize].clone();
             parts.push(part);
-            shares.push(parts);
-            RecipientSet::try_from(shares.len() - 1)
-                .expect("fewer shares than sockets and audiences")
+            sets.push(parts);
+            MessageSet::try_from(sets.len() - 1).expect("fewer sets than sockets and audiences")
         });
     }
 
-    pub fn messages(&self, share: RecipientSet) -> impl Iterator<Item = &'a Arc<Outgoing>> {
-        let parts = &self.shares[share as usize];
+    pub fn messages(&self, set: MessageSet) -> impl Iterator<Item = &'a Arc<Outgoing>> {
+        let parts = &self.sets[set as usize];
         let gets = |at: usize, group: usize| {
             parts.iter().any(|part| part.group == group && part.from <= at)
         };
@@ -109,11 +104,11 @@ impl<'a> FlushPlan<'a> {
             .map(|(_, (message, _))| message)
     }
 
-    pub fn chunks(&mut self, share: RecipientSet) -> &[Bytes] {
-        let at = share as usize;
-        self.chunks.resize(self.shares.len(), None);
+    pub fn chunks(&mut self, set: MessageSet) -> &[Bytes] {
+        let at = set as usize;
+        self.chunks.resize(self.sets.len(), None);
         if self.chunks[at].is_none() {
-            self.chunks[at] = Some(join(self.messages(share).map(|message| &message.frames)));
+            self.chunks[at] = Some(join(self.messages(set).map(|message| &message.frames)));
         }
         self.chunks[at].as_deref().unwrap_or_default()
     }

@@ -1,11 +1,12 @@
-//! What waits for a pass.
+//! What waits for a flush.
 
 use std::{
     hash::{Hash, Hasher},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use socketioxide_core::{
     Sid,
     adapter::{BroadcastOptions, Room},
@@ -13,13 +14,17 @@ use socketioxide_core::{
 };
 use tokio::sync::Notify;
 
-use crate::transport::lane::InFlight;
+use crate::transport::{lane::InFlight, packet};
 
-/// What one pass sends to one client at most, so that a burst does not look like a slow client.
-const PASS_BYTES_MAX: usize = 128 << 10;
-/// Messages that may wait for a pass; an emitter of broadcasts waits beyond.
+/// Pseudo-room for messages to a single socket or to everyone. Sessions join it when they enter
+/// the namespace. No room has an empty name.
+pub const TO_ONE_OR_ALL: Room = Room::Borrowed("");
+
+/// What one flush sends to one client at most, so that a burst does not look like a slow client.
+const FLUSH_BYTES_MAX: usize = 128 << 10;
+/// Messages that may wait for a flush. Above it, emitters of broadcasts wait.
 const WAITING_MAX: usize = 16_384;
-/// Bytes that may wait for a pass.
+/// Bytes that may wait for a flush.
 const WAITING_BYTES_MAX: usize = 32 << 20;
 /// Messages that overtake together.
 const OVERTAKING_MAX: usize = 64;
@@ -43,27 +48,35 @@ pub struct Outgoing {
     pub audience: Audience,
     pub packet: Packet,
     pub frames: Bytes,
-    /// The request that this answers counts as under way until it is delivered.
-    pub(super) _answers: Option<InFlight>,
+    /// The request that this answers is in flight until this is delivered.
+    _answers: Option<InFlight>,
 }
 
-/// What waits for one pass task. A message's stamp is `first` plus its place.
+impl Outgoing {
+    pub fn new(packet: Packet, to: BroadcastOptions, answers: Option<InFlight>) -> Arc<Self> {
+        let frames = packet::frames(packet.clone());
+        Arc::new(Self { audience: Audience(to), packet, frames, _answers: answers })
+    }
+}
+
+/// What waits for one flush task.
 #[derive(Debug, Default)]
-pub struct FlushQueueState {
+pub struct Waiting {
+    /// The stamp of the first message. Each message's stamp is one more than the one before it.
     pub first: u64,
-    /// A pass runs with what was taken last.
-    pub busy: bool,
-    pub messages: Vec<Arc<Outgoing>>,
-    pub bytes: usize,
-    /// Who joined what, and the stamp of the first message that is for him.
-    pub joined: Vec<(Sid, Room, u64)>,
+    /// Whether a flush runs with what was taken last.
+    busy: bool,
+    messages: Vec<Arc<Outgoing>>,
+    bytes: usize,
+    /// Which session joined which room, and the stamp of the first message that it gets there.
+    joined: Vec<(Sid, Room, u64)>,
     /// Sessions whose lane may be ready for its marker.
-    pub connected: Vec<Sid>,
+    connected: Vec<Sid>,
 }
 
-impl FlushQueueState {
-    /// From the next message on. Where none is on its way there is nothing to tell apart, and
-    /// nothing is remembered: in a silent house nobody would forget it.
+impl Waiting {
+    /// From the next message on. When no message is on its way, every message comes later, and
+    /// nothing is remembered: only a flush forgets joins, and there may be none for long.
     pub fn join(&mut self, sid: Sid, room: Room) {
         if self.busy || !self.messages.is_empty() {
             let stamp = self.first + self.messages.len() as u64;
@@ -74,14 +87,20 @@ impl FlushQueueState {
 
 #[derive(Debug, Default)]
 pub struct FlushQueue {
-    pub waiting: Mutex<FlushQueueState>,
+    waiting: Mutex<Waiting>,
     pub filled: Notify,
     pub drained: Notify,
 }
 
 impl FlushQueue {
-    pub fn lock(&self) -> MutexGuard<'_, FlushQueueState> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock()
+    }
+
+    /// The session may be in the namespace by now: time for the marker of its lane.
+    pub fn push_connected(&self, sid: Sid) {
+        self.lock().connected.push(sid);
+        self.filled.notify_one();
     }
 
     pub fn push(&self, outgoing: Arc<Outgoing>) {
@@ -97,9 +116,9 @@ impl FlushQueue {
         waiting.messages.len() >= WAITING_MAX || waiting.bytes >= WAITING_BYTES_MAX
     }
 
-    /// Whether a pass takes no more than waits already.
-    pub fn has_a_pass(&self) -> bool {
-        self.lock().bytes >= PASS_BYTES_MAX
+    /// Whether as much waits as one flush takes.
+    pub fn has_a_flush(&self) -> bool {
+        self.lock().bytes >= FLUSH_BYTES_MAX
     }
 
     pub fn is_idle(&self) -> bool {
@@ -107,14 +126,14 @@ impl FlushQueue {
         waiting.messages.is_empty() && !waiting.busy
     }
 
-    /// As much as one pass takes, with the stamp of the first.
+    /// As much as one flush takes, with the stamp of the first message.
     pub fn take(&self) -> (u64, Vec<Arc<Outgoing>>, Vec<Sid>) {
         let mut waiting = self.lock();
         let mut bytes = 0;
         let mut count = 0;
         for message in &waiting.messages {
             bytes += message.frames.len();
-            if count > 0 && bytes > PASS_BYTES_MAX {
+            if count > 0 && bytes > FLUSH_BYTES_MAX {
                 break;
             }
             count += 1;
@@ -136,7 +155,7 @@ impl FlushQueue {
         self.lock().messages.iter().take(OVERTAKING_MAX).cloned().collect()
     }
 
-    /// As many as given from the front, with the stamp of the first, in the middle of a pass.
+    /// As many as given from the front, with the stamp of the first, while a flush runs.
     pub fn take_front(&self, count: usize) -> (u64, Vec<Arc<Outgoing>>) {
         let mut waiting = self.lock();
         let first = waiting.first;
@@ -148,7 +167,7 @@ impl FlushQueue {
         (first, messages)
     }
 
-    /// Joins that fall behind the start of a pass. Those before its end are then forgotten.
+    /// Joins after the start of a flush. Those before its end are then forgotten.
     pub fn joined_since(&self, first: u64, end: u64) -> Vec<(Sid, Room, u64)> {
         let mut waiting = self.lock();
         let late = waiting.joined.iter().filter(|(.., stamp)| *stamp > first).cloned().collect();
@@ -162,12 +181,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_joins_in_silence_is_not_remembered() {
-        let mut waiting = FlushQueueState::default();
+    fn a_join_is_remembered_only_while_messages_are_on_their_way() {
+        let mut waiting = Waiting::default();
         waiting.join(Sid::new(), Room::Borrowed("a"));
         assert!(waiting.joined.is_empty());
         waiting.busy = true;
         waiting.join(Sid::new(), Room::Borrowed("a"));
-        assert_eq!(waiting.joined.len(), 1, "the pass that runs may still look for its audience");
+        assert_eq!(waiting.joined.len(), 1, "the flush that runs may still look for its audience");
     }
 }

@@ -18,6 +18,7 @@ pub mod proxy;
 pub mod redis;
 pub mod road;
 pub mod store;
+pub mod transport;
 
 use std::{
     net::TcpListener,

@@ -1,4 +1,4 @@
-//! Registry on a stream in memory that takes exactly as many bytes as a test says.
+//! Lanes on a stream in memory that takes exactly as many bytes as a test says.
 
 use std::{
     io,
@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use proptest::prelude::{Strategy, any, prop, prop_oneof, proptest};
 use socketioxide_core::{Sid, Value};
 use tokio::{
@@ -16,14 +17,18 @@ use tokio::{
     time::{advance, pause},
 };
 
-use crate::transport::lane::{Lane, LaneStream};
 use crate::{
     shutdown::Tasks,
     transport::{
+        close::CloseReason,
         connect_reply::ConnectReply,
         frame,
-        registry::{Registry, TransportSettings},
+        lane::{Busy, InFlight, Lane},
+        lane_stream::LaneStream,
+        registry::Registry,
+        settings::TransportSettings,
         stream::Stream,
+        supervisor,
     },
 };
 
@@ -106,13 +111,27 @@ struct Bench {
 
 impl Bench {
     fn new(settings: TransportSettings) -> Self {
+        let bench = Self::unsupervised(settings);
+        bench.end_polling_with(|_sid| Box::pin(std::future::ready(())));
+        bench
+    }
+
+    fn unsupervised(settings: TransportSettings) -> Self {
         let tasks = Tasks::default();
-        let registry = Registry::new(settings, &tasks, &tasks);
+        let registry = Registry::new(settings, &tasks);
         let memory = Memory::default();
         let stream = Stream::Other(Box::pin(memory.clone()));
-        let lane = Lane::new(stream, Bytes::new(), None, None, registry.clone());
-        let stream = LaneStream::new(Arc::clone(&lane));
+        let lane = Lane::new(stream, Bytes::new(), None, None);
+        let stream = LaneStream::new(Arc::clone(&lane), registry.clone());
         Self { memory, lane, stream, registry, tasks }
+    }
+
+    /// Starts the supervisor.
+    fn end_polling_with(
+        &self,
+        end_polling: impl FnMut(Sid) -> BoxFuture<'static, ()> + Send + 'static,
+    ) {
+        self.tasks.spawn("supervisor", supervisor::run(self.registry.clone(), end_polling));
     }
 
     fn live(settings: TransportSettings) -> Self {
@@ -120,6 +139,15 @@ impl Bench {
         let marker = bench.marker();
         bench.own(&marker).unwrap();
         bench
+    }
+
+    fn deliver(&self, stamp: u64, chunks: &[Bytes]) {
+        let effects = self.lane.deliver(stamp, chunks, self.registry.settings());
+        self.registry.carry_out(&self.lane, effects);
+    }
+
+    fn begin(&self) -> Result<InFlight, Busy> {
+        self.lane.begin(self.registry.settings())
     }
 
     /// The next marker, as the engine writes it.
@@ -206,7 +234,7 @@ proptest! {
                         .iter()
                         .map(|lengths| lengths.iter().flat_map(&mut next).collect())
                         .collect();
-                    bench.lane.deliver(0, &chunks);
+                    bench.deliver(0, &chunks);
                     let waits = if live { &mut expected } else { &mut held };
                     waits.extend(chunks.iter().flatten());
                 }
@@ -240,10 +268,10 @@ async fn a_session_that_enters_again_sees_its_connect_reply_first() {
     bench.memory.take(usize::MAX);
     let reply = frame::encode(&Value::Str("0{\"sid\":\"x\"}".into(), None));
     let (old, late, new) = (text(5, b'a'), text(5, b'b'), text(5, b'c'));
-    bench.lane.deliver(6, std::slice::from_ref(&old));
+    bench.deliver(6, std::slice::from_ref(&old));
     bench.lane.entering(7);
-    bench.lane.deliver(6, &[late]);
-    bench.lane.deliver(7, std::slice::from_ref(&new));
+    bench.deliver(6, &[late]);
+    bench.deliver(7, std::slice::from_ref(&new));
     bench.own(&reply).unwrap();
     assert_eq!(bench.memory.written(), [&old[..], &reply].concat());
     let marker = bench.marker();
@@ -258,7 +286,7 @@ async fn a_marker_from_before_the_session_entered_again_is_swallowed_and_opens_n
     let before = bench.marker();
     bench.lane.entering(0);
     let shared = text(5, b'a');
-    bench.lane.deliver(0, std::slice::from_ref(&shared));
+    bench.deliver(0, std::slice::from_ref(&shared));
     bench.own(&before).unwrap();
     assert_eq!(bench.memory.written(), b"");
     let marker = bench.marker();
@@ -267,14 +295,14 @@ async fn a_marker_from_before_the_session_entered_again_is_swallowed_and_opens_n
 }
 
 #[tokio::test]
-async fn two_markers_under_way_open_the_lane_at_the_second() {
+async fn of_two_markers_in_the_queue_the_second_opens_the_lane() {
     let mut bench = Bench::new(settings());
     bench.memory.take(usize::MAX);
     let before = bench.marker();
     bench.lane.entering(0);
     let marker = bench.marker();
     let (own, shared) = (text(5, b'a'), text(5, b'b'));
-    bench.lane.deliver(0, std::slice::from_ref(&shared));
+    bench.deliver(0, std::slice::from_ref(&shared));
     bench.own(&before).unwrap();
     bench.own(&own).unwrap();
     bench.own(&marker).unwrap();
@@ -288,7 +316,7 @@ async fn a_marker_that_left_with_its_session_is_not_waited_for() {
     bench.marker();
     bench.lane.entering(0);
     let shared = text(5, b'a');
-    bench.lane.deliver(0, std::slice::from_ref(&shared));
+    bench.deliver(0, std::slice::from_ref(&shared));
     let marker = bench.marker();
     bench.own(&marker).unwrap();
     assert_eq!(bench.memory.written(), shared);
@@ -302,12 +330,12 @@ async fn a_marker_that_overtakes_the_connect_reply_is_asked_for_again() {
     let opened = frame::text(format!("0{{\"sid\":\"{sid}\"}}").as_bytes());
     bench.own(&opened).unwrap();
     let marker = bench.marker();
-    let _connect_reply =
-        bench.registry.set_connect_reply(sid, ConnectReply::new("public", "secret", Bytes::new()));
+    let reply = ConnectReply::new("public", "secret", Bytes::new());
+    let _admission = bench.registry.admit(sid, Some(reply));
     let shared = text(5, b'a');
-    bench.lane.deliver(0, std::slice::from_ref(&shared));
+    bench.deliver(0, std::slice::from_ref(&shared));
     bench.own(&marker).unwrap();
-    assert_eq!(bench.memory.written(), opened, "the client is not greeted yet");
+    assert_eq!(bench.memory.written(), opened, "the client has no connect reply yet");
     bench.own(&frame::encode(&Value::Str("0{\"sid\":\"x\"}".into(), None))).unwrap();
     let marker = bench.marker();
     bench.own(&marker).unwrap();
@@ -318,14 +346,14 @@ async fn a_marker_that_overtakes_the_connect_reply_is_asked_for_again() {
 
 #[tokio::test]
 async fn a_session_that_upgrades_while_it_is_ended_is_ended_all_the_same() {
-    let mut bench = Bench::live(settings());
+    let mut bench = Bench::unsupervised(settings());
     bench.memory.take(usize::MAX);
     let (registry, lane) = (bench.registry.clone(), Arc::clone(&bench.lane));
-    bench.registry.set_end_polling(Box::new(move |sid| {
+    bench.end_polling_with(move |sid| {
         registry.opened(sid, &lane);
         Box::pin(std::future::ready(()))
-    }));
-    bench.registry.close(Sid::new(), 1008, "it polls");
+    });
+    bench.registry.close(Sid::new(), CloseReason::SessionTaken);
     let ended = async {
         while bench.own(&text(1, b'x')).is_ok() {
             tokio::task::yield_now().await;
@@ -338,7 +366,7 @@ async fn a_session_that_upgrades_while_it_is_ended_is_ended_all_the_same() {
 async fn a_refused_marker_is_asked_for_again() {
     let bench = Bench::new(settings());
     assert!(bench.lane.marker().is_some());
-    assert!(bench.lane.marker().is_none(), "one is under way");
+    assert!(bench.lane.marker().is_none(), "one is in the queue");
     bench.lane.marker_refused();
     assert!(bench.lane.marker().is_some());
 }
@@ -348,13 +376,13 @@ async fn too_long_a_backlog_ends_the_lane_with_1013_after_the_frame_that_was_beg
     let mut bench = Bench::live(TransportSettings { backlog_bytes_max: 1_000, ..settings() });
     let chunk = [text(10, b'a'), text(20, b'b')].concat();
     bench.memory.take(15);
-    bench.lane.deliver(0, &[Bytes::from(chunk.clone())]);
-    bench.lane.deliver(0, &[text(1_000, b'c')]);
+    bench.deliver(0, &[Bytes::from(chunk.clone())]);
+    bench.deliver(0, &[text(1_000, b'c')]);
     assert!(matches!(bench.read(), Poll::Ready(Err(_))), "the reader sees the end");
     assert!(bench.own(&text(1, b'x')).is_err(), "the writer sees it too");
     assert_eq!(bench.registry.counters().cut_backlog.load(std::sync::atomic::Ordering::Relaxed), 1);
     bench.memory.take(usize::MAX);
-    let close = frame::close(1013, "too slow: more is waiting than may wait");
+    let close = CloseReason::TooSlow.frame().expect("a client can read it");
     let expected = [&chunk[..], &close[..]].concat();
     let told = async {
         while bench.memory.written() != expected {
@@ -372,7 +400,7 @@ async fn a_client_that_takes_nothing_is_cut_at_the_deadline_and_one_that_takes_i
     let mut slow = Bench::live(TransportSettings { stall_max, ..settings() });
     let mut dead = Bench::live(TransportSettings { stall_max, ..settings() });
     for bench in [&mut slow, &mut dead] {
-        bench.lane.deliver(0, &[text(50_000, b'a')]);
+        bench.deliver(0, &[text(50_000, b'a')]);
     }
     for _second in 0..40 {
         slow.memory.take(10);
@@ -385,12 +413,12 @@ async fn a_client_that_takes_nothing_is_cut_at_the_deadline_and_one_that_takes_i
 }
 
 #[tokio::test]
-async fn reading_pauses_while_too_much_is_under_way_and_only_as_long_as_pongs_allow() {
+async fn reading_pauses_while_too_much_is_in_flight_and_only_as_long_as_pongs_allow() {
     pause();
     let read_pause_max = Duration::from_secs(10);
     let mut bench =
         Bench::live(TransportSettings { in_flight_max: 4, read_pause_max, ..settings() });
-    let mut in_flight: Vec<_> = (0..4).map(|_| bench.lane.begin().unwrap()).collect();
+    let mut in_flight: Vec<_> = (0..4).map(|_| bench.begin().unwrap()).collect();
     bench.memory.0.lock().unwrap().brings = vec![0x81, 0x81, 0, 0, 0, 0, b'3'];
     assert!(bench.read().is_pending(), "held");
     in_flight.pop();
@@ -398,7 +426,7 @@ async fn reading_pauses_while_too_much_is_under_way_and_only_as_long_as_pongs_al
     in_flight.pop();
     assert!(matches!(bench.read(), Poll::Ready(Ok(_))), "half of it is answered");
 
-    in_flight.extend((0..2).map(|_| bench.lane.begin().unwrap()));
+    in_flight.extend((0..2).map(|_| bench.begin().unwrap()));
     bench.memory.0.lock().unwrap().brings = vec![0x81, 0x81, 0, 0, 0, 0, b'3'];
     assert!(bench.read().is_pending(), "held again");
     for _second in 0..12 {
@@ -406,7 +434,7 @@ async fn reading_pauses_while_too_much_is_under_way_and_only_as_long_as_pongs_al
         tokio::task::yield_now().await;
     }
     assert!(matches!(bench.read(), Poll::Ready(Ok(_))), "a pong must be read");
-    assert!(bench.lane.begin().is_err(), "but what comes is refused");
+    assert!(bench.begin().is_err(), "but what comes is refused");
     in_flight.clear();
-    assert!(bench.lane.begin().is_ok());
+    assert!(bench.begin().is_ok());
 }

@@ -11,19 +11,18 @@ use bytes::{Buf, Bytes};
 use socketioxide_core::Sid;
 use tokio::{io::ReadBuf, time::Instant};
 
-use crate::transport::lane::cut_error;
+use crate::transport::lane::ended_error;
 use crate::transport::{
-    accept::Guard,
-    connect_reply,
+    Guard,
+    connect_reply::{self, ConnectReply},
     frame::{self, Inspector},
-    registry::Registry,
     stream::Stream,
 };
 
-/// How a marker begins: it is sent to a lane through the engine's queue, and swallowed when it
-/// flush_tasks. No application event has this name.
+/// How a marker begins. A marker is sent to a lane through the engine's queue, and swallowed when
+/// it passes. No application event has this name.
 const MARKER: &[u8] = b"42[\"~lane\",";
-/// Slices in one write; the system takes 1 024, and a backlog seldom has more than a few.
+/// Slices in one write. The system takes 1 024, and a backlog seldom has more than a few.
 const SLICES_MAX: usize = 64;
 /// Bytes of one read.
 const READ_BYTES_MAX: usize = 16 << 10;
@@ -33,10 +32,10 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES_MAX].into());
 }
 
-/// What the client has done about its session so far.
+/// Whether shared frames may go out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// The marker is not sent; `retry`: it was refused, the next own frame asks again.
+    /// The marker is not sent. `retry`: it was refused, and the engine's next frame asks again.
     Opening { retry: bool },
     /// The marker of this number is in the engine's queue.
     Marked(u32),
@@ -44,60 +43,72 @@ pub enum Order {
     Live,
 }
 
+/// Whether the client's requests are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadPause {
-    None,
-    Since(Instant),
-    /// Held for as long as pongs allow: reading goes on, and what comes is answered `busy`.
-    Expired,
+pub enum Reading {
+    Open,
+    PausedSince(Instant),
+    /// Paused for as long as pongs allow: reading goes on, and new requests are answered `busy`.
+    PauseExpired,
 }
 
-/// What passed in an own write and the rest of the server should know.
+/// What the engine's frames said about the session.
 #[derive(Debug, Default)]
 pub struct Passed {
-    pub opened: Option<Sid>,
+    /// They named the session.
+    pub opened: bool,
+    /// The namespace may know the session by now.
     pub connected: bool,
 }
 
-pub struct Out {
-    /// `None`: cut, or given up by the engine.
+/// What is dropped when a lane ends. Outside its lock, for it may lead to code of others.
+pub struct Dropped {
+    pub stream: Option<Stream>,
+    pub reader: Option<Waker>,
+    pub inspector: Inspector,
+}
+
+pub struct LaneState {
+    /// `None`: the lane has ended.
     pub stream: Option<Stream>,
     /// The connection's reader, which also flushes.
     pub reader: Option<Waker>,
-    /// Whole frames to write; of the first chunk, `written` bytes are gone.
+    /// Whole frames to write. Of the first chunk, `written` bytes are gone.
     pub ready: VecDeque<Bytes>,
     written: usize,
     /// Shared frames that wait for the marker.
     held: Vec<Bytes>,
     /// Of `ready` and `held`, less `written`.
     pub bytes: usize,
-    /// What of `bytes` was asked for: the messages that a client missed may be more than it may
-    /// let wait later.
+    /// How many of `bytes` are in the connect reply: what a client missed may be more than may
+    /// wait for it later.
     pub missed: usize,
     pub order: Order,
-    /// Numbers markers. Only the last one counts: the session of one before it may have left, and
-    /// taken it along.
+    /// Numbers markers. Only the last one counts: an earlier one may have been dropped together
+    /// with the session that it was for.
     markers: u32,
-    /// Shared frames of flush_tasks before this one were for a session that has left.
+    /// Shared frames with an earlier stamp were for a session that has left.
     pub since: u64,
     /// When bytes last moved, if any wait.
     pub progress: Instant,
-    pub read_pause: ReadPause,
-    /// Whether the supervisor has this lane on its list.
-    pub watched: bool,
+    pub reading: Reading,
+    /// Whether the supervisor checks the deadlines.
+    pub is_watched: bool,
     pub sid: Option<Sid>,
+    /// What the client is told in place of the next CONNECT reply.
+    pub connect_reply: Option<Box<ConnectReply>>,
     /// Read from the stream, or with the upgrade request, and not yet taken by the engine.
     came: Bytes,
     /// Follows what the client sends.
     pub inspector: Inspector,
-    /// The start of a frame whose end the engine has not written yet. It writes whole frames as
-    /// long as every write is taken, so this stays empty.
-    pub unfinished: Vec<u8>,
+    /// The start of a frame whose end the engine has not written yet. The engine writes whole
+    /// frames as long as every write is taken, so this stays empty.
+    unfinished: Box<[u8]>,
     /// Dropped with the connection, and not before.
     pub guard: Option<Guard>,
 }
 
-impl Out {
+impl LaneState {
     /// `came` is what came with the upgrade request.
     pub fn new(stream: Stream, came: Bytes, sid: Option<Sid>, guard: Option<Guard>) -> Self {
         Self {
@@ -112,12 +123,13 @@ impl Out {
             markers: 0,
             since: 0,
             progress: Instant::now(),
-            read_pause: ReadPause::None,
-            watched: false,
+            reading: Reading::Open,
+            is_watched: false,
             sid,
+            connect_reply: None,
             came,
             inspector: Inspector::default(),
-            unfinished: Vec::new(),
+            unfinished: Box::default(),
             guard,
         }
     }
@@ -138,30 +150,53 @@ impl Out {
         Some(format!("[\"~lane\",{}]", self.markers))
     }
 
-    /// It is not in the engine's queue.
+    /// The marker is not in the engine's queue.
     pub fn marker_refused(&mut self) {
         if let Order::Marked(_) = self.order {
             self.order = Order::Opening { retry: true };
         }
     }
 
-    /// Shared frames that wait for the marker.
+    /// Ends a pause of the reader, and answers whom to wake.
+    pub fn resume_reading(&mut self) -> Option<Waker> {
+        match std::mem::replace(&mut self.reading, Reading::Open) {
+            Reading::Open => None,
+            Reading::PausedSince(_) | Reading::PauseExpired => self.reader.clone(),
+        }
+    }
+
+    /// Keeps shared frames until the marker has passed.
     pub fn hold_back(&mut self, chunks: &[Bytes]) {
-        self.touch();
+        self.start_deadline();
         self.bytes += chunks.iter().map(Bytes::len).sum::<usize>();
         self.held.extend(chunks.iter().cloned());
     }
 
-    /// The deadline runs from the moment that something first waits.
-    pub fn touch(&mut self) {
+    /// The deadline runs from the moment when something first waits.
+    fn start_deadline(&mut self) {
         if self.bytes == 0 {
             self.progress = Instant::now();
         }
     }
 
-    /// Own frames, in order; what must be known about them; without the marker, and with the
-    /// connect_reply in the place of the CONNECT reply.
-    pub fn pass(&mut self, frames: &[u8], registry: &Registry) -> Passed {
+    /// Bytes of the engine, cut anywhere. `false`: the frame that they begin is longer than
+    /// `unfinished_max`.
+    pub fn write_engine(&mut self, bytes: &[u8], unfinished_max: usize) -> (Passed, bool) {
+        let unfinished = std::mem::take(&mut self.unfinished);
+        let joined = if unfinished.is_empty() { Vec::new() } else { [&unfinished, bytes].concat() };
+        let frames = if unfinished.is_empty() { bytes } else { &joined };
+        let (whole, rest) = frames.split_at(frame::whole(frames));
+        let passed = self.pass(whole);
+        let is_bounded = rest.len() <= unfinished_max;
+        if is_bounded && !rest.is_empty() {
+            self.unfinished = rest.into();
+        }
+        (passed, is_bounded)
+    }
+
+    /// Writes whole frames of the engine, in order: without the marker, and with our connect reply
+    /// in place of the engine's.
+    fn pass(&mut self, frames: &[u8]) -> Passed {
         let mut passed = Passed::default();
         let mut from = 0;
         let mut at = 0;
@@ -171,22 +206,19 @@ impl Out {
             let connects = connect_reply::is_connect(text);
             if let Some(number) = text.strip_prefix(MARKER) {
                 self.write_own(&frames[from..at]);
-                self.marker_passed(number, registry);
+                self.marker_passed(number);
                 from = end;
             } else if let Order::Opening { retry } = self.order {
                 if let Some(sid) = opened_session(text) {
                     self.sid = Some(sid);
-                    passed.opened = Some(sid);
+                    passed.opened = true;
                 }
                 passed.connected |= retry || connects || text == b"3probe";
             }
-            if connects
-                && let Some(connect_reply) =
-                    self.sid.and_then(|sid| registry.take_connect_reply(sid))
-            {
+            if connects && let Some(reply) = self.connect_reply.take() {
                 self.write_own(&frames[from..at]);
-                let missed = connect_reply.missed.len();
-                self.send(&[connect_reply.connect, connect_reply.missed]);
+                let missed = reply.missed.len();
+                self.send(&[reply.connect, reply.missed]);
                 self.missed = if self.ready.is_empty() { 0 } else { missed };
                 from = end;
             }
@@ -196,14 +228,14 @@ impl Out {
         passed
     }
 
-    fn marker_passed(&mut self, rest: &[u8], registry: &Registry) {
+    fn marker_passed(&mut self, rest: &[u8]) {
         let is_last = rest.strip_suffix(b"]") == Some(self.markers.to_string().as_bytes());
         // One that was sent before the session entered again says nothing about now.
         if !is_last || self.order != Order::Marked(self.markers) {
             return;
         }
-        if self.sid.is_some_and(|sid| registry.has_connect_reply(sid)) {
-            // It was asked for by the session's last entry, and is before the CONNECT reply of this.
+        if self.connect_reply.is_some() {
+            // It was sent for the session's last entry, and passes before this entry's reply.
             self.order = Order::Opening { retry: true };
             return;
         }
@@ -214,7 +246,7 @@ impl Out {
     }
 
     /// Own frames are in the engine's buffer, so what cannot be written now is copied.
-    pub fn write_own(&mut self, frames: &[u8]) {
+    fn write_own(&mut self, frames: &[u8]) {
         let mut written = 0;
         if self.ready.is_empty() {
             while written < frames.len() {
@@ -227,7 +259,7 @@ impl Out {
         if written == frames.len() {
             return;
         }
-        self.touch();
+        self.start_deadline();
         self.bytes += frames.len() - written;
         // Kept from the start of the frame that is partly gone, so that its end can be found.
         let start = frame::start_of_frame(frames, written);
@@ -260,7 +292,7 @@ impl Out {
             offset += written;
         }
         if first < chunks.len() {
-            self.touch();
+            self.start_deadline();
             self.written = offset;
             self.ready.extend(chunks[first..].iter().cloned());
             self.bytes += chunks[first..].iter().map(Bytes::len).sum::<usize>() - offset;
@@ -287,7 +319,7 @@ impl Out {
             }
             self.written += written;
         }
-        // A burst's backlog is not kept as capacity: idle registry are what memory is for.
+        // A burst's backlog is not kept as capacity: most connections are idle, and memory is for them.
         self.ready = VecDeque::new();
         self.missed = 0;
     }
@@ -295,7 +327,7 @@ impl Out {
     /// Reads as much as there is, whatever the engine has room for: it keeps a buffer for each
     /// connection, which must be small, and small reads are dear.
     pub fn read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Some(stream) = &mut self.stream else { return Poll::Ready(Err(cut_error())) };
+        let Some(stream) = &mut self.stream else { return Poll::Ready(Err(ended_error())) };
         if self.came.is_empty() {
             self.came = std::task::ready!(SCRATCH.with_borrow_mut(|scratch| {
                 let mut read = ReadBuf::new(scratch);
@@ -337,13 +369,17 @@ impl Out {
         })
     }
 
-    /// Forgets what waits, and answers who must be told.
-    pub fn give_up(&mut self) -> Option<Waker> {
+    /// Forgets what waits, and answers what the lane no longer needs.
+    pub fn give_up(&mut self) -> Dropped {
         self.ready = VecDeque::new();
         self.held = Vec::new();
         self.written = 0;
         self.bytes = 0;
-        self.reader.take()
+        Dropped {
+            stream: self.stream.take(),
+            reader: self.reader.take(),
+            inspector: std::mem::take(&mut self.inspector),
+        }
     }
 }
 
