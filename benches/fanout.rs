@@ -1,10 +1,10 @@
-//! What a frame costs to encode, what a broadcast costs over 1, 100 and 10 000 lanes, and how long a
-//! broadcast to 10 000 holds up others.
+//! How long it takes to encode a frame and to broadcast over 1, 100 and 10 000 lanes, and how long
+//! a broadcast to 10 000 holds up others.
 //!
 //! The lanes are real, and so is everything before them: the adapter, the queue, the flush, the
 //! lookup of who is in the room. Only the streams are in memory and take everything, so this is
 //! the server's own share; the rest of a delivery is the system's `send`. Where waiting is
-//! measured, each write takes as long as that.
+//! measured, each write takes as long as a `send`.
 
 #[expect(dead_code, reason = "tests need more of it")]
 #[path = "../tests/it/harness/transport.rs"]
@@ -31,7 +31,7 @@ const NO_PING: Duration = Duration::from_secs(24 * 3_600);
 const BODY_BYTES: usize = 128;
 /// A room that one client is in, who is in no other.
 const OTHER_ROOM: &str = "other";
-/// What `send` takes on loopback.
+/// How long `send` takes on loopback.
 const SEND: Duration = Duration::from_micros(6);
 
 /// A room full of clients.
@@ -83,7 +83,7 @@ impl Crowd {
         crowd
     }
 
-    /// Waits until nobody is sent anything any more: every marker has passed.
+    /// Waits until no client is sent anything any more: every marker has passed.
     fn settle(&self) {
         self.runtime.block_on(async {
             let mut quiet = 0;
@@ -134,7 +134,7 @@ impl Crowd {
         })
     }
 
-    /// How long it takes until everybody has several messages that were emitted together.
+    /// How long it takes until all clients have several messages that were emitted together.
     fn broadcast(&self, messages: usize) -> Duration {
         let body = "x".repeat(BODY_BYTES);
         let text = format!("2[\"message\",\"{body}\"]");

@@ -136,7 +136,7 @@ where
         .body(END.to_owned())
         .expect("a path and a session id make a request");
     let answer = service.call(request);
-    // Whatever the answer is, the session has ended.
+    // The session has ended, whatever the answer says.
     Box::pin(async move { drop(answer.await) })
 }
 

@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use crate::transport::frame;
 
-/// What a websocket reports when its connection ends without a close frame. It is never sent.
+/// The code that a websocket reports when its connection ends without a close frame. It is never
+/// sent.
 const NO_CLOSE_FRAME: u16 = 1006;
 
 /// Why the server ends a connection. It never sends a DISCONNECT packet for that: the official

@@ -1,7 +1,7 @@
-//! What a client is told when it has connected, in place of the engine's own CONNECT reply.
+//! The packet that tells a client that it is connected, in place of the engine's CONNECT reply.
 //!
-//! The engine answers `40{"sid":..}` with the Engine.IO session id, and everybody who knows that
-//! id can post into a polling session. So the reply is replaced where it passes, in the lane or in
+//! The engine answers `40{"sid":..}` with the Engine.IO session id, and that id lets any client
+//! post into a polling session. So the reply is replaced where it passes, in the lane or in
 //! the body of a poll: by one of our own, with the events that the client missed right behind it.
 //! Not before it, as Node sends them: the official client keeps what arrives before the reply, and
 //! would show it a second time when the connection ends in between.

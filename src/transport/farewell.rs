@@ -65,9 +65,9 @@ impl Farewell {
     }
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // What the client still sends is read and dropped: closing with unread bytes would reset
-        // the connection, and the client would lose the close frame. The client's own close frame
-        // is the last thing that it sends.
+        // Bytes that the client still sends are read and dropped: closing with unread bytes would
+        // reset the connection, and the client would lose the close frame. The client's own close
+        // frame is the last thing that it sends.
         while !self.inspector.saw_close() {
             let mut room = [0; 4_096];
             let mut room = ReadBuf::new(&mut room);

@@ -68,7 +68,7 @@ fn put(out: &mut BytesMut, opcode: u8, prefix: &[u8], payload: &[u8]) {
     out.put_slice(payload);
 }
 
-/// What a frame's header says.
+/// A frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Head {
     opcode: u8,

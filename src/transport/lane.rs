@@ -6,13 +6,13 @@
 //! - The lane always accepts, and counts: when more than `backlog_bytes_max` waits, or nothing
 //!   moves for `stall_max`, the lane ends. Then both directions fail, the engine's reader ends the
 //!   session, and its writer finds nothing to wait for.
-//! - Nobody waits here. A stream that takes more again wakes the connection's reader, which polls
+//! - No task waits here. A stream that takes more again wakes the connection's reader, which polls
 //!   the lane and so flushes it: no task and no queue per socket.
 //! - While too many requests of the client are in flight, the lane does not read either, and TCP
 //!   pushes back. The supervisor bounds that in time, so that pongs are read.
 //!
-//! A lane knows nothing but its connection. What others must do is answered as `Effects`, which
-//! the caller carries out once the lane's lock is released.
+//! A lane knows nothing but its connection. It answers `Effects`, the work that others must do, and
+//! the caller carries them out once the lane's lock is released.
 
 mod state;
 
@@ -43,7 +43,7 @@ pub struct Lane {
     is_upgrade: bool,
 }
 
-/// What must be done after a lane has changed. Mostly nothing.
+/// The work that others must do after a lane has changed. Mostly none.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct Effects {
@@ -61,13 +61,13 @@ pub struct Effects {
 pub struct Ended {
     pub sid: Option<Sid>,
     pub reason: CloseReason,
-    /// What waited for the client.
+    /// Bytes that waited for the client.
     pub bytes_waiting: usize,
-    /// What the client is still sent.
+    /// The last bytes for the client.
     pub farewell: Option<Farewell>,
 }
 
-/// What is left when the engine gives up its end of the connection.
+/// The rest of a lane whose other end the engine has given up.
 #[derive(Debug)]
 pub struct Remains {
     pub sid: Option<Sid>,
@@ -88,13 +88,14 @@ pub struct InFlight {
 pub struct Busy;
 
 impl Effects {
+    #[inline]
     pub fn is_none(&self) -> bool {
         !self.watch && self.ended.is_none() && self.opened.is_none() && self.connected.is_none()
     }
 }
 
 impl Lane {
-    /// `came` is what came with the upgrade request, `upgrades` the polling session that the
+    /// `came` are the bytes after the upgrade request, `upgrades` the polling session that the
     /// request named.
     pub(super) fn new(
         stream: Stream,
@@ -125,7 +126,7 @@ impl Lane {
     }
 
     /// Sends shared frames: each chunk holds whole ones. They go behind the marker, and behind
-    /// what waits. `stamp` is that of the first message of the flush.
+    /// all bytes that wait. `stamp` is that of the first message of the flush.
     pub(super) fn deliver(
         &self,
         stamp: u64,
@@ -216,7 +217,7 @@ impl Lane {
         self.state.lock().entering(stamp);
     }
 
-    /// What the client is told in place of the next CONNECT reply that passes.
+    /// `reply` goes out in place of the next CONNECT reply that passes.
     pub(super) fn set_connect_reply(&self, reply: Option<Box<ConnectReply>>) {
         self.state.lock().connect_reply = reply;
     }
@@ -244,7 +245,7 @@ impl Lane {
         !self.state.lock().ready.is_empty()
     }
 
-    /// Ends the connection. A client that reads is still sent what waits for it.
+    /// Ends the connection. A client that reads still gets the bytes that wait for it.
     pub(super) fn close(&self, reason: CloseReason) -> Effects {
         end(self.state.lock(), reason)
     }
@@ -256,8 +257,7 @@ impl Lane {
         settings: &TransportSettings,
     ) -> (Option<Instant>, Effects) {
         let mut state = self.state.lock();
-        // A deadline that begins to run after this check is not missed: it ends later than this.
-        let mut next = now + settings.stall_max.min(settings.read_pause_max);
+        let mut next = now + settings.check_deadlines_every();
         state.is_watched = false;
         if state.stream.is_none() {
             return (None, Effects::default());
@@ -282,7 +282,7 @@ impl Lane {
         (state.is_watched.then_some(next), Effects::default())
     }
 
-    /// The engine is done with the connection. What it wrote last, a close frame, still goes out.
+    /// The engine is done with the connection. Its last frame, a close frame, still goes out.
     pub(super) fn give_up(&self) -> Remains {
         let mut state = self.state.lock();
         state.flush();
@@ -291,7 +291,7 @@ impl Lane {
         let dropped = state.give_up();
         let guard = state.guard.take();
         drop(state);
-        // Both lead to code of others: the waker to the task that holds the engine's end.
+        // Dropping them runs code of others: the waker leads to the task that holds this stream.
         drop((dropped.reader, guard));
         let stream = dropped.stream.filter(|_| !last.is_empty());
         let farewell = stream.map(|stream| Farewell::new(stream, last, dropped.inspector));

@@ -30,7 +30,8 @@ use crate::{
 };
 
 pub type Io = socketioxide::SocketIo<adapter::Adapter>;
-/// The id of a connection's Engine.IO session: whoever knows it can post into a polling session.
+/// The id of a connection's Engine.IO session. Any client that knows it can post into a polling
+/// session.
 pub type Sid = socketioxide_core::Sid;
 /// Held for as long as the connection: a permit among `--connections-max`, for example.
 pub type Guard = Box<dyn std::any::Any + Send + Sync>;

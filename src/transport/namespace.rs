@@ -1,8 +1,8 @@
 //! The engine's side of the connections: its namespace, and the queue of each socket in it.
 //!
 //! socketioxide makes the adapter inside `io.ns`, together with the handlers, and the handlers
-//! already need the registry. So this is the one part of the registry that comes late. Nobody can
-//! connect before it comes, so until then every question has the answer "nobody is here".
+//! already need the registry. So this is the one part of the registry that comes late. No client
+//! can connect before it comes, and until then every answer here is that no socket is connected.
 
 use std::sync::{Arc, OnceLock};
 

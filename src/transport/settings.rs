@@ -21,6 +21,14 @@ pub struct TransportSettings {
     pub flush_tasks: usize,
 }
 
+impl TransportSettings {
+    /// No deadline of a lane is shorter. So a deadline that begins to run after one check is not
+    /// over before the next.
+    pub(super) fn check_deadlines_every(&self) -> Duration {
+        self.stall_max.min(self.read_pause_max)
+    }
+}
+
 impl Default for TransportSettings {
     fn default() -> Self {
         Self {
@@ -35,7 +43,7 @@ impl Default for TransportSettings {
     }
 }
 
-/// What happened to connections since the start.
+/// Counts since the start.
 #[derive(Debug, Default)]
 pub struct TransportCounters {
     /// Lanes that belonged to a session.

@@ -1,7 +1,7 @@
-//! What a lane writes to: a TCP connection, or any other stream.
+//! The connection under a lane: TCP, or any other stream.
 //!
 //! This is the one place that knows the difference. TCP writes without the scheduler's budget and
-//! can be reset; what is neither TCP nor a test still works, only less exactly.
+//! can be reset. Any other stream works too, only with less control.
 
 use std::{
     io::{self, IoSlice},

@@ -5,7 +5,7 @@
 
 pub mod inbox;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use socketioxide_core::Sid;
@@ -30,7 +30,7 @@ where
             () = inbox.filled() => {
                 let Work { lanes, farewells, sessions, .. } = inbox.take();
                 for lane in lanes {
-                    watched.insert(lane, Duration::ZERO);
+                    watched.insert(lane, settings.check_deadlines_every());
                 }
                 for farewell in farewells {
                     ending.push(Box::pin(farewell.run(settings.farewell_max)));

@@ -35,7 +35,7 @@ use crate::harness::{
 
 const ROOM: &str = "room";
 
-/// What was emitted last; held while something is emitted or somebody joins.
+/// The number that was emitted last; locked while a number is emitted or a client joins.
 type Counter = Arc<Mutex<u64>>;
 
 struct Bench {

@@ -22,7 +22,7 @@ const SMALL: &str = "small";
 const CLIENTS: usize = 2_000;
 const WRITE: Duration = Duration::from_micros(50);
 
-/// What one client was sent, and for each write how many to others came before.
+/// The bytes that one client got, and for each write how many writes to all clients came before.
 #[derive(Debug, Default)]
 struct Received {
     bytes: Vec<u8>,

@@ -130,7 +130,8 @@ proptest! {
             }
         }
         for (rooms, except, socket, is_broadcast) in audiences {
-            let names = |rooms: Vec<usize>| rooms.into_iter().map(|room| ROOMS[room].into()).collect();
+            let names =
+                |rooms: Vec<usize>| rooms.into_iter().map(|room| ROOMS[room].into()).collect();
             let mut audience = BroadcastOptions::default();
             (audience.rooms, audience.except) = (names(rooms), names(except));
             audience.sid = socket.map(|socket| sids[socket]);

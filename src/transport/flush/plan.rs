@@ -1,4 +1,4 @@
-//! Who gets what in one flush.
+//! Which client gets which messages in one flush.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,8 @@ use crate::transport::flush::{
     queue::{Audience, Outgoing},
 };
 
-/// Frames up to this size are joined once for all who get them: one more slice costs more than the copy.
+/// Frames up to this size are joined, once for all clients that get them: one more slice in a
+/// write costs more than the copy.
 const JOINED_MAX: usize = 4 << 10;
 
 /// The messages to one audience, from the given place in the flush.
@@ -28,7 +29,7 @@ pub struct Part {
 pub type MessageSet = u32;
 pub const NOTHING: MessageSet = 0;
 
-/// Who gets what in one flush.
+/// Which client gets which messages in one flush.
 pub struct FlushPlan<'a> {
     /// Stamp of the first message.
     pub first: u64,

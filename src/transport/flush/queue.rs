@@ -1,4 +1,4 @@
-//! What waits for a flush.
+//! The queue of one flush task.
 
 use std::{
     hash::{Hash, Hasher},
@@ -20,7 +20,7 @@ use crate::transport::{lane::InFlight, packet};
 /// the namespace. No room has an empty name.
 pub const TO_ONE_OR_ALL: Room = Room::Borrowed("");
 
-/// What one flush sends to one client at most, so that a burst does not look like a slow client.
+/// Bytes of one flush, so that a burst does not make every client look slow.
 const FLUSH_BYTES_MAX: usize = 128 << 10;
 /// Messages that may wait for a flush. Above it, emitters of broadcasts wait.
 const WAITING_MAX: usize = 16_384;
@@ -29,7 +29,7 @@ const WAITING_BYTES_MAX: usize = 32 << 20;
 /// Messages that overtake together.
 const OVERTAKING_MAX: usize = 64;
 
-/// Who gets a message.
+/// The sockets that get a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audience(pub BroadcastOptions);
 
@@ -59,7 +59,7 @@ impl Outgoing {
     }
 }
 
-/// What waits for one flush task.
+/// Everything that waits for one flush task.
 #[derive(Debug, Default)]
 pub struct Waiting {
     /// The stamp of the first message. Each message's stamp is one more than the one before it.
@@ -150,7 +150,7 @@ impl FlushQueue {
         (first, messages, connected)
     }
 
-    /// What waits at the front.
+    /// The messages at the front.
     pub fn front(&self) -> Vec<Arc<Outgoing>> {
         self.lock().messages.iter().take(OVERTAKING_MAX).cloned().collect()
     }

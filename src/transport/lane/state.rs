@@ -1,4 +1,4 @@
-//! What a lane knows of its stream: what waits for it, in which order, and what was read from it.
+//! The state of a lane: its stream, the bytes that wait for it, and their order.
 
 use std::{
     cell::RefCell,
@@ -52,7 +52,7 @@ pub enum Reading {
     PauseExpired,
 }
 
-/// What the engine's frames said about the session.
+/// News about the session from the engine's frames.
 #[derive(Debug, Default)]
 pub struct Passed {
     /// They named the session.
@@ -61,7 +61,8 @@ pub struct Passed {
     pub connected: bool,
 }
 
-/// What is dropped when a lane ends. Outside its lock, for it may lead to code of others.
+/// The parts of a lane that has ended. They are dropped outside its lock, for that may run code of
+/// others.
 pub struct Dropped {
     pub stream: Option<Stream>,
     pub reader: Option<Waker>,
@@ -95,7 +96,7 @@ pub struct LaneState {
     /// Whether the supervisor checks the deadlines.
     pub is_watched: bool,
     pub sid: Option<Sid>,
-    /// What the client is told in place of the next CONNECT reply.
+    /// Goes out in place of the next CONNECT reply.
     pub connect_reply: Option<Box<ConnectReply>>,
     /// Read from the stream, or with the upgrade request, and not yet taken by the engine.
     came: Bytes,
@@ -109,7 +110,7 @@ pub struct LaneState {
 }
 
 impl LaneState {
-    /// `came` is what came with the upgrade request.
+    /// `came` are the bytes after the upgrade request.
     pub fn new(stream: Stream, came: Bytes, sid: Option<Sid>, guard: Option<Guard>) -> Self {
         Self {
             stream: Some(stream),
@@ -319,7 +320,7 @@ impl LaneState {
             }
             self.written += written;
         }
-        // A burst's backlog is not kept as capacity: most connections are idle, and memory is for them.
+        // The capacity for a backlog is not kept: most connections are idle, and must be small.
         self.ready = VecDeque::new();
         self.missed = 0;
     }
@@ -353,7 +354,7 @@ impl LaneState {
         write(self.reader.as_ref(), &mut self.stream, slices)
     }
 
-    /// What waits, from where the client has it.
+    /// The chunks that wait, without the bytes that the client has.
     pub fn rest(&self) -> Vec<Bytes> {
         let mut rest: Vec<Bytes> = self.ready.iter().cloned().collect();
         if let Some(front) = rest.first_mut() {
@@ -388,7 +389,7 @@ fn write(
     stream: &mut Option<Stream>,
     slices: &[IoSlice<'_>],
 ) -> Option<usize> {
-    // Before the reader's first poll nobody can be woken; that poll flushes.
+    // Before the reader's first poll there is no task to wake; that poll flushes.
     let mut cx = Context::from_waker(reader.unwrap_or(Waker::noop()));
     let stream = stream.as_mut()?;
     match stream.poll_write(&mut cx, slices) {

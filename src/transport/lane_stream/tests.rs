@@ -167,7 +167,7 @@ impl Bench {
         }
     }
 
-    /// What the reader's task does when it is woken.
+    /// Reads, as the reader's task does when it is woken.
     fn read(&mut self) -> Poll<io::Result<usize>> {
         let mut cx = Context::from_waker(Waker::noop());
         let mut room = [0; 256];
@@ -211,7 +211,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let _entered = runtime.enter();
         let mut bench =
-            Bench::new(TransportSettings { backlog_bytes_max: usize::MAX, ..TransportSettings::default() });
+            Bench::new(TransportSettings { backlog_bytes_max: usize::MAX, ..settings() });
         let (mut expected, mut held) = (Vec::new(), Vec::new());
         let mut live = false;
         let mut fill = b'a';

@@ -1,4 +1,4 @@
-//! What waits for the supervisor.
+//! Lanes, last bytes and sessions that wait for the supervisor.
 
 use std::sync::Arc;
 

@@ -25,7 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// A masked text frame that joins the namespace.
 const CONNECT: &[u8] = b"\x81\x82\x00\x00\x00\x0040";
 
-/// What answers requests that are not Socket.IO: nothing.
+/// Answers requests that are not Socket.IO: there are none.
 pub type Inner = MethodRouter<(), Infallible>;
 
 /// A node that is nothing but transport.
