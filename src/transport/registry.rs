@@ -29,7 +29,7 @@ use crate::{
         namespace::Namespace,
         packet,
         settings::{TransportCounters, TransportSettings},
-        supervisor::inbox::Inbox,
+        supervisor::inbox::SupervisorQueue,
     },
 };
 
@@ -44,7 +44,7 @@ struct Inner {
     shards: Box<[Mutex<Shard>]>,
     queues: Box<[FlushQueue]>,
     namespace: Namespace,
-    inbox: Inbox,
+    inbox: SupervisorQueue,
     /// Numbers admissions.
     admissions: AtomicU64,
     somebody_left: Notify,
@@ -69,7 +69,7 @@ impl Registry {
             shards: (0..flush_tasks).map(|_| Mutex::default()).collect(),
             queues: (0..flush_tasks).map(|_| FlushQueue::default()).collect(),
             namespace: Namespace::default(),
-            inbox: Inbox::default(),
+            inbox: SupervisorQueue::default(),
             admissions: AtomicU64::new(0),
             somebody_left: Notify::new(),
             tasks: tasks.clone(),
@@ -378,7 +378,7 @@ impl Registry {
         &self.0.queues[shard]
     }
 
-    pub(super) fn inbox(&self) -> &Inbox {
+    pub(super) fn inbox(&self) -> &SupervisorQueue {
         &self.0.inbox
     }
 

@@ -12,7 +12,7 @@ use crate::transport::{farewell::Farewell, lane::Lane};
 const FAREWELLS_MAX: usize = 4_096;
 
 #[derive(Debug, Default)]
-pub struct Inbox {
+pub struct SupervisorQueue {
     work: Mutex<Work>,
     filled: Notify,
 }
@@ -29,7 +29,7 @@ pub struct Work {
     unfinished: usize,
 }
 
-impl Inbox {
+impl SupervisorQueue {
     pub fn watch(&self, lane: Arc<Lane>) {
         self.add(|work| work.lanes.push(lane));
     }

@@ -43,17 +43,15 @@ const ONE_IDEA: &[&[&str]] = &[
     &["store::sqlite", "store::sqlite::schema"],
     &[
         "transport",
-        "transport::accept",
         "transport::adapter",
-        "transport::connect_reply",
+        "transport::connection",
         "transport::flush",
         "transport::flush::plan",
         "transport::flush::queue",
         "transport::lane",
-        "transport::lane::ends",
-        "transport::lane::out",
+        "transport::lane::state",
         "transport::registry",
-        "transport::supervisor",
+        "transport::supervisor::inbox",
     ],
 ];
 
