@@ -126,6 +126,7 @@ async fn open(name: &str, dir: &Path) -> (Store, LogEvents) {
                 prefix: "bench".to_owned(),
                 partitions: 1,
                 retention: retention(),
+                lease: redis::node::LeaseSettings::default(),
             })
             .expect("the URL is right");
             let mut health = store.lifecycle.health();

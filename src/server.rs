@@ -247,6 +247,7 @@ fn open_store(config: &Config) -> Result<Opened, StartError> {
                 prefix: config.redis_prefix.clone(),
                 partitions: config.partitions,
                 retention,
+                lease: redis::node::LeaseSettings::default(),
             })?);
         }
         Storage::Memory => sqlite::Location::Memory,

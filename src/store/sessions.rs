@@ -101,7 +101,7 @@ impl fmt::Debug for SessionKey {
 }
 
 /// One connection's hold on a session. Whoever claimed the session last holds it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Holder(u64);
 
 impl Holder {

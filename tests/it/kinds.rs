@@ -253,6 +253,7 @@ async fn dump(redis: &Redis) -> String {
             "string" => &["GET", &key],
             "hash" => &["HGETALL", &key],
             "list" => &["LRANGE", &key, "0", "-1"],
+            "set" => &["SMEMBERS", &key],
             "zset" => &["ZRANGE", &key, "0", "-1"],
             "stream" => &["XRANGE", &key, "-", "+"],
             other => panic!("{key} is a {other}"),
@@ -277,7 +278,7 @@ async fn nothing_in_redis_lets_anybody_into_a_session() {
     let talker = away.recovered(&nodes[0], Options::new(Transport::WebSocket)).await;
     let dump = dump(&redis).await;
     for client in [&ann, &talker] {
-        assert!(dump.contains(&format!("rc:session:{}", client.public_id())), "{dump}");
+        assert!(dump.contains(&format!("rc:{{0}}:session:{}", client.public_id())), "{dump}");
         assert!(!dump.contains(&client.pid()), "{dump}");
     }
 }

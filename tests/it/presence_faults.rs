@@ -12,17 +12,15 @@ use crate::{
         store::{DEADLINE, Log, Node, retention, room},
     },
     presence::{Watch, id, members, person, save},
-    redis::{Shared, open, ready},
+    redis::{QUICK, Shared, open, ready},
     session_faults::Mortal,
     sqlite,
 };
 
-/// After a kill -9 of their node people are gone within this time.
-const GONE_WITHIN: Duration = Duration::from_secs(15);
+/// After a kill -9 of their node users are gone within this time.
+const GONE_WITHIN: Duration = QUICK.lease.saturating_add(QUICK.beat);
 /// What a loaded machine may add to it.
 const SLACK: Duration = Duration::from_secs(5);
-/// A node that is not heard for longer has lost its lease.
-const LEASE: Duration = Duration::from_secs(10);
 
 /// Two or more are there, sooner or later, whatever was told meanwhile.
 async fn are_there(node: &Node, name: &str, wanted: &[&str]) {
@@ -39,10 +37,10 @@ async fn the_people_of_a_dead_node_leave_once() {
     let redis = Redis::start(Keeps::Nothing).await;
     let mut nodes = [(); 2].map(|()| None);
     for node in &mut nodes {
-        *node = Some(open(&redis.url(), 1, retention()).await);
+        *node = Some(open(&redis.url(), 1, retention(), QUICK).await);
     }
     let mut nodes = nodes.map(|node| node.expect("it was opened"));
-    let mortal = Mortal::start(&redis, retention()).await;
+    let mortal = Mortal::start(&redis, 1, retention()).await;
     // More than one call takes away, in several rooms.
     for n in 0..1_000 {
         let name = format!("room {}", n % 3);
@@ -75,7 +73,7 @@ async fn the_people_of_a_dead_node_leave_once() {
         let nodes = redis.call(&["ZCARD", "test:{0}:nodes"]).await;
         let keys = redis.call(&["KEYS", "test:{0}:at:*"]).await;
         let one = matches!(keys, Reply::Many(keys) if keys.len() == 1);
-        (nodes == Reply::Number(1) && one).then_some(())
+        (nodes == Reply::Number(2) && one).then_some(())
     })
     .await;
     let [one, _] = &mut nodes;
@@ -89,9 +87,9 @@ async fn the_people_of_a_dead_node_leave_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_was_frozen_comes_back_with_its_people() {
     let redis = Redis::start(Keeps::Nothing).await;
-    let mut steady = open(&redis.url(), 1, retention()).await;
+    let mut steady = open(&redis.url(), 1, retention(), QUICK).await;
     let road = Proxy::start(redis.address).await;
-    let frozen = open(&format!("redis://{}", road.address), 1, retention()).await;
+    let frozen = open(&format!("redis://{}", road.address), 1, retention(), QUICK).await;
     frozen.store.presence.add(room("lobby"), person("ann", "Ann"));
     frozen.store.presence.add(room("lobby"), person("bob", "Bob"));
     let mut watch = Watch::default();
@@ -118,7 +116,7 @@ async fn a_node_that_was_frozen_comes_back_with_its_people() {
 /// Leases end while Redis stands still, but nobody has left.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_redis_makes_nobody_leave() {
-    let mut log = Shared::fresh(retention()).await;
+    let mut log = Shared::quick(retention()).await;
     let (mut one, two) = (log.node().await, log.node().await);
     one.store.presence.add(room("lobby"), person("ann", "Ann"));
     two.store.presence.add(room("lobby"), person("bob", "Bob"));
@@ -127,7 +125,7 @@ async fn a_frozen_redis_makes_nobody_leave() {
     let before = log.redis.call(&["ZRANGE", "test:{0}:nodes", "0", "-1"]).await;
     log.redis.freeze();
     // Time itself is the fault.
-    tokio::time::sleep(LEASE + Duration::from_secs(1)).await;
+    tokio::time::sleep(QUICK.lease + Duration::from_secs(1)).await;
     log.redis.thaw();
     eventually(
         "both have another lease, and the old ones are gone",
@@ -153,7 +151,7 @@ async fn a_frozen_redis_makes_nobody_leave() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_redis_forgets_of_people_is_told_again() {
-    let mut log = Shared::fresh(retention()).await;
+    let mut log = Shared::quick(retention()).await;
     let (mut one, two) = (log.node().await, log.node().await);
     one.store.presence.add(room("lobby"), person("ann", "Ann"));
     two.store.presence.add(room("lobby"), person("bob", "Bob"));
@@ -225,8 +223,16 @@ async fn a_change_that_was_delayed_undoes_no_later_one() {
     let redis = Redis::start(Keeps::Nothing).await;
     let beat = include_str!("../../src/store/redis/scripts/beat.lua");
     let add_presence = include_str!("../../src/store/redis/scripts/presence.lua");
-    let hello = ["EVAL", beat, "1", "nodes", "n1", "hello", "60000"];
-    assert!(matches!(redis.call(&hello).await, Reply::Many(reply) if reply[0] == Reply::Number(1)));
+    let reap = include_str!("../../src/store/redis/scripts/reap.lua");
+    let say = async |what: &str| {
+        let keys = ["EVAL", beat, "3", "nodes", "held", "claims"];
+        let arguments = ["n1", what, "60000", "90000", "500"];
+        let Reply::Many(reply) = redis.call(&[&keys[..], &arguments[..]].concat()).await else {
+            panic!("no reply")
+        };
+        reply[0].clone()
+    };
+    assert_eq!(say("hello").await, Reply::Number(1));
     let change = async |node: &str, number: &str, what: &str| {
         let keys = ["EVAL", add_presence, "4", "nodes", "at", "occupied", "roster"];
         let arguments = [node, number, "PUBLISH", "c", "lobby", "1", what, "ann", "{}"];
@@ -243,10 +249,9 @@ async fn a_change_that_was_delayed_undoes_no_later_one() {
     assert_eq!(change("n1", "", "-").await, refused, "its lease has not ended");
     redis.call(&["ZADD", "nodes", "1", "n1"]).await;
     assert_eq!(change("n1", "5", "-").await, refused, "its lease has ended");
-    let beat_again = ["EVAL", beat, "1", "nodes", "n1", "beat", "60000"];
-    let Reply::Many(reply) = redis.call(&beat_again).await else { panic!("no reply") };
-    assert_eq!(reply[0], Reply::Number(0), "and does not come back");
+    assert_eq!(say("beat").await, Reply::Number(0), "and does not come back");
     assert_eq!(change("n1", "", "-").await, done(0));
+    redis.call(&["EVAL", reap, "3", "nodes", "held", "claims", "n1", "9000", "1"]).await;
     assert_eq!(
         redis.call(&["EXISTS", "nodes", "at", "occupied", "roster"]).await,
         Reply::Number(0)

@@ -263,7 +263,7 @@ async fn an_expired_session_begins_anew() {
     for transport in Transport::ALL {
         let client = plain(&nodes[0], transport).await;
         let away = Away::of(client, None).await;
-        let name = format!("rc:session:{}", away.public_id);
+        let name = format!("rc:{{0}}:session:{}", away.public_id);
         eventually("the session has ended", PATIENCE, async || {
             (redis.call(&["EXISTS", &name]).await == Reply::Number(0)).then_some(())
         })

@@ -4,25 +4,37 @@ use std::{collections::HashMap, time::Duration};
 
 use roomcast::{
     domain::{page::Page, record::Draft},
-    store::{Health, RetentionPolicy, Store, log::AppendError, redis},
+    store::{
+        Health, NodeEvent, RetentionPolicy, Store,
+        log::AppendError,
+        presence::Signal,
+        redis::{self, node::LeaseSettings},
+    },
 };
 use tokio::sync::mpsc;
 
 use crate::harness::{
     PATIENCE, eventually,
     redis::{Keeps, Redis},
-    store::{Log, Node, append, draft, later, must_append, retention},
+    store::{Log, Node, append, draft, later, must_append, retention, room},
 };
+use crate::presence::person;
 
 /// One Redis, and any number of nodes on it.
 pub struct Shared {
     pub redis: Redis,
     pub retention: RetentionPolicy,
+    pub lease: LeaseSettings,
 }
+
+/// A lease that ends while a test waits for it.
+pub const QUICK: LeaseSettings =
+    LeaseSettings { lease: Duration::from_secs(1), beat: Duration::from_millis(300) };
 
 impl Log for Shared {
     async fn fresh(retention: RetentionPolicy) -> Self {
-        Self { redis: Redis::start(Keeps::Nothing).await, retention }
+        let lease = LeaseSettings::default();
+        Self { redis: Redis::start(Keeps::Nothing).await, retention, lease }
     }
 
     async fn node(&mut self) -> Node {
@@ -31,19 +43,29 @@ impl Log for Shared {
 }
 
 impl Shared {
+    pub async fn quick(retention: RetentionPolicy) -> Self {
+        Self { lease: QUICK, ..Self::fresh(retention).await }
+    }
+
     pub async fn node_with(&self, partitions: u16) -> Node {
-        open(&self.redis.url(), partitions, self.retention.clone()).await
+        open(&self.redis.url(), partitions, self.retention.clone(), self.lease).await
     }
 }
 
 /// A node that is ready.
-pub async fn open(url: &str, partitions: u16, retention: RetentionPolicy) -> Node {
+pub async fn open(
+    url: &str,
+    partitions: u16,
+    retention: RetentionPolicy,
+    lease: LeaseSettings,
+) -> Node {
     let opened = redis::open(redis::RedisOptions {
         shown: url.to_owned(),
         url: url.to_owned(),
         prefix: "test".into(),
         partitions,
         retention,
+        lease,
     })
     .expect("the options are right");
     ready(&opened.store, PATIENCE).await;
@@ -186,6 +208,33 @@ async fn retries_among_new_messages_find_their_places_on_another_node() {
     for node in [&mut one, &mut two] {
         let heard = node.hear(COUNT / 5).await;
         assert!(heard.iter().all(|message| message.from.as_str() == "bob"), "only what is new");
+        node.store.lifecycle.close().await;
+    }
+}
+
+/// Redis keeps keys apart by database, but not channels.
+#[tokio::test]
+async fn chats_on_two_databases_hear_nothing_of_each_other() {
+    let redis = Redis::start(Keeps::Nothing).await;
+    let mut nodes = Vec::new();
+    for database in 0..2 {
+        let url = format!("{}/{database}", redis.url());
+        nodes.push(open(&url, 1, retention(), LeaseSettings::default()).await);
+    }
+    for (node, name) in nodes.iter_mut().zip(["ann", "bob"]) {
+        let user = person(name, name);
+        let signal = Signal::Typing { room: room("lobby"), user, typing: true };
+        node.store.presence.publish(signal.clone());
+        loop {
+            match node.node_events.recv().await.expect("the store runs") {
+                NodeEvent::SignalsLost { .. } => {}
+                event => break assert_eq!(event, NodeEvent::Signal(signal)),
+            }
+        }
+        let stored = must_append(&node.store, draft("lobby", name, "id", "1")).await;
+        assert_eq!(node.hear(1).await[0].position, stored.position);
+    }
+    for node in nodes {
         node.store.lifecycle.close().await;
     }
 }

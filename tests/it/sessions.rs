@@ -26,13 +26,13 @@ use crate::harness::{
 };
 
 /// A window that ends while a test waits for it, and in which a loaded machine may stall.
-const SHORT: Duration = Duration::from_secs(2);
+pub const SHORT: Duration = Duration::from_secs(2);
 
 pub fn short() -> RetentionPolicy {
     RetentionPolicy { recovery_window: SHORT, ..retention() }
 }
 
-/// A window in which no lease is renewed while a test runs: what is told was announced.
+/// A window that does not end while a test runs.
 fn long() -> RetentionPolicy {
     RetentionPolicy { recovery_window: Duration::from_secs(3_600), ..retention() }
 }

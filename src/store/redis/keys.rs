@@ -1,33 +1,56 @@
-//! What everything is called in Redis; docs/protocol.md says what is there.
+//! The names of everything in Redis; docs/protocol.md says what each holds.
 
-use crate::domain::{name::UserId, room::RoomName};
+use crate::domain::{
+    name::{PublicId, UserId},
+    room::RoomName,
+};
 
-/// What the channel of a partition's signals has behind the channel of its messages.
+/// What follows the name of a partition's message channel in the name of its signal channel.
 pub const SIGNALS: &str = ":signals";
 
-/// The names in Redis of one partition. The braces keep it on one node of a cluster.
+/// What all names of one chat begin with.
+#[derive(Debug, Clone)]
+pub struct Prefix {
+    text: String,
+    /// Redis keeps keys apart by database, but not channels.
+    channel_suffix: String,
+}
+
+impl Prefix {
+    pub fn new(text: &str, database: u8) -> Self {
+        let channel_suffix = if database == 0 { String::new() } else { format!("@{database}") };
+        Self { text: text.to_owned(), channel_suffix }
+    }
+}
+
+/// The names in one partition. The braces keep its keys on one node of a cluster.
 #[derive(Debug, Clone)]
 pub struct Keys {
-    /// The channel of messages, with which every key begins.
-    pub base: String,
+    /// The beginning of every key.
+    base: String,
+    /// The channel of messages.
+    pub channel: String,
+    prefix: String,
 }
 
 impl Keys {
-    pub fn new(prefix: &str, partition: u16) -> Self {
-        Self { base: format!("{prefix}:{{{partition}}}") }
+    pub fn new(prefix: &Prefix, partition: u16) -> Self {
+        let Prefix { text, channel_suffix } = prefix;
+        let base = format!("{text}:{{{partition}}}");
+        Self { channel: format!("{base}{channel_suffix}"), base, prefix: text.clone() }
     }
 
     pub fn channel(&self) -> String {
-        self.base.clone()
-    }
-
-    /// Of partition 0 only.
-    pub fn lost_sessions(&self) -> String {
-        format!("{}:sessions", self.base)
+        self.channel.clone()
     }
 
     pub fn signals(&self) -> String {
-        format!("{}{SIGNALS}", self.base)
+        format!("{}{SIGNALS}", self.channel)
+    }
+
+    /// The channel of claims, of partition 0 only.
+    pub fn claimed_sessions(&self) -> String {
+        format!("{}:sessions", self.channel)
     }
 
     pub fn nodes(&self) -> String {
@@ -38,12 +61,29 @@ impl Keys {
         format!("{}:at:{incarnation}", self.base)
     }
 
+    pub fn held(&self, incarnation: &str) -> String {
+        format!("{}:held:{incarnation}", self.base)
+    }
+
+    pub fn claims(&self) -> String {
+        format!("{}:claims", self.base)
+    }
+
+    pub fn session(&self, session: &PublicId) -> String {
+        format!("{}:session:{session}", self.base)
+    }
+
+    /// Where releases before the lease per node keep a session.
+    pub fn older_session(&self, session: &PublicId) -> String {
+        format!("{}:session:{session}", self.prefix)
+    }
+
     pub fn roster(&self, room: &RoomName) -> String {
         format!("{}:roster:{room}", self.base)
     }
 
     pub fn occupied(&self) -> String {
-        format!("{}:occupied", self.base)
+        format!("{}:peopled", self.base)
     }
 
     /// Of partition 0 only, and so is the next.
@@ -90,5 +130,19 @@ impl Keys {
     /// append.lua makes this name by itself.
     pub fn states(&self, room: &RoomName) -> String {
         format!("{}:state:{room}", self.base)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_channels_carry_the_number_of_the_database() {
+        let keys = |database| Keys::new(&Prefix::new("rc", database), 3);
+        assert_eq!([keys(0).channel(), keys(0).signals()], ["rc:{3}", "rc:{3}:signals"]);
+        assert_eq!([keys(1).channel(), keys(1).signals()], ["rc:{3}@1", "rc:{3}@1:signals"]);
+        assert_eq!(keys(1).claimed_sessions(), "rc:{3}@1:sessions");
+        assert_eq!(keys(1).log(), keys(0).log());
     }
 }

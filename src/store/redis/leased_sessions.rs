@@ -1,127 +1,171 @@
-//! The sessions that this node's connections hold, and what is to be done about them. No I/O.
+//! The sessions of one partition that this node's connections hold, and which of them Redis has
+//! yet to be told of. No I/O.
 //!
-//! The node keeps each of them alive in Redis, which forgets what nobody keeps: that is how the
-//! sessions of a node that died end.
+//! Each state of a session has a number, and is written until Redis has confirmed that number.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 use crate::{domain::name::PublicId, store::sessions::Holder};
 
-/// Releases that may wait for Redis; those beyond are left to their leases.
+/// The expiry of a session that is held, so that none stays when all nodes die.
+pub const CEILING: Duration = Duration::from_secs(24 * 3_600);
+/// What one call writes at most: bounds the time of the script.
+pub const SESSIONS_PER_CALL: usize = 256;
+const BYTES_PER_CALL: usize = 256 << 10;
+/// Releases that may wait for Redis. Sessions released beyond that end at their ceiling.
 const RELEASED_MAX: usize = 65_536;
 
 /// One session as it has to be in Redis.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeasedSession {
     pub session: PublicId,
     pub record: Arc<str>,
-    /// Counts the records of its holder: the higher one is the newer.
+    /// Counts the states of the session under its holder: the higher one is the newer.
     pub number: u64,
-    /// When Redis is to be told next.
-    due: Instant,
+    /// The number that Redis has confirmed.
+    written: u64,
+    /// When the connection ended, if it has.
+    pub released: Option<Instant>,
 }
 
 #[derive(Debug)]
 pub struct LeasedSessions {
-    /// How often a session is kept alive.
-    every: Duration,
+    /// The name of this node's lease.
+    incarnation: Arc<str>,
     sessions: HashMap<Holder, LeasedSession>,
-    /// What was released, and when.
-    released: Vec<(Holder, LeasedSession, Instant)>,
-    /// RedisSessions that others have claimed, and whose holders here are yet to be told.
+    released: usize,
+    /// Those that the next calls write.
+    unwritten: BTreeSet<Holder>,
+    /// When every session was last written again, which renews the ceilings.
+    refreshed: Instant,
+    /// Sessions that others have claimed, and whose holders here are yet to be told.
     taken: Vec<(PublicId, Holder)>,
 }
 
 impl LeasedSessions {
-    pub fn new(every: Duration) -> Self {
-        Self { every, sessions: HashMap::new(), released: Vec::new(), taken: Vec::new() }
+    pub fn new(now: Instant) -> Self {
+        Self {
+            incarnation: "-".into(),
+            sessions: HashMap::new(),
+            released: 0,
+            unwritten: BTreeSet::new(),
+            refreshed: now,
+            taken: Vec::new(),
+        }
     }
 
-    /// A holder's newest record. It is in nobody's way until it is written: the next turn tries.
-    pub fn put(&mut self, holder: Holder, session: PublicId, record: Arc<str>, now: Instant) {
-        let number = self.sessions.get(&holder).map_or(0, |hold| hold.number);
-        let due = now + self.every;
-        self.sessions.insert(holder, LeasedSession { session, record, number: number + 1, due });
+    pub fn incarnation(&self) -> Arc<str> {
+        Arc::clone(&self.incarnation)
     }
 
-    /// A session that was claimed. Redis is asked soon whether it still is this holder's: who
-    /// claimed it in the same moment may have been announced before there was anything here.
-    pub fn claimed(
-        &mut self,
-        holder: Holder,
-        session: PublicId,
-        record: Arc<str>,
-        now: Instant,
-        soon: Duration,
-    ) {
-        let due = now + self.every.min(soon);
-        self.sessions.entry(holder).or_insert(LeasedSession { session, record, number: 0, due });
+    /// The node registers under this name. What it holds is to be written under it.
+    pub fn begin(&mut self, incarnation: Arc<str>, now: Instant) {
+        self.incarnation = incarnation;
+        self.write_all(now);
+    }
+
+    /// Redis may have lost any of them, or this node may have missed a claim.
+    pub fn write_all(&mut self, now: Instant) {
+        for hold in self.sessions.values_mut() {
+            hold.number += 1;
+        }
+        self.unwritten = self.sessions.keys().copied().collect();
+        self.refreshed = now;
+    }
+
+    /// A holder's newest record. The caller writes it, or says `retry`.
+    pub fn put(&mut self, holder: Holder, session: PublicId, record: Arc<str>) {
+        let (number, written) = self.forget(holder).map_or((0, 0), |was| (was.number, was.written));
+        let hold = LeasedSession { session, record, number: number + 1, written, released: None };
+        self.sessions.insert(holder, hold);
+    }
+
+    /// A session that was claimed. Unless it is saved first, it is written soon: another claim that
+    /// came right after this one may have been announced before the session was known here.
+    pub fn claimed(&mut self, holder: Holder, session: PublicId, record: Arc<str>) {
+        if self.sessions.get(&holder).is_none_or(|hold| hold.released.is_some()) {
+            self.put(holder, session, record);
+            self.unwritten.insert(holder);
+        }
     }
 
     pub fn get(&self, holder: Holder) -> Option<&LeasedSession> {
         self.sessions.get(&holder)
     }
 
-    pub fn forget(&mut self, holder: Holder) {
-        self.sessions.remove(&holder);
+    pub fn forget(&mut self, holder: Holder) -> Option<LeasedSession> {
+        let hold = self.sessions.remove(&holder)?;
+        self.released -= usize::from(hold.released.is_some());
+        Some(hold)
     }
 
-    /// Another holder has the session, and this one is to be told.
-    pub fn lose(&mut self, holder: Holder) {
-        if let Some(hold) = self.sessions.remove(&holder) {
+    /// Another holder has the session, and this one is to be told if its connection lives. `false`:
+    /// it is not here.
+    pub fn lose(&mut self, holder: Holder) -> bool {
+        let Some(hold) = self.forget(holder) else { return false };
+        if hold.released.is_none() {
             self.taken.push((hold.session, holder));
         }
+        true
     }
 
     pub fn release(&mut self, holder: Holder, now: Instant) {
-        if let Some(hold) = self.sessions.remove(&holder)
-            && self.released.len() < RELEASED_MAX
-        {
-            self.released.push((holder, hold, now));
+        if self.released >= RELEASED_MAX {
+            self.sessions.remove(&holder);
+        } else if let Some(hold) = self.sessions.get_mut(&holder) {
+            self.released += usize::from(hold.released.is_none());
+            hold.number += 1;
+            hold.released.get_or_insert(now);
+            self.unwritten.insert(holder);
         }
     }
 
-    /// A release that did not reach Redis.
-    pub fn release_again(&mut self, holder: Holder, hold: LeasedSession, since: Instant) {
-        if self.released.len() < RELEASED_MAX {
-            self.released.push((holder, hold, since));
+    /// Whether there is something to write.
+    pub fn has_more(&self) -> bool {
+        !self.unwritten.is_empty()
+    }
+
+    /// What to write next, in one call.
+    pub fn next_call(&mut self, now: Instant) -> Vec<(Holder, LeasedSession)> {
+        if now.duration_since(self.refreshed) >= CEILING / 2 {
+            self.write_all(now);
+        }
+        let (mut call, mut bytes) = (Vec::new(), 0);
+        while call.len() < SESSIONS_PER_CALL && bytes < BYTES_PER_CALL {
+            let Some(holder) = self.unwritten.pop_first() else { break };
+            // It may have been written or lost meanwhile.
+            let hold = self.sessions.get(&holder).filter(|hold| hold.written < hold.number);
+            let Some(hold) = hold.cloned() else { continue };
+            bytes += hold.record.len();
+            call.push((holder, hold));
+        }
+        call
+    }
+
+    /// Redis has it in the state with this number.
+    pub fn written(&mut self, holder: Holder, number: u64) {
+        let Some(hold) = self.sessions.get_mut(&holder) else { return };
+        hold.written = hold.written.max(number);
+        if hold.released.is_some() && hold.written == hold.number {
+            self.forget(holder);
         }
     }
 
-    /// Whose turn it is. Each has its next turn one round later.
-    pub fn due(&mut self, now: Instant) -> Vec<Holder> {
-        let mut due = Vec::new();
-        for (holder, hold) in &mut self.sessions {
-            if hold.due <= now {
-                hold.due = now + self.every;
-                due.push(*holder);
-            }
-        }
-        due
-    }
-
-    /// A turn that has failed.
-    pub fn due_again(&mut self, holder: Holder, now: Instant) {
-        if let Some(hold) = self.sessions.get_mut(&holder) {
-            hold.due = now;
+    /// Unless it was written meanwhile, the next call writes it.
+    pub fn retry(&mut self, holder: Holder) {
+        if self.sessions.get(&holder).is_some_and(|hold| hold.written < hold.number) {
+            self.unwritten.insert(holder);
         }
     }
 
-    /// All have their turn now: something may have been missed, or Redis may have lost them.
-    pub fn all_due(&mut self, now: Instant) {
-        for hold in self.sessions.values_mut() {
-            hold.due = now;
-        }
-    }
-
-    pub fn take_released(&mut self) -> Vec<(Holder, LeasedSession, Instant)> {
-        std::mem::take(&mut self.released)
-    }
-
-    pub fn take_taken(&mut self) -> Vec<(PublicId, Holder)> {
-        std::mem::take(&mut self.taken)
+    pub fn next_taken(&mut self) -> Option<(PublicId, Holder)> {
+        self.taken.pop()
     }
 }
 
@@ -129,50 +173,78 @@ impl LeasedSessions {
 mod tests {
     use super::*;
 
-    const ROUND: Duration = Duration::from_secs(30);
+    fn held(count: u64) -> (LeasedSessions, Instant) {
+        let now = Instant::now();
+        let mut held = LeasedSessions::new(now);
+        held.begin("node.1".into(), now);
+        for n in 0..count {
+            let session = PublicId::parse(&format!("s{n}")).unwrap();
+            held.put(Holder::from_bits(n), session, "x".into());
+        }
+        (held, now)
+    }
 
-    fn session(text: &str) -> PublicId {
-        PublicId::parse(text).unwrap()
+    fn write(held: &mut LeasedSessions, now: Instant) -> Vec<u64> {
+        let call = held.next_call(now);
+        for (holder, hold) in &call {
+            held.written(*holder, hold.number);
+        }
+        call.iter().map(|(holder, _)| holder.bits()).collect()
     }
 
     #[test]
-    fn each_has_its_turn_once_a_round_and_a_failed_one_again() {
-        let (mut held, now) = (LeasedSessions::new(ROUND), Instant::now());
-        let (ann, bob) = (Holder::from_bits(1), Holder::from_bits(2));
-        held.put(ann, session("a"), "1".into(), now);
-        held.claimed(bob, session("b"), "2".into(), now, ROUND / 30);
-        assert_eq!(held.due(now), [], "what was just written waits for a round");
-        assert_eq!(held.due(now + ROUND / 30), [bob], "what was just claimed is looked at soon");
-        assert_eq!(held.due(now + ROUND), [ann]);
-        assert_eq!(held.due(now + ROUND), []);
-        held.due_again(ann, now + ROUND);
-        assert_eq!(held.due(now + ROUND), [ann]);
-        held.all_due(now + ROUND);
-        assert_eq!(held.due(now + ROUND).len(), 2);
+    fn an_idle_session_is_written_again_only_twice_a_day_or_under_another_lease() {
+        let (mut held, now) = held(2);
+        assert_eq!(write(&mut held, now), [0; 0], "its caller writes what is put");
+        for n in 0..2 {
+            held.retry(Holder::from_bits(n));
+        }
+        assert_eq!(write(&mut held, now), [0, 1]);
+        assert_eq!(write(&mut held, now + CEILING / 2 - Duration::from_secs(1)), [0; 0]);
+        assert_eq!(write(&mut held, now + CEILING / 2), [0, 1]);
+        held.begin("node.2".into(), now + CEILING);
+        assert_eq!(held.next_call(now + CEILING)[0].1.number, 3);
     }
 
     #[test]
-    fn a_later_record_has_a_higher_number() {
-        let (mut held, now) = (LeasedSessions::new(ROUND), Instant::now());
-        let ann = Holder::from_bits(1);
-        held.claimed(ann, session("a"), "0".into(), now, ROUND);
-        held.put(ann, session("a"), "1".into(), now);
-        // The answer to a claim that was repeated.
-        held.claimed(ann, session("a"), "0".into(), now, ROUND);
-        let hold = held.get(ann).unwrap();
-        assert_eq!((hold.number, &*hold.record), (1, "1"));
+    fn what_changes_while_it_is_written_is_written_again() {
+        let (mut held, now) = held(1);
+        let ann = Holder::from_bits(0);
+        let first = held.get(ann).unwrap().clone();
+        held.put(ann, first.session.clone(), "y".into());
+        held.retry(ann);
+        held.written(ann, first.number);
+        let call = held.next_call(now);
+        assert_eq!((call[0].1.number, &*call[0].1.record), (2, "y"));
+        held.written(ann, 2);
+        held.claimed(ann, first.session, "x".into());
+        assert_eq!(held.next_call(now), [], "the answer to a claim that was repeated");
     }
 
     #[test]
-    fn what_is_lost_is_told_once_and_never_released() {
-        let (mut held, now) = (LeasedSessions::new(ROUND), Instant::now());
-        let ann = Holder::from_bits(1);
-        held.put(ann, session("a"), "1".into(), now);
-        held.lose(ann);
-        held.lose(ann);
+    fn a_loss_is_told_once_and_only_to_a_connection_that_lives() {
+        let (mut held, now) = held(2);
+        let (ann, bob) = (Holder::from_bits(0), Holder::from_bits(1));
+        assert!(held.lose(ann) && !held.lose(ann));
         held.release(ann, now);
-        assert_eq!(held.take_taken(), [(session("a"), ann)]);
-        assert_eq!((held.take_taken().len(), held.take_released().len()), (0, 0));
-        assert_eq!(held.due(now + ROUND), []);
+        held.release(bob, now);
+        assert!(held.lose(bob));
+        assert_eq!(held.next_taken(), Some((PublicId::parse("s0").unwrap(), ann)));
+        assert_eq!((held.next_taken(), held.released, held.next_call(now).len()), (None, 0, 0));
+    }
+
+    #[test]
+    fn a_release_is_kept_until_it_is_written_and_a_call_is_bounded() {
+        let (mut held, now) = held(600);
+        for n in 0..600 {
+            held.release(Holder::from_bits(n), now);
+        }
+        let lost = held.next_call(now);
+        assert_eq!(lost.len(), SESSIONS_PER_CALL);
+        for (holder, _) in lost {
+            held.retry(holder);
+        }
+        let written: usize = (0..3).map(|_| write(&mut held, now).len()).sum();
+        assert_eq!((written, held.sessions.len(), held.released), (600, 0, 0));
     }
 }

@@ -12,6 +12,7 @@ mod leased_sessions;
 mod link;
 mod local_presence;
 mod log;
+pub mod node;
 mod pipeline;
 mod presence;
 mod profiles;
@@ -25,32 +26,25 @@ mod writer;
 
 use std::{collections::HashMap, sync::Arc};
 
-use fred::{
-    clients::Client,
-    interfaces::ClientLike,
-    types::{Builder, Value},
-};
+use fred::{clients::Client, interfaces::ClientLike, types::Value};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::store::redis::{
-    keys::Keys,
+    calls::Caller,
+    keys::{Keys, Prefix},
     link::Status,
-    presence::RedisPresence,
+    node::{LeaseSettings, Node},
     profiles::RedisProfiles,
-    reader::{Began, EventSenders, Reader, SignalListeners},
+    reader::{Began, EventSenders, Reader},
     scripts::{HISTORY, number, text},
-    sessions::RedisSessions,
     writer::PartitionWriter,
 };
 use crate::store::{
-    Health, Lifecycle, NODE_EVENTS_MAX, NodeEvents, Opened, ReadError, RetentionPolicy, Store,
+    Health, Lifecycle, NODE_EVENTS_MAX, Opened, ReadError, RetentionPolicy, Store,
     inbox::{Inbox, Unread},
     layout,
-    log::{
-        AppendError, History, LOG_EVENT_BATCHES_MAX, LogEvents, LogTail, MessageLog, RoomSummary,
-        Settle,
-    },
+    log::{AppendError, History, LOG_EVENT_BATCHES_MAX, LogTail, MessageLog, RoomSummary, Settle},
     presence::{Members, PresenceStore, Signal},
     profiles::ProfileStore,
     queue::{self, DraftQueue},
@@ -83,6 +77,7 @@ pub struct RedisOptions {
     pub prefix: String,
     pub partitions: u16,
     pub retention: RetentionPolicy,
+    pub lease: LeaseSettings,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -108,21 +103,19 @@ pub fn open(options: RedisOptions) -> Result<Opened, ConfigError> {
     client.connect();
     let status = Status::new(&options.shown);
     let (tasks, writers) = (Tasks::default(), Tasks::default());
-    let watch = link::watch(
-        client.clone(),
-        status.clone(),
-        Keys::new(&options.prefix, 0).probe(),
-        tasks.clone(),
-    );
+    let database = builder.get_config().and_then(|config| config.database).unwrap_or_default();
+    let prefix = Prefix::new(&options.prefix, database);
+    let keys: Vec<Keys> = (0..options.partitions).map(|p| Keys::new(&prefix, p)).collect();
+    let watch = link::watch(client.clone(), status.clone(), keys[0].probe(), tasks.clone());
     tasks.spawn_vital("redis watchdog", watch);
 
     let publish = if client.is_clustered() { "SPUBLISH" } else { "PUBLISH" };
     let mut queues = Vec::new();
-    for partition in 0..options.partitions {
+    for keys in &keys {
         let (queue, drain) = queue::bounded();
         let writer = PartitionWriter {
             client: client.clone(),
-            keys: Keys::new(&options.prefix, partition),
+            keys: keys.clone(),
             status: status.clone(),
             retention: options.retention.clone(),
             publish,
@@ -133,20 +126,28 @@ pub fn open(options: RedisOptions) -> Result<Opened, ConfigError> {
         writers.spawn_vital("redis writer", writer.run(drain));
         queues.push(queue);
     }
+    let (log_sender, log_events) = mpsc::channel(LOG_EVENT_BATCHES_MAX);
+    let (node_sender, node_events) = mpsc::channel(NODE_EVENTS_MAX);
+    let caller = Caller { client: client.clone(), status: status.clone() };
     let window = options.retention.recovery_window;
-    let sessions = RedisSessions::new(client.clone(), status.clone(), &options.prefix, window);
-    let keys = (0..options.partitions).map(|p| Keys::new(&options.prefix, p)).collect();
-    let people = RedisPresence::start(client.clone(), status.clone(), keys, &tasks);
+    let node = Node::start(&caller, options.lease, window, &keys, node_sender.clone(), &tasks);
     let life = options.retention.history_ttl;
-    let profiles = RedisProfiles::new(client.clone(), status.clone(), &options.prefix, life);
-    let told = SignalListeners { sessions: Arc::clone(&sessions), people: Arc::clone(&people) };
-    let (log_events, node_events, began) = start_reader(&options, builder, &status, &tasks, told)?;
+    let profiles = RedisProfiles::new(client.clone(), status.clone(), prefix.clone(), life);
+    let reader = Reader::new(
+        builder,
+        keys,
+        partition_of(RoomName::lobby().as_str(), options.partitions),
+        status.clone(),
+        Arc::clone(&node),
+        EventSenders { log_sender, node_sender },
+        tasks.clone(),
+    );
+    let began = start_reader(reader, &tasks)?;
     let redis = Redis {
-        prefix: options.prefix,
+        prefix,
         client,
         status,
-        sessions,
-        people,
+        node,
         profiles,
         queues,
         searches: Semaphore::new(SEARCHES_MAX),
@@ -158,28 +159,7 @@ pub fn open(options: RedisOptions) -> Result<Opened, ConfigError> {
 }
 
 /// fred spawns where it connects, so a runtime of its own keeps the reader's work off the others.
-fn start_reader(
-    options: &RedisOptions,
-    builder: Builder,
-    status: &Status,
-    tasks: &Tasks,
-    told: SignalListeners,
-) -> Result<(LogEvents, NodeEvents, Began), ConfigError> {
-    let (log_sender, log_events) = mpsc::channel(LOG_EVENT_BATCHES_MAX);
-    let (node_sender, node_events) = mpsc::channel(NODE_EVENTS_MAX);
-    let keys = (0..options.partitions).map(|p| Keys::new(&options.prefix, p)).collect();
-    let lobby = partition_of(&RoomName::lobby(), options.partitions);
-    let keeping = Arc::clone(&told.sessions).keep(node_sender.clone(), tasks.clone());
-    tasks.spawn_vital("redis sessions", keeping);
-    let reader = Reader::new(
-        builder,
-        keys,
-        lobby,
-        status.clone(),
-        told,
-        EventSenders { log_sender, node_sender },
-        tasks.clone(),
-    );
+fn start_reader(reader: Reader, tasks: &Tasks) -> Result<Began, ConfigError> {
     let began = reader.began();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (done, finished) = tokio::sync::oneshot::channel::<()>();
@@ -194,21 +174,20 @@ fn start_reader(
         // An error is how a dropped sender shows: the thread has ended.
         finished.await.unwrap_or_default();
     });
-    Ok((log_events, node_events, began))
+    Ok(began)
 }
 
 #[derive(Debug)]
 pub struct Redis {
-    prefix: String,
+    prefix: Prefix,
     client: Client,
     status: Status,
-    sessions: Arc<RedisSessions>,
-    people: Arc<RedisPresence>,
+    node: Arc<Node>,
     profiles: RedisProfiles,
     queues: Vec<DraftQueue>,
     searches: Semaphore,
     began: Began,
-    /// The watchdog, the keepers of sessions and of people, the sender of signals, and the reader.
+    /// The watchdog, the keeper of the node's lease, the sender of signals, and the reader.
     tasks: Tasks,
     writers: Tasks,
 }
@@ -252,7 +231,7 @@ impl MessageLog for Redis {
     }
 
     fn rooms(&self, limit: u32) -> BoxFuture<'_, Result<Vec<RoomSummary>, ReadError>> {
-        self.people.rooms(limit).boxed()
+        self.node.presence.rooms(limit).boxed()
     }
 
     fn partitions(&self) -> u16 {
@@ -260,7 +239,7 @@ impl MessageLog for Redis {
     }
 
     fn partition(&self, room: &RoomName) -> u16 {
-        partition_of(room, self.partitions())
+        partition_of(room.ordered_by(), self.partitions())
     }
 
     fn began(&self, partition: u16) -> Option<Position> {
@@ -275,9 +254,9 @@ impl SessionStore for Redis {
         holder: Holder,
         record: SessionRecord,
     ) -> BoxFuture<'_, Result<bool, ReadError>> {
-        // In the order of the calls, whoever is polled first.
-        self.sessions.remember(session, holder, &record);
-        self.sessions.save(holder).boxed()
+        // In the order of the calls, whichever is polled first.
+        let remembered = self.node.sessions.remember(session, holder, &record);
+        self.node.sessions.save(remembered).boxed()
     }
 
     fn claim(
@@ -286,34 +265,34 @@ impl SessionStore for Redis {
         holder: Holder,
         user: UserId,
     ) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>> {
-        self.sessions.claim(session, holder, user).boxed()
+        self.node.sessions.claim(session, holder, user).boxed()
     }
 
-    fn release(&self, _session: PublicId, holder: Holder) {
-        self.sessions.release(holder);
+    fn release(&self, session: PublicId, holder: Holder) {
+        self.node.sessions.release(&session, holder);
     }
 
     fn read(&self, session: PublicId) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>> {
-        async move { self.sessions.read(&session).await }.boxed()
+        async move { self.node.sessions.read(&session).await }.boxed()
     }
 }
 
 impl PresenceStore for Redis {
     fn add(&self, room: RoomName, user: User) {
-        self.people.add_presence(self.partition(&room), room, &user);
+        self.node.presence.add(self.partition(&room), room, &user);
     }
 
     fn remove(&self, room: RoomName, user: UserId) {
-        self.people.remove_presence(self.partition(&room), room, user);
+        self.node.presence.remove(self.partition(&room), room, user);
     }
 
     fn members(&self, room: RoomName, users_max: u32) -> BoxFuture<'_, Result<Members, ReadError>> {
         let partition = self.partition(&room);
-        async move { self.people.members(partition, &room, users_max).await }.boxed()
+        async move { self.node.presence.members(partition, &room, users_max).await }.boxed()
     }
 
     fn publish(&self, signal: Signal) {
-        self.people.signal(signal.room().map_or(0, |room| self.partition(room)), signal);
+        self.node.presence.signal(signal.room().map_or(0, |room| self.partition(room)), signal);
     }
 }
 
@@ -470,8 +449,8 @@ fn states_of(reply: &Value) -> Option<HashMap<u64, MessageState>> {
 }
 
 /// FNV-1a: the same on every node and release, which is all that is asked of it.
-fn partition_of(room: &RoomName, partitions: u16) -> u16 {
-    let hash = room.ordered_by().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+fn partition_of(name: &str, partitions: u16) -> u16 {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     u16::try_from(hash % u64::from(partitions.max(1))).unwrap_or_default()

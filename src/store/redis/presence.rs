@@ -1,38 +1,25 @@
-//! Who is in which room, in Redis: told when it changes, with a lease that stands for the node.
+//! The users in rooms, in Redis: told when it changes, under the lease of the node.
 //!
-//! Rosters are changed by one script, which also tells every node. The lease of a node that died
-//! ends, and any other node takes away what it left behind, a bounded piece at a time. Where Redis
-//! itself was away, leases have ended that their nodes could not keep: these have the life of a
-//! lease to come back before anything of theirs is taken away.
+//! Rosters are changed by one script, which also tells every node.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::Arc;
 
 use fred::{
-    clients::Client,
     interfaces::{ClientLike, HashesInterface},
     types::Value,
 };
-use futures_util::{StreamExt, stream};
-use tokio::{
-    sync::Notify,
-    time::{Instant, MissedTickBehavior, interval},
-};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::store::redis::{
     calls::Caller,
-    fresh_name,
     keys::Keys,
-    link::Status,
-    local_presence::{Call, LocalPresence, Look, Pair, PresenceChange},
-    scripts::{BEAT, EXIST, MEMBERS, PRESENCE, ROOMS, number, text},
+    local_presence::{Call, LocalPresence, Pair, PresenceChange},
+    scripts::{EXIST, MEMBERS, PRESENCE, ROOMS, number, text},
     signal::{self, Signals},
 };
 use crate::{
     domain::{name::UserId, room::RoomName, user::User},
-    shutdown::Tasks,
     store::{
         ReadError,
         log::RoomSummary,
@@ -40,18 +27,10 @@ use crate::{
     },
 };
 
-/// Life of a node's lease, and how often it is renewed.
-const LEASE: Duration = Duration::from_secs(10);
-const BEAT_EVERY: Duration = Duration::from_secs(3);
-/// How long after its end a lease is looked for.
-const AFTER_END: Duration = Duration::from_millis(50);
-const TICK: Duration = Duration::from_millis(250);
-/// Calls for one partition before the leases are looked at again.
+/// Calls of one turn before the lease is looked at again.
 const CALLS_PER_TURN: usize = 8;
-/// Attendances that one call takes away.
+/// Users in rooms that one call removes.
 const REAPED_PER_CALL: i64 = 256;
-/// Partitions that are tended at a time.
-const PARTITIONS_AT_ONCE: usize = 16;
 /// Fields of append.lua's `rooms` that one step looks at, three or four per room, and steps.
 const SCANNED_PER_STEP: usize = 1_000;
 const STEPS_MAX: usize = 16;
@@ -63,160 +42,62 @@ pub struct RedisPresence {
     publish: &'static str,
     partitions: Vec<Partition>,
     signals: Signals,
-    /// Something waits that cannot wait for the next tick.
-    work: Notify,
+    /// Wakes the node's lease keeper, which tells what waits.
+    work: Arc<Notify>,
 }
 
 #[derive(Debug)]
 struct Partition {
     keys: Keys,
-    local_presence: Mutex<LocalPresence>,
+    local: Mutex<LocalPresence>,
 }
 
 impl RedisPresence {
-    pub fn start(client: Client, status: Status, keys: Vec<Keys>, tasks: &Tasks) -> Arc<Self> {
-        let (signals, waiting) = Signals::new();
-        let sending =
-            signal::send_all(waiting, client.clone(), status.clone(), keys.clone(), tasks.clone());
-        tasks.spawn_vital("redis signals", sending);
-        let partition = |keys| {
-            let local_presence = Mutex::new(LocalPresence::new(Instant::now()));
-            Partition { keys, local_presence }
-        };
-        let people = Arc::new(Self {
-            publish: if client.is_clustered() { "SPUBLISH" } else { "PUBLISH" },
-            caller: Caller { client, status },
-            partitions: keys.into_iter().map(partition).collect(),
-            signals,
-            work: Notify::new(),
-        });
-        tasks.spawn_vital("redis people", Arc::clone(&people).keep(tasks.clone()));
-        people
+    pub fn new(caller: Caller, keys: &[Keys], work: Arc<Notify>, signals: Signals) -> Self {
+        let publish = if caller.client.is_clustered() { "SPUBLISH" } else { "PUBLISH" };
+        let partition = |keys: &Keys| Partition { keys: keys.clone(), local: Mutex::default() };
+        Self { caller, publish, partitions: keys.iter().map(partition).collect(), signals, work }
     }
 
     pub fn signal(&self, partition: u16, signal: Signal) {
         self.signals.send(partition, signal);
     }
 
-    pub fn add_presence(&self, partition: u16, room: RoomName, user: &User) {
+    pub fn add(&self, partition: u16, room: RoomName, user: &User) {
         let line = signal::user_line(user).into();
         let Some(at) = self.partitions.get(usize::from(partition)) else { return };
-        if at.local_presence().add_presence((room, user.id.clone()), line) {
+        if at.local.lock().add((room, user.id.clone()), line) {
             self.work.notify_one();
         }
     }
 
-    pub fn remove_presence(&self, partition: u16, room: RoomName, user: UserId) {
+    pub fn remove(&self, partition: u16, room: RoomName, user: UserId) {
         let Some(at) = self.partitions.get(usize::from(partition)) else { return };
-        if at.local_presence().remove_presence((room, user)) {
+        if at.local.lock().remove((room, user)) {
             self.work.notify_one();
         }
     }
 
-    /// Redis may have lost its rosters, or this node's lease.
-    pub fn missed(&self) {
-        for at in &self.partitions {
-            at.local_presence().look_now(Instant::now());
-        }
-        self.work.notify_one();
+    /// The node registers under this name.
+    pub fn begin(&self, partition: usize, incarnation: Arc<str>) {
+        self.partitions[partition].local.lock().begin(incarnation);
     }
 
-    /// Keeps the leases, tells what has changed, and reaps, until the node stops. What is attended
-    /// then stays until the lease ends, so that whoever comes back on another node never left.
-    async fn keep(self: Arc<Self>, tasks: Tasks) {
-        let mut ticks = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut was_up = true;
-        loop {
-            let stopping = tokio::select! {
-                _ = ticks.tick() => false,
-                () = self.work.notified() => false,
-                () = tasks.stopping() => true,
-            };
-            let is_up = self.caller.is_up();
-            if is_up && !was_up {
-                self.missed();
-            }
-            was_up = is_up;
-            let more = self.tend_all().await;
-            if stopping {
-                if !more {
-                    return;
-                }
-            } else if more {
-                self.work.notify_one();
-            }
-        }
-    }
-
-    /// Whether there is more to do at once.
-    async fn tend_all(&self) -> bool {
-        let tending: Vec<_> = self.partitions.iter().map(|at| self.tend(at)).collect();
-        let mut tended = stream::iter(tending).buffer_unordered(PARTITIONS_AT_ONCE);
-        let mut more = false;
-        while let Some(outcome) = tended.next().await {
-            match outcome {
-                Ok(has_more) => more |= has_more,
-                Err(error) => tracing::debug!(%error, "Redis was not told who is where"),
-            }
-        }
-        more
-    }
-
-    async fn tend(&self, at: &Partition) -> Result<bool, ReadError> {
-        let ended = self.look(at).await.inspect_err(|_| at.local_presence().unwell())?;
+    /// Tells some of what waits. Answers whether more waits; `None`: the lease has ended.
+    pub async fn tell_some(&self, partition: usize) -> Result<Option<bool>, ReadError> {
+        let at = &self.partitions[partition];
         for _ in 0..CALLS_PER_TURN {
-            let Some(call) = at.local_presence().next_call() else { break };
+            let Some(call) = at.local.lock().next_call() else { break };
             match self.tell(at, &call).await {
-                Ok(true) => at.local_presence().done(call),
-                Ok(false) => {
-                    at.local_presence().lost();
-                    return Ok(true);
-                }
+                Ok(true) => at.local.lock().done(call),
+                Ok(false) => return Ok(None),
                 Err(error) => {
-                    at.local_presence().failed(call);
+                    at.local.lock().failed(call);
                     return Err(error);
                 }
             }
         }
-        let mut more = at.local_presence().has_more();
-        for incarnation in ended {
-            more |= self.reap(at, &incarnation).await?;
-        }
-        Ok(more)
-    }
-
-    /// Keeps the lease where its time has come. Answers whose leases have ended for good.
-    async fn look(&self, at: &Partition) -> Result<Vec<String>, ReadError> {
-        loop {
-            let Some(look) = at.local_presence().look(Instant::now()) else {
-                return Ok(Vec::new());
-            };
-            let (incarnation, what): (Arc<str>, _) = match look {
-                Look::Hello => (fresh_name().into(), "hello"),
-                Look::Beat(incarnation) => (incarnation.unwrap_or_default(), "beat"),
-            };
-            let arguments = vec![incarnation.to_string(), what.to_owned(), millis(LEASE)];
-            let reply = self.caller.run(&BEAT, vec![at.keys.nodes()], arguments).await?;
-            let [mine, next, Value::Array(ended)] = reply.as_slice() else {
-                return Err(strange("beat.lua"));
-            };
-            let mut local_presence = at.local_presence();
-            let now = Instant::now();
-            if number(mine) == Some(1) && what == "hello" {
-                local_presence.begin(incarnation);
-            } else if number(mine) != Some(1) && !incarnation.is_empty() {
-                tracing::debug!("this node's lease has ended; telling again who is where");
-                local_presence.lost();
-                continue;
-            }
-            let next = number(next).map_or(BEAT_EVERY, |ms| Duration::from_millis(ms) + AFTER_END);
-            local_presence.looked(now, next.min(BEAT_EVERY));
-            if !local_presence.may_reap(now, LEASE) {
-                return Ok(Vec::new());
-            }
-            return Ok(ended.iter().filter_map(text).map(str::to_owned).collect());
-        }
+        Ok(Some(at.local.lock().has_more()))
     }
 
     /// `false`: the lease has ended.
@@ -233,16 +114,12 @@ impl RedisPresence {
         Ok(reply.is_some())
     }
 
-    /// Takes away some of what a node left behind. Answers whether something is left.
-    async fn reap(&self, at: &Partition, incarnation: &str) -> Result<bool, ReadError> {
-        let left: Vec<String> = self
-            .caller
-            .ask(
-                self.caller
-                    .client
-                    .hrandfield(at.keys.at(incarnation), Some((REAPED_PER_CALL, false))),
-            )
-            .await?;
+    /// Removes some of the users of a node that is gone. Answers whether some are left.
+    pub async fn reap(&self, partition: usize, incarnation: &str) -> Result<bool, ReadError> {
+        let at = &self.partitions[partition];
+        let left = Some((REAPED_PER_CALL, false));
+        let left = self.caller.client.hrandfield(at.keys.at(incarnation), left);
+        let left: Vec<String> = self.caller.ask(left).await?;
         let pair = |field: &String| -> Option<Pair> {
             let (room, user) = field.split_once('\n')?;
             Some((RoomName::parse(room).ok()?, UserId::parse(user).ok()?))
@@ -251,17 +128,12 @@ impl RedisPresence {
         pairs.sort();
         let changes = pairs.iter().map(|pair| (pair, "-", ""));
         let rest = self.change(at, incarnation, "", changes).await?;
-        tracing::debug!(count = pairs.len(), "people have left with a node that is gone");
-        let more = rest.is_some_and(|rest| rest > 0);
-        if more {
-            // It is found again at once.
-            at.local_presence().look_now(Instant::now());
-        }
-        Ok(more)
+        tracing::debug!(count = pairs.len(), "users have left with a node that is gone");
+        Ok(rest.is_some_and(|rest| rest > 0))
     }
 
-    /// One call of add_presence.lua; the changes are in the order of rooms. Answers how many attendances
-    /// the node has then, or nothing: its lease is not as it has to be.
+    /// One call of presence.lua; the changes are in the order of rooms. Answers how many users in
+    /// rooms the node has then, or nothing: its lease is not as it has to be.
     async fn change<'a>(
         &self,
         at: &Partition,
@@ -296,7 +168,7 @@ impl RedisPresence {
         match reply.as_slice() {
             [Value::Integer(1), rest] => Ok(number(rest)),
             [Value::Integer(0)] => Ok(None),
-            _ => Err(strange("add_presence.lua")),
+            _ => Err(strange("presence.lua")),
         }
     }
 
@@ -380,13 +252,7 @@ impl RedisPresence {
     }
 }
 
-impl Partition {
-    fn local_presence(&self) -> MutexGuard<'_, LocalPresence> {
-        self.local_presence.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Those with most people first, then those spoken in last.
+/// Those with most users first, then those with the newest messages.
 fn sort(rooms: &mut [RoomSummary]) {
     rooms.sort_by(|one, other| {
         (other.count, other.seq, &one.room).cmp(&(one.count, one.seq, &other.room))
@@ -395,10 +261,6 @@ fn sort(rooms: &mut [RoomSummary]) {
 
 fn small(value: &Value) -> u32 {
     number(value).and_then(|count| u32::try_from(count).ok()).unwrap_or_default()
-}
-
-fn millis(time: Duration) -> String {
-    time.as_millis().to_string()
 }
 
 fn strange(script: &str) -> ReadError {

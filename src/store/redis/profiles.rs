@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 
 use crate::store::redis::{
     calls::Caller,
-    keys::Keys,
+    keys::{Keys, Prefix},
     link::Status,
     scripts::{MARK, PROFILE, UNREAD, number, text},
     signal,
@@ -43,14 +43,14 @@ const CALLS_AT_ONCE: usize = 4;
 pub struct RedisProfiles {
     caller: Caller,
     publish: &'static str,
-    prefix: String,
+    prefix: Prefix,
     life: Duration,
 }
 
 impl RedisProfiles {
-    pub fn new(client: Client, status: Status, prefix: &str, life: Duration) -> Self {
+    pub fn new(client: Client, status: Status, prefix: Prefix, life: Duration) -> Self {
         let publish = if client.is_clustered() { "SPUBLISH" } else { "PUBLISH" };
-        Self { caller: Caller { client, status }, publish, prefix: prefix.to_owned(), life }
+        Self { caller: Caller { client, status }, publish, prefix, life }
     }
 
     pub async fn profile(&self, user: UserId) -> Result<Option<User>, ReadError> {

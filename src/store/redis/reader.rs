@@ -25,9 +25,8 @@ use crate::store::redis::{
     keys::{Keys, SIGNALS},
     link::{COMMAND_TIMEOUT, Component, Status, force_reconnection},
     log,
-    presence::RedisPresence,
+    node::Node,
     scripts::{self, ECHO, number, text},
-    sessions::RedisSessions,
     signal,
     tracker::{Tracker, Verdict},
 };
@@ -76,7 +75,8 @@ pub struct Reader {
     /// The partition whose channel people may publish onto.
     lobby: u16,
     status: Status,
-    told: SignalListeners,
+    /// It hears of claims, and of what may have been missed or lost.
+    node: Arc<Node>,
     out: EventSenders,
     tasks: Tasks,
     trackers: Vec<Tracker>,
@@ -101,12 +101,6 @@ struct Batch {
     node: Vec<NodeEvent>,
 }
 
-/// Who else is told what the reader hears, or may have missed.
-pub struct SignalListeners {
-    pub sessions: Arc<RedisSessions>,
-    pub people: Arc<RedisPresence>,
-}
-
 /// The connections, which live on the reader's own runtime.
 struct Link {
     subscriber: SubscriberClient,
@@ -122,7 +116,7 @@ impl Reader {
         keys: Vec<Keys>,
         lobby: u16,
         status: Status,
-        told: SignalListeners,
+        node: Arc<Node>,
         out: EventSenders,
         tasks: Tasks,
     ) -> Self {
@@ -133,7 +127,7 @@ impl Reader {
             keys,
             lobby,
             status,
-            told,
+            node,
             out,
             tasks,
             trackers: Vec::new(),
@@ -217,7 +211,7 @@ impl Reader {
                 link.subscriber.subscribe(keys.signals()).await?;
             }
         }
-        link.subscriber.subscribe(self.told.sessions.channel().to_owned()).await?;
+        link.subscriber.subscribe(self.node.sessions.channel.clone()).await?;
         // A subscribe returns when it is written; a pong comes after it has been done.
         ping(&link.subscriber).await?;
         self.missed(0..self.trackers.len()).await?;
@@ -230,8 +224,7 @@ impl Reader {
     /// What nobody keeps was not heard for a while. A partition that was never heard has nothing
     /// to lose.
     async fn missed(&self, partitions: impl Iterator<Item = usize>) -> Result<(), Trouble> {
-        self.told.sessions.missed();
-        self.told.people.missed();
+        self.node.missed();
         let lost = |index| NodeEvent::SignalsLost { partition: number_of(index) };
         self.tell(partitions.map(lost)).await
     }
@@ -291,15 +284,15 @@ impl Reader {
     /// `Err` is the partition whose log has to be read.
     fn take(&mut self, published: &Published, out: &mut Batch) -> Result<(), usize> {
         let channel = &*published.channel;
-        if channel == self.told.sessions.channel() {
-            self.told.sessions.heard(text(&published.value).unwrap_or_default());
+        if channel == self.node.sessions.channel {
+            self.node.sessions.heard(text(&published.value).unwrap_or_default());
             return Ok(());
         }
-        let (base, signals) = match channel.strip_suffix(SIGNALS) {
-            Some(base) => (base, true),
+        let (channel, signals) = match channel.strip_suffix(SIGNALS) {
+            Some(channel) => (channel, true),
             None => (channel, false),
         };
-        let Some(index) = self.keys.iter().position(|keys| keys.base == base) else {
+        let Some(index) = self.keys.iter().position(|keys| keys.channel == channel) else {
             return Ok(());
         };
         let Some(said) = text(&published.value) else {
@@ -402,7 +395,8 @@ impl Reader {
                     .await?;
             let mut out = Vec::new();
             if log.epoch != tracker.epoch {
-                // Who lost the log may have lost sessions and rosters with it.
+                // A Redis that lost the log may have lost sessions and rosters with it.
+                self.node.forgotten(index);
                 self.missed(std::iter::once(index)).await?;
                 let Some(tracker) = self.trackers.get_mut(index) else { return Ok(()) };
                 let common = log::common(client, &keys, tracker).await?;

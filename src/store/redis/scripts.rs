@@ -1,6 +1,6 @@
 //! The scripts that run inside Redis, and how they are called.
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
 
 use fred::{
     clients::Client,
@@ -27,8 +27,8 @@ pub static SAVE: LazyLock<Script> =
     LazyLock::new(|| Script::from_lua(include_str!("scripts/save.lua")));
 pub static CLAIM: LazyLock<Script> =
     LazyLock::new(|| Script::from_lua(include_str!("scripts/claim.lua")));
-pub static SESSION: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/session.lua")));
+pub static REAP: LazyLock<Script> =
+    LazyLock::new(|| Script::from_lua(include_str!("scripts/reap.lua")));
 pub static PRESENCE: LazyLock<Script> =
     LazyLock::new(|| Script::from_lua(include_str!("scripts/presence.lua")));
 pub static BEAT: LazyLock<Script> =
@@ -69,6 +69,11 @@ pub async fn run(
 /// What a script answered is not what it answers: a Redis or a proxy that speaks otherwise.
 pub fn strange(what: &str) -> Error {
     Error::new(fred::error::ErrorKind::Protocol, format!("{what} answered in an unknown shape"))
+}
+
+/// A time as a script takes it: at least 1, because Redis refuses an expiry of 0.
+pub fn millis(time: Duration) -> String {
+    time.as_millis().max(1).to_string()
 }
 
 pub fn text(value: &Value) -> Option<&str> {

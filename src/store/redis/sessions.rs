@@ -1,35 +1,31 @@
-//! RedisSessions in Redis: one key each, with a lease that the node of its holder renews.
+//! Sessions in Redis: one key each, which has no expiry that matters while its node has a lease.
 //!
-//! A save is remembered here before it is sent, so what Redis did not take, or has lost, is
-//! written when it is there again. Who lost a session hears it on a channel, and, should that
-//! message get lost, when his node next renews the lease.
+//! A save is remembered here before it is sent, so what Redis did not take, or has lost, is written
+//! when Redis is there again. The former holder of a claimed session hears it on a channel, and,
+//! should that message get lost, from the next beat of its node.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use fred::{
-    clients::Client,
-    types::{Value, scripts::Script},
+    interfaces::{KeysInterface, PubsubInterface, SetsInterface},
+    types::Value,
 };
-use futures_util::StreamExt;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{Notify, Semaphore, mpsc},
-    time::{Instant, MissedTickBehavior, interval},
+    sync::{Notify, Semaphore, SemaphorePermit, mpsc},
+    time::Instant,
 };
 
 use crate::store::redis::{
     calls::{Caller, away},
     keys::Keys,
-    leased_sessions::{LeasedSession, LeasedSessions},
-    link::Status,
-    scripts::{CLAIM, SAVE, SESSION, number, text},
+    leased_sessions::{CEILING, LeasedSession, LeasedSessions},
+    partition_of,
+    scripts::{CLAIM, REAP, SAVE, millis, number, text},
 };
 use crate::{
     domain::name::{NameError, PublicId, UserId},
-    shutdown::Tasks,
     store::{
         NodeEvent, ReadError,
         sessions::{Holder, JoinedLine, SessionRecord, joined_line, parse_joined_line},
@@ -38,13 +34,10 @@ use crate::{
 
 /// Saves and claims that Redis has at a time: what waits for it also waits for its time-out.
 const CALLS_MAX: usize = 256;
-/// The same for renewals, fewer, because messages travel on the same connection.
-const RENEWALS_MAX: usize = 64;
-/// Most and least time between two looks at what is to be done.
-const TICK_MAX: Duration = Duration::from_secs(1);
-const TICK_MIN: Duration = Duration::from_millis(20);
-/// When a session that was just claimed is renewed for the first time.
-const SOON: Duration = Duration::from_secs(1);
+/// Calls of one turn before the lease is looked at again.
+const CALLS_PER_TURN: usize = 8;
+/// Sessions of a node that is gone that one call gives an expiry.
+const REAPED_PER_CALL: usize = 500;
 
 /// What stands in Redis.
 #[derive(Serialize, Deserialize)]
@@ -56,67 +49,117 @@ struct Line {
 #[derive(Debug)]
 pub struct RedisSessions {
     caller: Caller,
-    prefix: String,
-    channel: String,
+    partitions: Vec<Partition>,
+    /// Where claims say which holder has lost its session.
+    pub channel: String,
     window: Duration,
-    leased: Mutex<LeasedSessions>,
-    /// Something waits that cannot wait for the next tick.
-    work: Notify,
+    /// Wakes the node's lease keeper, which writes what waits.
+    work: Arc<Notify>,
     calls: Semaphore,
+    node_events: mpsc::Sender<NodeEvent>,
+}
+
+#[derive(Debug)]
+struct Partition {
+    keys: Keys,
+    leased: Mutex<LeasedSessions>,
+}
+
+/// A save that was remembered. If it is dropped before Redis has confirmed it, the lease keeper
+/// writes it.
+#[derive(Debug)]
+pub struct Remembered<'a> {
+    at: &'a Partition,
+    holder: Holder,
+}
+
+impl Drop for Remembered<'_> {
+    fn drop(&mut self) {
+        self.at.leased.lock().retry(self.holder);
+    }
 }
 
 impl RedisSessions {
-    pub fn new(client: Client, status: Status, prefix: &str, window: Duration) -> Arc<Self> {
-        Arc::new(Self {
-            caller: Caller { client, status },
-            prefix: prefix.to_owned(),
-            channel: Keys::new(prefix, 0).lost_sessions(),
+    pub fn new(
+        caller: Caller,
+        keys: &[Keys],
+        window: Duration,
+        work: Arc<Notify>,
+        node_events: mpsc::Sender<NodeEvent>,
+    ) -> Self {
+        let partition = |keys: &Keys| {
+            let leased = Mutex::new(LeasedSessions::new(Instant::now()));
+            Partition { keys: keys.clone(), leased }
+        };
+        Self {
+            caller,
+            channel: keys[0].claimed_sessions(),
+            partitions: keys.iter().map(partition).collect(),
             window,
-            leased: Mutex::new(LeasedSessions::new(window / 4)),
-            work: Notify::new(),
+            work,
             calls: Semaphore::new(CALLS_MAX),
-        })
+            node_events,
+        }
     }
 
-    /// Where claims say who has lost his session.
-    pub fn channel(&self) -> &str {
-        &self.channel
+    /// The node registers under this name.
+    pub fn begin(&self, partition: usize, incarnation: Arc<str>) {
+        self.partitions[partition].leased.lock().begin(incarnation, Instant::now());
+    }
+
+    /// Redis may have lost sessions of this node, or the node may have missed claims.
+    pub fn write_all(&self, partition: usize) {
+        self.partitions[partition].leased.lock().write_all(Instant::now());
     }
 
     /// What was said on the channel.
     pub fn heard(&self, holder: &str) {
-        if let Some(holder) = holder_of(holder) {
-            self.lost(holder);
+        let Some(holder) = holder_of(holder) else { return };
+        if self.partitions.iter().any(|at| at.leased.lock().lose(holder)) {
+            self.tell_taken();
         }
     }
 
-    /// The channel was not heard for a while.
-    pub fn missed(&self) {
-        self.leased().all_due(Instant::now());
-        self.work.notify_one();
-    }
-
-    pub fn remember(&self, session: PublicId, holder: Holder, record: &SessionRecord) {
-        self.leased().put(holder, session, line(record).into(), Instant::now());
-    }
-
-    /// Writes what was remembered.
-    pub async fn save(&self, holder: Holder) -> Result<bool, ReadError> {
-        let saved = self.save_now(holder).await;
-        match saved {
-            Ok(true) => {}
-            // The answer tells the caller; nobody need tell him again.
-            Ok(false) => self.leased().forget(holder),
-            Err(_) => self.leased().due_again(holder, Instant::now()),
+    /// A claim that a beat has brought: `"<session> <holder>"`.
+    pub fn lost(&self, partition: usize, entry: &str) {
+        if let Some(holder) = entry.rsplit(' ').next().and_then(holder_of) {
+            self.partitions[partition].leased.lock().lose(holder);
         }
-        saved
     }
 
-    async fn save_now(&self, holder: Holder) -> Result<bool, ReadError> {
+    /// Waits for nothing, because a node that waits loses its lease: what does not fit into the
+    /// channel is told at the next turn.
+    pub fn tell_taken(&self) {
+        for at in &self.partitions {
+            while let Ok(permit) = self.node_events.try_reserve() {
+                let Some((session, holder)) = at.leased.lock().next_taken() else { break };
+                permit.send(NodeEvent::SessionTaken { session, holder });
+            }
+        }
+    }
+
+    pub fn remember(
+        &self,
+        session: PublicId,
+        holder: Holder,
+        record: &SessionRecord,
+    ) -> Remembered<'_> {
+        let at = self.at(&session);
+        at.leased.lock().put(holder, session, line(record).into());
+        Remembered { at, holder }
+    }
+
+    /// Writes what was remembered. `false`: another holder has it.
+    pub async fn save(&self, remembered: Remembered<'_>) -> Result<bool, ReadError> {
         let _call = self.turn().await?;
-        // The newest record: with two saves under way, either writes it.
-        let Some(hold) = self.leased().get(holder).cloned() else { return Ok(false) };
-        self.write(holder, &hold, self.lease()).await
+        let Remembered { at, holder } = &remembered;
+        // The newest record: of two saves in flight, either writes it.
+        let Some(hold) = at.leased.lock().get(*holder).cloned() else { return Ok(false) };
+        let (_, saved) = self.write(at, &[(*holder, hold)]).await?;
+        if saved == [false] {
+            at.leased.lock().forget(*holder);
+        }
+        Ok(saved == [true])
     }
 
     pub async fn claim(
@@ -125,131 +168,173 @@ impl RedisSessions {
         holder: Holder,
         user: UserId,
     ) -> Result<Option<SessionRecord>, ReadError> {
-        let _call = self.turn().await?;
-        let user = user.to_string();
-        let arguments = vec![hex(holder), millis(self.lease()), self.channel.clone(), user];
-        let reply = self.run(&CLAIM, &session, arguments).await?;
-        let Some(line) = first_line(&reply)? else { return Ok(None) };
+        let call = self.turn().await?;
+        let at = self.at(&session);
+        let incarnation = at.leased.lock().incarnation();
+        let keys = vec![
+            at.keys.session(&session),
+            at.keys.nodes(),
+            at.keys.held(&incarnation),
+            at.keys.claims(),
+        ];
+        let arguments = vec![
+            session.to_string(),
+            user.to_string(),
+            hex(holder),
+            incarnation.to_string(),
+            millis(self.window),
+            millis(CEILING),
+            self.channel.clone(),
+        ];
+        let reply = self.caller.run(&CLAIM, keys, arguments).await.inspect_err(|_| {
+            // If it was done, nobody would ever give the session an end.
+            at.leased.lock().put(holder, session.clone(), "".into());
+            self.release(&session, holder);
+        })?;
+        let Some(line) = reply.first() else {
+            drop(call);
+            return self.claim_older(session, holder, user).await;
+        };
+        let line = text(line).ok_or_else(|| corrupt(&"it is no text"))?;
         let record = record(line)?;
-        self.leased().claimed(holder, session, line.into(), Instant::now(), SOON);
+        at.leased.lock().claimed(holder, session, line.into());
+        Ok(Some(record))
+    }
+
+    /// While nodes of an older release run beside this one, their sessions can be claimed here: the
+    /// session moves, and the older node hears of it. It cannot be claimed back there: the client
+    /// then begins a new session.
+    async fn claim_older(
+        &self,
+        session: PublicId,
+        holder: Holder,
+        user: UserId,
+    ) -> Result<Option<SessionRecord>, ReadError> {
+        let (client, key) = (&self.caller.client, self.partitions[0].keys.older_session(&session));
+        let Some((former, record)) = self.find(key.clone()).await? else { return Ok(None) };
+        if record.user != user || !self.save(self.remember(session, holder, &record)).await? {
+            return Ok(None);
+        }
+        self.caller.ask(client.del::<Value, _>(key)).await?;
+        self.caller.ask(client.publish::<Value, _, _>(self.channel.clone(), former)).await?;
         Ok(Some(record))
     }
 
     pub async fn read(&self, session: &PublicId) -> Result<Option<SessionRecord>, ReadError> {
         let _call = self.turn().await?;
-        let reply = self.run(&SESSION, session, Vec::new()).await?;
-        first_line(&reply)?.map(record).transpose()
+        let keys = &self.at(session).keys;
+        let found = match self.find(keys.session(session)).await? {
+            None => self.find(keys.older_session(session)).await?,
+            found => found,
+        };
+        Ok(found.map(|(_, record)| record))
     }
 
-    pub fn release(&self, holder: Holder) {
-        self.leased().release(holder, Instant::now());
+    /// The holder, and the record.
+    async fn find(&self, key: String) -> Result<Option<(String, SessionRecord)>, ReadError> {
+        let value: Option<String> = self.caller.ask(self.caller.client.get(key)).await?;
+        let Some(value) = value else { return Ok(None) };
+        let (head, line) = value.split_once('\n').ok_or_else(|| corrupt(&"it has one line"))?;
+        let holder = head.split(' ').next().unwrap_or_default();
+        Ok(Some((holder.to_owned(), record(line)?)))
+    }
+
+    pub fn release(&self, session: &PublicId, holder: Holder) {
+        self.at(session).leased.lock().release(holder, Instant::now());
         self.work.notify_one();
     }
 
-    /// Renews leases and tells of losses until the node stops.
-    pub async fn keep(self: Arc<Self>, out: mpsc::Sender<NodeEvent>, tasks: Tasks) {
-        let mut ticks = interval((self.window / 16).clamp(TICK_MIN, TICK_MAX));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut was_up = true;
-        loop {
-            let stopping = tokio::select! {
-                _ = ticks.tick() => false,
-                () = self.work.notified() => false,
-                () = tasks.stopping() => true,
+    /// Writes some of what waits. Answers whether more waits; `None`: the lease has ended.
+    pub async fn write_some(&self, partition: usize) -> Result<Option<bool>, ReadError> {
+        let at = &self.partitions[partition];
+        for _ in 0..CALLS_PER_TURN {
+            let call = at.leased.lock().next_call(Instant::now());
+            if call.is_empty() {
+                return Ok(Some(false));
+            }
+            let written = self.write(at, &call).await;
+            let again = match &written {
+                Ok((true, saved)) => {
+                    for ((holder, _), saved) in call.iter().zip(saved) {
+                        if !saved {
+                            at.leased.lock().lose(*holder);
+                        }
+                    }
+                    continue;
+                }
+                _ => call.iter().map(|(holder, _)| *holder),
             };
-            let is_up = self.caller.is_up();
-            if is_up && !was_up {
-                // It may have forgotten all of them.
-                self.leased().all_due(Instant::now());
-            }
-            was_up = is_up;
-            if is_up {
-                self.bring_released().await;
-            }
-            if stopping {
-                return;
-            }
-            if is_up {
-                self.renew().await;
-            }
-            let taken = self.leased().take_taken();
-            for (session, holder) in taken {
-                // Without a receiver no connection is left to be told.
-                if out.send(NodeEvent::SessionTaken { session, holder }).await.is_err() {
-                    return;
-                }
-            }
+            again.for_each(|holder| at.leased.lock().retry(holder));
+            return written.map(|_| None);
         }
+        Ok(Some(at.leased.lock().has_more()))
     }
 
-    async fn renew(&self) {
-        let due = self.leased().due(Instant::now());
-        futures_util::stream::iter(due)
-            .for_each_concurrent(RENEWALS_MAX, async |holder| {
-                let Some(hold) = self.leased().get(holder).cloned() else { return };
-                match self.write(holder, &hold, self.lease()).await {
-                    Ok(true) => {}
-                    Ok(false) => self.lost(holder),
-                    Err(_) => self.leased().due_again(holder, Instant::now()),
-                }
-            })
-            .await;
-    }
-
-    /// A released session has what is left of its window; its last record is written with it.
-    async fn bring_released(&self) {
-        let released = self.leased().take_released();
-        futures_util::stream::iter(released)
-            .for_each_concurrent(RENEWALS_MAX, async |(holder, hold, since)| {
-                let left = self.window.saturating_sub(since.elapsed());
-                if !left.is_zero() && self.write(holder, &hold, left).await.is_err() {
-                    self.leased().release_again(holder, hold, since);
-                }
-            })
-            .await;
-    }
-
+    /// Whether the node has a lease, and per session whether it is still its holder's.
     async fn write(
         &self,
-        holder: Holder,
-        hold: &LeasedSession,
-        life: Duration,
-    ) -> Result<bool, ReadError> {
-        let arguments =
-            vec![hex(holder), hold.number.to_string(), hold.record.to_string(), millis(life)];
-        let reply = self.run(&SAVE, &hold.session, arguments).await?;
-        Ok(reply.first().and_then(number) == Some(1))
+        at: &Partition,
+        call: &[(Holder, LeasedSession)],
+    ) -> Result<(bool, Vec<bool>), ReadError> {
+        let incarnation = at.leased.lock().incarnation();
+        let mut keys = vec![at.keys.nodes(), at.keys.held(&incarnation)];
+        let mut arguments = vec![incarnation.to_string(), millis(self.window), millis(CEILING)];
+        for (holder, hold) in call {
+            keys.push(at.keys.session(&hold.session));
+            let left = |since: Instant| self.window.saturating_sub(since.elapsed());
+            arguments.extend([
+                hold.session.to_string(),
+                hex(*holder),
+                hold.number.to_string(),
+                hold.record.to_string(),
+                hold.released.map_or_else(String::new, |since| millis(left(since))),
+            ]);
+        }
+        let reply = self.caller.run(&SAVE, keys, arguments).await?;
+        let mut reply = reply.iter().map(|value| number(value) == Some(1));
+        let (is_alive, saved) = (reply.next() == Some(true), reply.collect::<Vec<_>>());
+        for ((holder, hold), saved) in call.iter().zip(&saved) {
+            if is_alive && *saved {
+                at.leased.lock().written(*holder, hold.number);
+            }
+        }
+        Ok((is_alive, saved))
     }
 
-    async fn run(
+    /// Gives some of the sessions of a node that is gone their expiry. `last`: nothing else is left
+    /// of the node. Answers whether something is.
+    pub async fn reap(
         &self,
-        script: &Script,
-        session: &PublicId,
-        arguments: Vec<String>,
-    ) -> Result<Vec<Value>, ReadError> {
-        let key = format!("{}:session:{session}", self.prefix);
-        self.caller.run(script, vec![key], arguments).await
+        partition: usize,
+        incarnation: &str,
+        last: bool,
+    ) -> Result<bool, ReadError> {
+        let (client, keys) = (&self.caller.client, &self.partitions[partition].keys);
+        let held = client.srandmember(keys.held(incarnation), Some(REAPED_PER_CALL));
+        let held: Vec<String> = self.caller.ask(held).await?;
+        let mut names = vec![keys.nodes(), keys.held(incarnation), keys.claims()];
+        let mut arguments =
+            vec![incarnation.to_owned(), millis(self.window), u8::from(last).to_string()];
+        for entry in held {
+            let session = entry.split(' ').next().unwrap_or_default();
+            let session = PublicId::parse(session).map_err(|why| corrupt(&why))?;
+            names.push(keys.session(&session));
+            arguments.push(entry);
+        }
+        let reply = self.caller.run(&REAP, names, arguments).await?;
+        Ok(reply.first().and_then(number).is_some_and(|left| left > 0))
     }
 
-    async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, ReadError> {
+    fn at(&self, session: &PublicId) -> &Partition {
+        let count = u16::try_from(self.partitions.len()).expect("partitions are counted by an u16");
+        &self.partitions[usize::from(partition_of(session.as_str(), count))]
+    }
+
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, ReadError> {
         if !self.caller.is_up() {
             return Err(away());
         }
         Ok(self.calls.acquire().await.expect("the semaphore is never closed"))
-    }
-
-    fn lost(&self, holder: Holder) {
-        self.leased().lose(holder);
-        self.work.notify_one();
-    }
-
-    /// Renewed every quarter of the window, it always has more than a window left.
-    fn lease(&self) -> Duration {
-        self.window + self.window / 2
-    }
-
-    fn leased(&self) -> MutexGuard<'_, LeasedSessions> {
-        self.leased.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -261,10 +346,6 @@ fn holder_of(hex: &str) -> Option<Holder> {
     u64::from_str_radix(hex, 16).ok().map(Holder::from_bits)
 }
 
-fn millis(time: Duration) -> String {
-    time.as_millis().max(1).to_string()
-}
-
 fn line(record: &SessionRecord) -> String {
     let line = Line {
         user: record.user.to_string(),
@@ -273,13 +354,7 @@ fn line(record: &SessionRecord) -> String {
     serde_json::to_string(&line).expect("text and numbers are JSON")
 }
 
-fn first_line(reply: &[Value]) -> Result<Option<&str>, ReadError> {
-    let corrupt = || ReadError::Corrupt("a session is no text".to_owned());
-    reply.first().map(|line| text(line).ok_or_else(corrupt)).transpose()
-}
-
 fn record(line: &str) -> Result<SessionRecord, ReadError> {
-    let corrupt = |why: &dyn std::fmt::Display| ReadError::Corrupt(format!("a session: {why}"));
     let bad_name = |why: NameError| corrupt(&why);
     let line: Line = serde_json::from_str(line).map_err(|why| corrupt(&why))?;
     let rooms = line.rooms.iter().map(parse_joined_line).collect::<Result<_, _>>();
@@ -287,4 +362,8 @@ fn record(line: &str) -> Result<SessionRecord, ReadError> {
         user: UserId::parse(&line.user).map_err(bad_name)?,
         rooms: rooms.map_err(bad_name)?,
     })
+}
+
+fn corrupt(why: &dyn std::fmt::Display) -> ReadError {
+    ReadError::Corrupt(format!("a session: {why}"))
 }

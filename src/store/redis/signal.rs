@@ -13,10 +13,7 @@ use fred::{
 use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, time::timeout};
 
-use crate::store::redis::{
-    keys::Keys,
-    link::{COMMAND_TIMEOUT, Status},
-};
+use crate::store::redis::{calls::Caller, keys::Keys, link::COMMAND_TIMEOUT};
 use crate::{
     domain::{
         name::{UserId, UserName},
@@ -160,8 +157,7 @@ impl Signals {
 /// Sends what waits, each partition's in order, until the node stops.
 pub async fn send_all(
     mut waiting: mpsc::Receiver<(u16, String)>,
-    client: Client,
-    status: Status,
+    caller: Caller,
     keys: Vec<Keys>,
     tasks: Tasks,
 ) {
@@ -183,12 +179,12 @@ pub async fn send_all(
             }
             text.push_str(&line);
         }
-        if !status.can_append() || !client.is_connected() {
+        if !caller.is_up() {
             continue;
         }
         let sending = texts.into_iter().filter_map(|(partition, text)| {
             let channel = keys.get(usize::from(partition))?.signals();
-            Some(publish(&client, channel, text))
+            Some(publish(&caller.client, channel, text))
         });
         let limit = if tasks.is_stopping() { LAST_WORDS } else { COMMAND_TIMEOUT };
         match timeout(limit, futures_util::future::try_join_all(sending)).await {

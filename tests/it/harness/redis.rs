@@ -25,6 +25,8 @@ use super::{PATIENCE, eventually, free_port, process::Process};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keeps {
     Nothing,
+    /// Nothing, as a node of a cluster.
+    Slots,
     /// `appendonly yes`, `appendfsync always`: what was answered survives kill -9.
     Everything,
 }
@@ -48,6 +50,24 @@ impl Redis {
         redis
     }
 
+    /// A cluster of one node: it refuses a script that uses keys of more than one slot.
+    pub async fn start_cluster() -> Self {
+        let redis = Self::start(Keeps::Slots).await;
+        let slots: Vec<String> = (0..16_384).map(|slot| slot.to_string()).collect();
+        let all = ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(String::as_str));
+        assert_eq!(redis.call(&all.collect::<Vec<_>>()).await, Reply::text("OK"));
+        eventually("the cluster serves", PATIENCE, async || {
+            let info = redis.call(&["CLUSTER", "INFO"]).await.into_text();
+            info.contains("cluster_state:ok").then_some(())
+        })
+        .await;
+        redis
+    }
+
+    pub fn cluster_url(&self) -> String {
+        format!("redis-cluster://{}", self.address)
+    }
+
     /// The server that `ROOMCAST_REDIS_SERVER` names, so that all of this can be run on any.
     fn spawn(address: SocketAddr, keeps: Keeps, directory: &Path) -> Process {
         let mut args: Vec<OsString> = ["--save", "", "--bind", "127.0.0.1", "--port"]
@@ -58,6 +78,10 @@ impl Redis {
         args.extend(["--dir".into(), directory.into()]);
         // Replicas of a test need not wait for each other.
         args.extend(["--repl-diskless-sync-delay", "0"].map(OsString::from));
+        if keeps == Keeps::Slots {
+            args.extend(["--cluster-enabled", "yes"].map(OsString::from));
+            args.extend(["--cluster-announce-ip", "127.0.0.1"].map(OsString::from));
+        }
         if keeps == Keeps::Everything {
             args.extend(["--appendonly", "yes", "--appendfsync", "always"].map(OsString::from));
         }
@@ -108,6 +132,17 @@ impl Redis {
     pub async fn call(&self, command: &[&str]) -> Reply {
         let mut connection = Connection::open(self.address).await.expect("redis-server accepts");
         connection.call(command).await.expect("redis-server answers")
+    }
+
+    /// How often these commands were called since the server started, by `INFO commandstats`. Those
+    /// that a script calls count too.
+    pub async fn calls(&self, commands: &[&str]) -> u64 {
+        let stats = self.call(&["INFO", "commandstats"]).await.into_text();
+        let count = |command: &&str| -> Option<u64> {
+            let rest = stats.split_once(&format!("cmdstat_{command}:calls="))?.1;
+            rest.split(',').next()?.parse().ok()
+        };
+        commands.iter().filter_map(count).sum()
     }
 
     /// Makes it a copy of `primary` and waits until it has everything.

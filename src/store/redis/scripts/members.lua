@@ -1,7 +1,7 @@
--- Who is in a room.
+-- The users in a room.
 --
--- KEYS[1] roster (attend.lua describes it)  ARGV[1] people at most
--- Returns { version, people, { "<nodes> <a person as JSON>", .. } }, and nobody when there are more.
+-- KEYS[1] roster (presence.lua describes it)  ARGV[1] users at most
+-- Returns { version, count, { "<nodes> <user as JSON>", .. } }, and no users when there are more.
 local version = redis.call('HGET', KEYS[1], '')
 if not version then
   local time = redis.call('TIME')
