@@ -17,12 +17,7 @@ use crate::{
 
 /// Calls of scripts since the server started.
 async fn script_calls(redis: &Redis) -> u64 {
-    let stats = redis.call(&["INFO", "commandstats"]).await.into_text();
-    let calls = |line: &str| {
-        let rest = line.strip_prefix("cmdstat_evalsha:").or(line.strip_prefix("cmdstat_eval:"))?;
-        rest.strip_prefix("calls=")?.split(',').next()?.parse::<u64>().ok()
-    };
-    stats.lines().filter_map(calls).sum()
+    redis.calls(&["evalsha", "eval"]).await
 }
 
 /// Calls for each of `COUNT` operations, rounded: a node's beat adds a few in between.
