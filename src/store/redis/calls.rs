@@ -1,4 +1,4 @@
-//! Calls to Redis that somebody waits for: answered in time, one way or the other.
+//! Calls to Redis that a caller waits for: they return in time, with a reply or an error.
 
 use fred::{
     clients::Client,
@@ -49,4 +49,9 @@ impl Caller {
 
 pub fn away() -> ReadError {
     ReadError::Unavailable("Redis is away".to_owned())
+}
+
+/// A reply that is not what the script answers: a Redis or a proxy that speaks otherwise.
+pub fn strange(script: &str) -> ReadError {
+    ReadError::Corrupt(format!("{script} answered in an unknown shape"))
 }

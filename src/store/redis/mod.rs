@@ -1,4 +1,4 @@
-//! Many nodes, one chat: the bus over Redis. The only door to fred.
+//! The store for many nodes, over Redis. The only place that names fred.
 //!
 //! The log in a stream is the truth; pub/sub is the fast path. A writer per partition stores and
 //! announces in one script (`append.lua`); the reader, on a thread of its own, delivers what it
@@ -88,7 +88,7 @@ pub enum ConfigError {
     Thread(#[from] std::io::Error),
 }
 
-/// Needs no Redis to be there: the bus is down until one answers.
+/// Needs no Redis to be there: the store is not ready until one answers.
 pub fn open(options: RedisOptions) -> Result<Opened, ConfigError> {
     // Another library's choice, if it came first, serves as well.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
@@ -456,7 +456,7 @@ fn partition_of(name: &str, partitions: u16) -> u16 {
     u16::try_from(hash % u64::from(partitions.max(1))).unwrap_or_default()
 }
 
-/// A name that nobody else has, for one life of the log or of a writer.
+/// A name that nothing else has, for one life of a node, of the log or of a writer.
 fn fresh_name() -> String {
     random::hex::<8>()
 }

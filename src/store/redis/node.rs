@@ -21,7 +21,7 @@ use crate::{
     store::{
         NodeEvent, ReadError,
         redis::{
-            calls::Caller,
+            calls::{Caller, strange},
             fresh_name,
             keys::Keys,
             leased_sessions::CEILING,
@@ -255,8 +255,7 @@ impl Node {
             ];
             let reply = self.caller.run(&BEAT, names, arguments).await?;
             let [mine, next, Value::Array(gone), Value::Array(claimed)] = reply.as_slice() else {
-                let why = "beat.lua answered in an unknown shape";
-                return Err(ReadError::Corrupt(why.to_owned()));
+                return Err(strange("beat.lua"));
             };
             if number(mine) != Some(1) {
                 self.lease_ended(partition);

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::store::redis::{
-    calls::Caller,
+    calls::{Caller, strange},
     keys::Keys,
     local_presence::{Call, LocalPresence, Pair, PresenceChange},
     scripts::{EXIST, MEMBERS, PRESENCE, ROOMS, number, text},
@@ -261,8 +261,4 @@ fn sort(rooms: &mut [RoomSummary]) {
 
 fn small(value: &Value) -> u32 {
     number(value).and_then(|count| u32::try_from(count).ok()).unwrap_or_default()
-}
-
-fn strange(script: &str) -> ReadError {
-    ReadError::Corrupt(format!("{script} answered in an unknown shape"))
 }

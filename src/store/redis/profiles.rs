@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::Value as Json;
 
 use crate::store::redis::{
-    calls::Caller,
+    calls::{Caller, strange},
     keys::{Keys, Prefix},
     link::Status,
     scripts::{MARK, PROFILE, UNREAD, number, text},
@@ -204,8 +204,4 @@ fn stored(text: &str) -> Result<Option<(&str, User)>, ReadError> {
         .split_once('\n')
         .ok_or_else(|| ReadError::Corrupt("a profile has one line".to_owned()))?;
     Ok(Some((key, signal::user(line)?)))
-}
-
-fn strange(script: &str) -> ReadError {
-    ReadError::Corrupt(format!("{script} answered in an unknown shape"))
 }

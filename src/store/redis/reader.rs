@@ -1,4 +1,4 @@
-//! The one reader of a node: hears every partition, fills what it missed, and never lies about it.
+//! The one reader of a node: it hears every partition, and fills what it missed from the log.
 //!
 //! Live frames are delivered only when they are next in sequence. Everything else - a hole, a
 //! reconnect, an overrun, a silence while the log moves on - leads to the log. While it is read,
@@ -72,7 +72,7 @@ pub type Began = Arc<[OnceLock<Position>]>;
 pub struct Reader {
     builder: Builder,
     keys: Vec<Keys>,
-    /// The partition whose channel people may publish onto.
+    /// The partition onto whose channel a person may publish.
     lobby: u16,
     status: Status,
     /// It hears of claims, and of what may have been missed or lost.
@@ -88,7 +88,7 @@ pub struct Reader {
     frames_per_read: u64,
 }
 
-/// Where the reader sends what it was told.
+/// Where the reader sends what it received.
 pub struct EventSenders {
     pub log_sender: mpsc::Sender<Vec<LogEvent>>,
     pub node_sender: mpsc::Sender<NodeEvent>,
@@ -221,8 +221,8 @@ impl Reader {
         Ok(())
     }
 
-    /// What nobody keeps was not heard for a while. A partition that was never heard has nothing
-    /// to lose.
+    /// Signals and claims, which the log does not have, may have been missed. A partition that was
+    /// never heard has none to lose.
     async fn missed(&self, partitions: impl Iterator<Item = usize>) -> Result<(), Trouble> {
         self.node.missed();
         let lost = |index| NodeEvent::SignalsLost { partition: number_of(index) };
@@ -236,7 +236,7 @@ impl Reader {
         loop {
             let outcome = tokio::select! {
                 heard = link.messages.recv() => self.hear(link, heard).await,
-                // The first connection is told as well; that one has been waited for.
+                // The first connection counts too, but `synchronise` has waited for that one.
                 _ = link.reconnects.recv() => Err(Trouble::Reconnected),
                 _ = checks.tick() => self.check(link).await,
                 () = self.tasks.stopping() => Err(Trouble::Stopping),
@@ -482,7 +482,7 @@ fn external(said: &str, out: &mut Vec<LogEvent>) {
 async fn ping(subscriber: &SubscriberClient) -> Result<(), Trouble> {
     match timeout(COMMAND_TIMEOUT, subscriber.ping::<Value>(None)).await {
         Ok(Ok(_pong)) => Ok(()),
-        // The library gives the answer to a refused SUBSCRIBE to whoever asks next.
+        // The library gives the answer to a refused SUBSCRIBE to the next command.
         Ok(Err(error)) if error.details().starts_with("NOPERM") => Err(Trouble::Refused(error)),
         Ok(Err(_)) | Err(_) => Err(Trouble::Silent),
     }

@@ -9,42 +9,36 @@ use fred::{
     types::{Value, scripts::Script},
 };
 
-pub static APPEND: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/append.lua")));
-pub static READ: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/read.lua")));
-pub static COMMON: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/common.lua")));
-pub static BUMP: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/bump.lua")));
-pub static ECHO: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/echo.lua")));
-pub static HISTORY: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/history.lua")));
-pub static TAIL: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/tail.lua")));
-pub static SAVE: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/save.lua")));
-pub static CLAIM: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/claim.lua")));
-pub static REAP: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/reap.lua")));
-pub static PRESENCE: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/presence.lua")));
-pub static BEAT: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/beat.lua")));
-pub static MEMBERS: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/members.lua")));
-pub static ROOMS: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/rooms.lua")));
-pub static EXIST: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/exist.lua")));
-pub static PROFILE: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/profile.lua")));
-pub static MARK: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/mark.lua")));
-pub static UNREAD: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua(include_str!("scripts/unread.lua")));
+macro_rules! scripts {
+    ($($name:ident = $file:literal,)*) => {
+        $(
+            pub static $name: LazyLock<Script> = LazyLock::new(|| {
+                Script::from_lua(include_str!(concat!("scripts/", $file, ".lua")))
+            });
+        )*
+    };
+}
+
+scripts! {
+    APPEND = "append",
+    READ = "read",
+    COMMON = "common",
+    BUMP = "bump",
+    ECHO = "echo",
+    HISTORY = "history",
+    TAIL = "tail",
+    SAVE = "save",
+    CLAIM = "claim",
+    REAP = "reap",
+    PRESENCE = "presence",
+    BEAT = "beat",
+    MEMBERS = "members",
+    ROOMS = "rooms",
+    EXIST = "exist",
+    PROFILE = "profile",
+    MARK = "mark",
+    UNREAD = "unread",
+}
 
 /// Runs a script by its hash; a Redis that does not know it (a restart, a failover) gets its text.
 pub async fn run(

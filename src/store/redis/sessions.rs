@@ -155,11 +155,11 @@ impl RedisSessions {
         let Remembered { at, holder } = &remembered;
         // The newest record: of two saves in flight, either writes it.
         let Some(hold) = at.leased.lock().get(*holder).cloned() else { return Ok(false) };
-        let (_, saved) = self.write(at, &[(*holder, hold)]).await?;
-        if saved == [false] {
+        let is_mine = self.write(at, &[(*holder, hold)]).await?.get(1) == Some(&true);
+        if !is_mine {
             at.leased.lock().forget(*holder);
         }
-        Ok(saved == [true])
+        Ok(is_mine)
     }
 
     pub async fn claim(
@@ -187,7 +187,7 @@ impl RedisSessions {
             self.channel.clone(),
         ];
         let reply = self.caller.run(&CLAIM, keys, arguments).await.inspect_err(|_| {
-            // If it was done, nobody would ever give the session an end.
+            // If it was done, no connection holds the session, and so none would release it.
             at.leased.lock().put(holder, session.clone(), "".into());
             self.release(&session, holder);
         })?;
@@ -252,30 +252,24 @@ impl RedisSessions {
             if call.is_empty() {
                 return Ok(Some(false));
             }
-            let written = self.write(at, &call).await;
-            let again = match &written {
-                Ok((true, saved)) => {
-                    for ((holder, _), saved) in call.iter().zip(saved) {
-                        if !saved {
-                            at.leased.lock().lose(*holder);
-                        }
-                    }
-                    continue;
-                }
-                _ => call.iter().map(|(holder, _)| *holder),
-            };
-            again.for_each(|holder| at.leased.lock().retry(holder));
-            return written.map(|_| None);
+            let done = self.write(at, &call).await?;
+            for (_, (holder, _)) in done.iter().skip(1).zip(&call).filter(|(done, _)| !**done) {
+                at.leased.lock().lose(*holder);
+            }
+            if done.first() != Some(&true) {
+                return Ok(None);
+            }
         }
         Ok(Some(at.leased.lock().has_more()))
     }
 
-    /// Whether the node has a lease, and per session whether it is still its holder's.
+    /// Whether the node has a lease, then per session whether it is still its holder's. What is not
+    /// confirmed is written again.
     async fn write(
         &self,
         at: &Partition,
         call: &[(Holder, LeasedSession)],
-    ) -> Result<(bool, Vec<bool>), ReadError> {
+    ) -> Result<Vec<bool>, ReadError> {
         let incarnation = at.leased.lock().incarnation();
         let mut keys = vec![at.keys.nodes(), at.keys.held(&incarnation)];
         let mut arguments = vec![incarnation.to_string(), millis(self.window), millis(CEILING)];
@@ -290,15 +284,19 @@ impl RedisSessions {
                 hold.released.map_or_else(String::new, |since| millis(left(since))),
             ]);
         }
-        let reply = self.caller.run(&SAVE, keys, arguments).await?;
-        let mut reply = reply.iter().map(|value| number(value) == Some(1));
-        let (is_alive, saved) = (reply.next() == Some(true), reply.collect::<Vec<_>>());
-        for ((holder, hold), saved) in call.iter().zip(&saved) {
-            if is_alive && *saved {
-                at.leased.lock().written(*holder, hold.number);
+        let reply = self.caller.run(&SAVE, keys, arguments).await;
+        let yes = |value: &Value| number(value) == Some(1);
+        let reply = reply.map(|reply| reply.iter().map(yes).collect::<Vec<_>>());
+        let done = reply.as_deref().unwrap_or_default();
+        let mut leased = at.leased.lock();
+        for (n, (holder, hold)) in (1..).zip(call) {
+            if done.first() == Some(&true) && done.get(n) == Some(&true) {
+                leased.written(*holder, hold.number);
+            } else {
+                leased.retry(*holder);
             }
         }
-        Ok((is_alive, saved))
+        reply
     }
 
     /// Gives some of the sessions of a node that is gone their expiry. `last`: nothing else is left

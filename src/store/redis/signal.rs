@@ -1,6 +1,6 @@
 //! Signals in Redis: how they are written, one line of JSON each, and how they are sent.
 //!
-//! Nobody keeps them, so whoever cannot be reached misses them: the reader knows when that may be.
+//! They are not stored, so a node that is cut off misses them: its reader knows when that may be.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -50,7 +50,7 @@ enum Line {
     Presence { room: String, version: u64, joined: Vec<UserLine>, left: Vec<String>, count: u32 },
 }
 
-/// A user as others see him, on one line.
+/// What others see of a user, on one line.
 pub fn user_line(user: &User) -> String {
     json(&line_of_user(user))
 }

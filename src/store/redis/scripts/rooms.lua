@@ -1,10 +1,9 @@
--- One step through the rooms of a partition. Rooms of two people or one
--- session are left out.
+-- One step through the rooms of a partition. Rooms of two users or one session are left out.
 --
--- KEYS[1] rooms (append.lua describes it)  KEYS[2] peopled (attend.lua describes it)
--- ARGV[1] cursor, '0' at first  [2] fields looked at, about  [3] rooms with people at most
--- Returns { next cursor, { room, its last seq, .. }, { room, people, its last seq or '', .. } }; those
--- with people only in the first step, the ones with most people first.
+-- KEYS[1] rooms (append.lua describes it)  KEYS[2] peopled (presence.lua describes it)
+-- ARGV[1] cursor, '0' at first  [2] fields looked at, about  [3] rooms with users at most
+-- Returns { next cursor, { room, its last seq, .. }, { room, users, its last seq or '', .. } }; those
+-- with users only in the first step, the ones with most users first.
 local people = {}
 if ARGV[1] == '0' then
   local found = redis.call('ZREVRANGE', KEYS[2], 0, ARGV[3] - 1, 'WITHSCORES')
