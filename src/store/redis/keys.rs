@@ -1,8 +1,11 @@
 //! The names of everything in Redis; docs/protocol.md says what each holds.
 
-use crate::domain::{
-    name::{PublicId, UserId},
-    room::RoomName,
+use crate::{
+    domain::{
+        name::{PublicId, UserId},
+        room::RoomName,
+    },
+    random,
 };
 
 /// What follows the name of a partition's message channel in the name of its signal channel.
@@ -131,6 +134,19 @@ impl Keys {
     pub fn states(&self, room: &RoomName) -> String {
         format!("{}:state:{room}", self.base)
     }
+}
+
+/// The partition of a room or session. FNV-1a is the same on every node and release.
+pub fn partition_of(name: &str, partitions: u16) -> u16 {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    u16::try_from(hash % u64::from(partitions.max(1))).unwrap_or_default()
+}
+
+/// A name that nothing else has, for one life of a node, of the log or of a writer.
+pub fn fresh_name() -> String {
+    random::hex::<8>()
 }
 
 #[cfg(test)]

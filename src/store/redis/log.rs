@@ -4,8 +4,7 @@ use fred::{clients::Client, error::Error, types::Value};
 
 use crate::domain::position::Epoch;
 use crate::store::redis::{
-    fresh_name,
-    keys::Keys,
+    keys::{Keys, fresh_name},
     scripts::{self, BUMP, COMMON, READ, number, text},
     tracker::Tracker,
 };

@@ -32,7 +32,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::store::redis::{
     calls::Caller,
-    keys::{Keys, Prefix},
+    keys::{Keys, Prefix, fresh_name, partition_of},
     link::Status,
     node::{LeaseSettings, Node},
     profiles::RedisProfiles,
@@ -62,7 +62,6 @@ use crate::{
         search::Search,
         user::{ProfilePatch, User},
     },
-    random,
     shutdown::{self, Tasks},
 };
 
@@ -446,17 +445,4 @@ fn states_of(reply: &Value) -> Option<HashMap<u64, MessageState>> {
         .chunks(2)
         .map(|pair| Some((number(pair.first()?)?, layout::parse_state(text(pair.get(1)?)?)?)));
     pairs.collect()
-}
-
-/// FNV-1a: the same on every node and release, which is all that is asked of it.
-fn partition_of(name: &str, partitions: u16) -> u16 {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    u16::try_from(hash % u64::from(partitions.max(1))).unwrap_or_default()
-}
-
-/// A name that nothing else has, for one life of a node, of the log or of a writer.
-fn fresh_name() -> String {
-    random::hex::<8>()
 }

@@ -22,8 +22,7 @@ use crate::{
         NodeEvent, ReadError,
         redis::{
             calls::{Caller, strange},
-            fresh_name,
-            keys::Keys,
+            keys::{Keys, fresh_name},
             leased_sessions::CEILING,
             presence::RedisPresence,
             scripts::{BEAT, millis, number, text},

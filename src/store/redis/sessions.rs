@@ -19,9 +19,8 @@ use tokio::{
 
 use crate::store::redis::{
     calls::{Caller, away},
-    keys::Keys,
+    keys::{Keys, partition_of},
     leased_sessions::{CEILING, LeasedSession, LeasedSessions},
-    partition_of,
     scripts::{CLAIM, REAP, SAVE, millis, number, text},
 };
 use crate::{

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use crate::store::redis::{
     batch::{Batch, Messages},
     frame,
-    keys::Keys,
+    keys::{Keys, fresh_name},
     link::{Component, Status},
     pipeline::Pipeline,
     scripts::{self, APPEND},
@@ -199,7 +199,7 @@ impl PartitionWriter {
         ];
         let text = |text: String| Value::String(text.into());
         let mut arguments: Vec<Value> = [
-            super::fresh_name(),
+            fresh_name(),
             self.publish.to_owned(),
             self.keys.channel(),
             clock::now().0.to_string(),

@@ -32,14 +32,7 @@ const ONE_IDEA: &[&[&str]] = &[
         "store::search",
         "store::sessions",
     ],
-    &[
-        "store::redis",
-        "store::redis::log",
-        "store::redis::presence",
-        "store::redis::reader",
-        "store::redis::tracker",
-        "store::redis::writer",
-    ],
+    &["store::redis::log", "store::redis::tracker"],
     &["store::sqlite", "store::sqlite::schema"],
     &[
         "transport",
