@@ -17,9 +17,9 @@ use tower::Service as _;
 
 use crate::sockets::Service;
 use crate::transport::{
-    Guard,
     accept::{self, Acceptor},
     registry::Registry,
+    stream::Guard,
 };
 
 /// A connection's permit among `--connections-max`, in the request's extensions.

@@ -16,8 +16,13 @@ use tower::Service;
 use tungstenite::handshake::derive_accept_key;
 
 use crate::transport::{
-    Guard, adapter::Adapter, close::CloseReason, lane::Lane, lane_stream::LaneStream,
-    registry::Registry, stream::Stream, supervisor,
+    adapter::Adapter,
+    close::CloseReason,
+    lane::Lane,
+    lane_stream::LaneStream,
+    registry::Registry,
+    stream::{Guard, Stream},
+    supervisor,
 };
 
 /// A request to the engine that ends a session, as its own client would write it.

@@ -86,7 +86,7 @@ impl FlushTask {
         let mut plan = FlushPlan::new(first, messages);
         self.address(&mut plan);
         let recipients = std::mem::take(&mut plan.recipients);
-        let mut large = plan.large();
+        let mut large = plan.large(FEW_MAX);
         let (mut turn, mut overtaken) = (Instant::now(), Instant::now());
         let mut rest = recipients.iter();
         loop {

@@ -32,8 +32,11 @@ use tokio::{io::ReadBuf, time::Instant};
 
 use crate::transport::lane::state::{LaneState, Order, Reading};
 use crate::transport::{
-    Guard, close::CloseReason, connect_reply::ConnectReply, farewell::Farewell,
-    settings::TransportSettings, stream::Stream,
+    close::CloseReason,
+    connect_reply::ConnectReply,
+    farewell::Farewell,
+    settings::TransportSettings,
+    stream::{Guard, Stream, ended_error},
 };
 
 pub struct Lane {
@@ -336,10 +339,6 @@ fn end(mut state: MutexGuard<'_, LaneState>, reason: CloseReason) -> Effects {
     }
     let ended = Some(Box::new(Ended { sid, reason, bytes_waiting, farewell }));
     Effects { ended, ..Effects::default() }
-}
-
-pub(super) fn ended_error() -> io::Error {
-    io::Error::from(io::ErrorKind::ConnectionAborted)
 }
 
 impl Drop for InFlight {

@@ -9,10 +9,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::transport::{
-    lane::{Lane, ended_error},
-    registry::Registry,
-};
+use crate::transport::{lane::Lane, registry::Registry, stream::ended_error};
 
 /// The end of a lane that the engine holds. Small, because the engine's tasks have room for it
 /// several times over.

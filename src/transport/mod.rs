@@ -33,8 +33,6 @@ pub type Io = socketioxide::SocketIo<adapter::Adapter>;
 /// The id of a connection's Engine.IO session. Any client that knows it can post into a polling
 /// session.
 pub type Sid = socketioxide_core::Sid;
-/// Held for as long as the connection: a permit among `--connections-max`, for example.
-pub type Guard = Box<dyn std::any::Any + Send + Sync>;
 
 /// Starts the flush tasks, which run among `delivering`. All other tasks will be among `tasks`.
 pub fn start(settings: TransportSettings, tasks: &Tasks, delivering: &Tasks) -> Registry {

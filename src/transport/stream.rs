@@ -4,6 +4,7 @@
 //! can be reset. Any other stream works too, only with less control.
 
 use std::{
+    any::Any,
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll},
@@ -17,6 +18,9 @@ use tokio::{
 /// A stream that is not TCP.
 pub trait Duplex: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Duplex for T {}
+
+/// Held for as long as the connection: a permit among `--connections-max`, for example.
+pub type Guard = Box<dyn Any + Send + Sync>;
 
 pub enum Stream {
     Tcp(TcpStream),
@@ -84,6 +88,11 @@ impl Stream {
             tcp.set_zero_linger().ok();
         }
     }
+}
+
+/// The error of both directions once a lane has ended.
+pub(super) fn ended_error() -> io::Error {
+    io::Error::from(io::ErrorKind::ConnectionAborted)
 }
 
 impl std::fmt::Debug for Stream {

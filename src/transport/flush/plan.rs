@@ -9,10 +9,7 @@ use bytes::{Bytes, BytesMut};
 use socketioxide_core::{Sid, adapter::BroadcastOptions};
 
 use crate::transport::connection::BySession;
-use crate::transport::flush::{
-    FEW_MAX,
-    queue::{Audience, Outgoing},
-};
+use crate::transport::flush::queue::{Audience, Outgoing};
 
 /// Frames up to this size are joined, once for all clients that get them: one more slice in a
 /// write costs more than the copy.
@@ -75,10 +72,10 @@ impl<'a> FlushPlan<'a> {
         }
     }
 
-    /// The audiences that are more than a few.
-    pub fn large(&self) -> Vec<BroadcastOptions> {
+    /// The audiences with more than `few_max` clients here.
+    pub fn large(&self, few_max: usize) -> Vec<BroadcastOptions> {
         let sized = self.audiences.iter().zip(&self.sizes);
-        sized.filter(|(_, size)| **size > FEW_MAX).map(|(to, _)| to.0.clone()).collect()
+        sized.filter(|(_, size)| **size > few_max).map(|(to, _)| to.0.clone()).collect()
     }
 
     pub fn add(&mut self, sid: Sid, part: Part) {

@@ -11,12 +11,10 @@ use bytes::{Buf, Bytes};
 use socketioxide_core::Sid;
 use tokio::{io::ReadBuf, time::Instant};
 
-use crate::transport::lane::ended_error;
 use crate::transport::{
-    Guard,
     connect_reply::{self, ConnectReply},
     frame::{self, Inspector},
-    stream::Stream,
+    stream::{Guard, Stream, ended_error},
 };
 
 /// How a marker begins. A marker is sent to a lane through the engine's queue, and swallowed when

@@ -34,18 +34,6 @@ const ONE_IDEA: &[&[&str]] = &[
     ],
     &["store::redis::log", "store::redis::tracker"],
     &["store::sqlite", "store::sqlite::schema"],
-    &[
-        "transport",
-        "transport::adapter",
-        "transport::connection",
-        "transport::flush",
-        "transport::flush::plan",
-        "transport::flush::queue",
-        "transport::lane",
-        "transport::lane::state",
-        "transport::registry",
-        "transport::supervisor::inbox",
-    ],
 ];
 
 /// The modules that each module imports. A module is its path in `src`, such as `store::log`.
