@@ -23,7 +23,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use crate::crowd::{Client, Process, node, raise_open_files, redis};
+use crate::crowd::{Client, node, raise_open_files, redis};
 
 /// People who are there the whole time.
 const MEMBERS: [usize; 3] = [100, 1_000, 10_000];
@@ -50,18 +50,6 @@ fn main() {
 struct Told {
     events: AtomicUsize,
     joined: AtomicUsize,
-}
-
-impl Process {
-    /// Seconds of CPU so far.
-    fn cpu(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id()));
-        let stat = stat.expect("the child lives");
-        // Fields 14 and 15, in hundredths; the second field ends in the last parenthesis.
-        let (_, fields) = stat.rsplit_once(')').expect("a name");
-        let ticks = fields.split_whitespace().skip(11).take(2);
-        ticks.map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>() / 100.0
-    }
 }
 
 async fn measure(members: usize, flags: &[String]) {

@@ -69,13 +69,6 @@ impl Process {
         let stdin = self.0.stdin.as_mut().expect("it is piped");
         writeln!(stdin, "{line}").expect("the child listens");
     }
-
-    fn kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()));
-        let status = status.expect("the child lives");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).expect("a size")
-    }
 }
 
 fn micros() -> u64 {

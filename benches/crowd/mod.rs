@@ -1,5 +1,5 @@
-//! What benches with many clients share: processes that end with them, and a client as small as it
-//! can be.
+//! What benches with many clients share: child processes, and a minimal websocket client.
+#![allow(dead_code, reason = "each bench uses a part of it")]
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -17,19 +17,19 @@ use tokio::{
 
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// As many open files as the system allows.
+/// Allows as many open files as the system permits.
 pub fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     setrlimit(Resource::Nofile, raised).expect("the soft limit may be raised");
 }
 
-/// A child that ends with its owner.
+/// A child process that is killed when its owner is dropped, or dies.
 pub struct Process(pub Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended, which is as good.
+        // An error means that the child has already ended.
         self.0.kill().ok();
         self.0.wait().ok();
     }
@@ -42,6 +42,24 @@ impl Process {
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         Self(command.spawn().expect("nice and setpriv are there"))
     }
+
+    /// Seconds of CPU that the process has used.
+    pub fn cpu(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id()));
+        let stat = stat.expect("the child lives");
+        // Fields 14 and 15, in hundredths; the second field ends in the last parenthesis.
+        let (_, fields) = stat.rsplit_once(')').expect("a name");
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        ticks.map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>() / 100.0
+    }
+
+    /// Resident memory in KiB.
+    pub fn kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()));
+        let status = status.expect("the child lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).expect("a size")
+    }
 }
 
 pub fn free_address() -> SocketAddr {
@@ -49,7 +67,7 @@ pub fn free_address() -> SocketAddr {
     listener.local_addr().expect("a bound port")
 }
 
-/// A redis-server that keeps nothing.
+/// A redis-server that writes nothing to disk.
 pub fn redis() -> (Process, SocketAddr) {
     let address = free_address();
     let port = address.port().to_string();
@@ -57,17 +75,24 @@ pub fn redis() -> (Process, SocketAddr) {
     (Process::start("redis-server", &arguments, "0"), address)
 }
 
+/// A node of this build over Redis.
 pub async fn node(redis: SocketAddr, flags: &[String]) -> (Process, SocketAddr) {
+    let mut arguments = vec!["--redis".to_owned(), format!("redis://{redis}")];
+    arguments.extend_from_slice(flags);
+    start_server(env!("CARGO_BIN_EXE_roomcast"), &arguments).await
+}
+
+/// Starts a server on a free port, and waits until it is ready.
+pub async fn start_server(program: &str, flags: &[String]) -> (Process, SocketAddr) {
     let address = free_address();
-    let mut arguments =
-        vec!["--listen".into(), address.to_string(), "--redis".into(), format!("redis://{redis}")];
-    // Who only speaks does not read, and so answers no ping.
+    let mut arguments = vec!["--listen".to_owned(), address.to_string()];
+    // A client that only sends does not read, and so it answers no ping.
     arguments.extend(["--ping-interval", "10m", "--ping-timeout", "10m"].map(String::from));
     arguments.extend_from_slice(flags);
-    let process = Process::start(env!("CARGO_BIN_EXE_roomcast"), &arguments, "0");
+    let process = Process::start(program, &arguments, "0");
     let deadline = Instant::now() + PATIENCE;
     while !is_ready(address).await {
-        assert!(Instant::now() < deadline, "the node is not ready");
+        assert!(Instant::now() < deadline, "{program} is not ready");
         sleep(Duration::from_millis(20)).await;
     }
     (process, address)
@@ -81,23 +106,54 @@ async fn is_ready(address: SocketAddr) -> bool {
     asked && stream.read_to_string(&mut answer).await.is_ok() && answer.contains(" 200 ")
 }
 
-/// A websocket client as small as it can be.
+/// The bytes of a text frame, with a mask of zeros.
+pub fn text_frame(text: &str) -> Vec<u8> {
+    let length = u16::try_from(text.len()).expect("short texts only");
+    let mut frame = vec![0x81, 0x80 | 126];
+    frame.extend(length.to_be_bytes());
+    frame.extend([0; 4]);
+    frame.extend(text.as_bytes());
+    frame
+}
+
+/// Where the payload of the first frame in `bytes` begins and ends; `None` while it is incomplete.
+pub fn payload(bytes: &[u8]) -> Option<(usize, usize)> {
+    let (begin, length) = match *bytes.get(1)? {
+        127 => (10, usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)).ok()?),
+        126 => (4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?))),
+        length => (2, usize::from(length)),
+    };
+    (bytes.len() >= begin + length).then_some((begin, begin + length))
+}
+
+/// A minimal websocket client.
 pub struct Client {
-    stream: TcpStream,
-    bytes: Vec<u8>,
+    pub stream: TcpStream,
+    /// Bytes that were read and belong to later frames.
+    pub bytes: Vec<u8>,
     pub pid: String,
 }
 
 impl Client {
-    /// With everything that came before the CONNECT reply.
+    /// Connects with the native dialect. Also returns what came before the CONNECT reply.
     pub async fn connect(to: SocketAddr, auth: &str) -> std::io::Result<(Self, Vec<String>)> {
+        Self::connect_with(to, "native", auth).await
+    }
+
+    pub async fn connect_with(
+        to: SocketAddr,
+        dialect: &str,
+        auth: &str,
+    ) -> std::io::Result<(Self, Vec<String>)> {
         let lost = || std::io::Error::from(std::io::ErrorKind::ConnectionAborted);
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
         let mut client = Self { stream, bytes: Vec::new(), pid: String::new() };
-        let request = "GET /socket.io/?EIO=4&transport=websocket&dialect=native HTTP/1.1\r\n\
+        let request = format!(
+            "GET /socket.io/?EIO=4&transport=websocket&dialect={dialect} HTTP/1.1\r\n\
             Host: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
         client.stream.write_all(request.as_bytes()).await?;
         while client.bytes.windows(4).all(|bytes| bytes != b"\r\n\r\n") {
             if client.stream.read_buf(&mut client.bytes).await? == 0 {
@@ -120,15 +176,10 @@ impl Client {
     }
 
     pub async fn send(&mut self, text: &str) -> std::io::Result<()> {
-        let length = u16::try_from(text.len()).expect("short texts only");
-        let mut frame = vec![0x81, 0x80 | 126];
-        frame.extend(length.to_be_bytes());
-        frame.extend([0; 4]);
-        frame.extend(text.as_bytes());
-        self.stream.write_all(&frame).await
+        self.stream.write_all(&text_frame(text)).await
     }
 
-    /// The next text that is no matter of the transport.
+    /// The next text of Socket.IO. Pings are answered here.
     pub async fn next(&mut self) -> std::io::Result<String> {
         loop {
             while let Some((opcode, text)) = self.frame() {
@@ -146,17 +197,14 @@ impl Client {
     }
 
     fn frame(&mut self) -> Option<(u8, String)> {
-        let (&opcode, &short) = (self.bytes.first()?, self.bytes.get(1)?);
-        let (head, length) = match short {
-            126 => (4, usize::from(u16::from_be_bytes([*self.bytes.get(2)?, *self.bytes.get(3)?]))),
-            short => (2, usize::from(short)),
-        };
-        let text = String::from_utf8_lossy(self.bytes.get(head..head + length)?).into_owned();
-        self.bytes.drain(..head + length);
-        Some((opcode & 0x0f, text))
+        let (begin, end) = payload(&self.bytes)?;
+        let opcode = self.bytes.first()? & 0x0f;
+        let text = String::from_utf8_lossy(self.bytes.get(begin..end)?).into_owned();
+        self.bytes.drain(..end);
+        Some((opcode, text))
     }
 
-    /// One request, and what came before its answer.
+    /// Sends a request and waits for its answer. Returns what came before the answer.
     pub async fn ask(&mut self, name: &str, request: &Value) -> std::io::Result<Vec<String>> {
         self.send(&format!("420{}", json!([name, request]))).await?;
         let mut before = Vec::new();
