@@ -47,6 +47,7 @@ use crate::{
     delivery::{broadcaster::Broadcaster, replay::ReplayBuffer, subscriptions::Subscriptions},
     domain::{
         name::UserId,
+        presence::PresenceSettings,
         reject::{Code, Reject},
         request::Limits,
         room::RoomName,
@@ -110,7 +111,8 @@ impl Chat {
         replay: ReplayBuffer,
         tasks: Tasks,
     ) -> Self {
-        let presence = Presence::new(store.clone(), replay.clone(), tasks.clone());
+        let settings = PresenceSettings::default();
+        let presence = Presence::new(store.clone(), replay.clone(), tasks.clone(), settings);
         Self(Arc::new(Inner {
             store,
             limits,

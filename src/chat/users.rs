@@ -12,7 +12,7 @@ use crate::{
         room::RoomName,
         user::{ProfilePatch, User},
     },
-    store::{ReadError, presence::Signal},
+    store::ReadError,
 };
 
 /// A user that could not be registered is registered after this time.
@@ -70,10 +70,8 @@ impl Chat {
 
     /// Tells the others that a user types in a room, or stops, unless they know.
     pub(super) fn signal_typing(&self, room: RoomName, id: &UserId, typing: bool) {
-        if let Some(user) = self.online(id)
-            && self.0.presence.types(&room, id, typing)
-        {
-            self.0.store.presence.publish(Signal::Typing { room, user, typing });
+        if let Some(user) = self.online(id) {
+            self.0.presence.types(room, user, typing);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use socketioxide::operators::BroadcastOperators;
+use socketioxide_core::adapter::Room;
 
 use crate::domain::{
     name::{PublicId, UserId},
@@ -64,13 +65,20 @@ impl Broadcaster {
 
     /// An event that only one dialect has.
     pub async fn only(&self, room: &RoomName, dialect: Dialect, event: &Event<'_>) {
-        if self.subscriptions.dialects(room).any(|spoken| spoken == dialect) {
-            self.emit(self.io.to(dialect.room(room)), event).await;
+        self.union(std::slice::from_ref(room), dialect, event).await;
+    }
+
+    /// An event for the members of these rooms. A member of several gets it once.
+    pub async fn union(&self, rooms: &[RoomName], dialect: Dialect, event: &Event<'_>) {
+        let rooms = self.spoken(rooms, dialect);
+        // No room at all would mean every socket.
+        if !rooms.is_empty() {
+            self.emit(self.io.to(rooms), event).await;
         }
     }
 
-    /// An event for those who are told what is said in the room, but not for this user, wherever
-    /// he is connected.
+    /// An event for those who are told what is said in the room, except the connections of this
+    /// user.
     pub async fn others(
         &self,
         room: &RoomName,
@@ -79,19 +87,23 @@ impl Broadcaster {
         event: &Event<'_>,
     ) {
         let own = RoomName::personal(user);
-        for room in audience(room).filter(|room| *room != own) {
-            if self.subscriptions.dialects(&room).any(|spoken| spoken == dialect) {
-                let to = self.io.to(dialect.room(&room)).except(dialect.room(&own));
-                self.emit(to, event).await;
-            }
+        let audience: Vec<RoomName> = audience(room).filter(|room| *room != own).collect();
+        let rooms = self.spoken(&audience, dialect);
+        if !rooms.is_empty() {
+            self.emit(self.io.to(rooms).except(dialect.room(&own)), event).await;
         }
     }
 
     /// An event for those who are told what is said in the room.
     pub async fn audience(&self, room: &RoomName, dialect: Dialect, event: &Event<'_>) {
-        for room in audience(room) {
-            self.only(&room, dialect, event).await;
-        }
+        self.union(&audience(room).collect::<Vec<_>>(), dialect, event).await;
+    }
+
+    /// The Socket.IO rooms of those of these rooms in which this dialect is spoken here.
+    fn spoken(&self, rooms: &[RoomName], dialect: Dialect) -> Vec<Room> {
+        let is_spoken =
+            |room: &&RoomName| self.subscriptions.dialects(room).any(|spoken| spoken == dialect);
+        rooms.iter().filter(is_spoken).map(|room| dialect.room(room)).collect()
     }
 
     /// Whether somebody on this node is told what is said in the room.

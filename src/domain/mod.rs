@@ -8,6 +8,7 @@ pub mod message;
 pub mod name;
 pub mod page;
 pub mod position;
+pub mod presence;
 pub mod record;
 pub mod reject;
 pub mod request;

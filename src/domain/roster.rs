@@ -133,6 +133,10 @@ impl Roster {
         }
     }
 
+    pub fn lists(&self, user: &UserId) -> bool {
+        self.users.contains_key(user)
+    }
+
     pub fn count(&self) -> u32 {
         self.count
     }

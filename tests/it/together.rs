@@ -276,6 +276,26 @@ async fn a_name_is_one_persons_and_a_change_is_seen_everywhere() {
 }
 
 #[tokio::test]
+async fn a_profile_is_told_once_however_many_rooms_are_shared() {
+    for world in World::both().await {
+        let (ann, bob) = (world.comes(0, "ann").await, world.comes(1, "bob").await);
+        for room in ["attic", "cellar", "hall"] {
+            let mut shown = Shown::answered(&join(&bob, room, None).await);
+            join(&ann, room, None).await;
+            shown.until(&bob, 2, PATIENCE).await;
+        }
+        for name in ["Ann", "Anna"] {
+            let answer = ann.request("profile", &[json!({ "name": name })]).await;
+            assert_eq!(bob.next("profile").await.arg(0)["user"], answer["user"]);
+        }
+        // The first would be told again before this.
+        send(&ann, "hall", "end").await;
+        bob.next("message").await;
+        assert!(bob.drain().iter().all(|event| event.name != "profile"), "it was told twice");
+    }
+}
+
+#[tokio::test]
 async fn changes_of_one_profile_undo_nothing_of_each_other() {
     for world in World::both().await {
         let tabs = [world.comes(0, "ann").await, world.comes(1, "ann").await];

@@ -1,8 +1,9 @@
-//! What it costs that people come to a room and leave it: by how many are there, and by how often
-//! it happens.
+//! What it costs that users come to a room and leave it, by how many are there and by how often it
+//! happens; and what a new profile and a typing signal cost, by how many rooms the node has.
 //!
-//! `cargo bench --bench people [-- roomcast's flags]`. Starts a redis-server and a node on
-//! loopback; needs 11 000 open files.
+//! `cargo bench --bench presence [-- roomcast's flags]`. Starts a redis-server and a node on
+//! loopback; needs 11 000 open files. `-- --rooms-only` measures the second part alone, which
+//! runs inside this process.
 #![expect(clippy::print_stdout, reason = "a bench tells its result")]
 
 mod crowd;
@@ -13,9 +14,16 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use roomcast::domain::{
+    name::{UserId, UserName},
+    presence::{PresenceSettings, PresenceState, TypingChange},
+    room::RoomName,
+    roster::RosterSnapshot,
+    user::User,
+};
 use serde_json::json;
 use tokio::{
     sync::Semaphore,
@@ -34,15 +42,66 @@ const MOVERS: usize = 50;
 const LASTS: Duration = Duration::from_secs(10);
 const ROOM: &str = "hall";
 
+/// Rooms of one node.
+const ROOMS: [usize; 2] = [1, 30_000];
+/// Profiles, or signals, of one measurement. Each is a batch of its own.
+const SIGNALS: u32 = 10_000;
+
 fn main() {
     raise_open_files();
-    let flags: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let mut flags: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    println!("rooms  profile us  typing us");
+    for rooms in ROOMS {
+        let (profile, typing) = signal_costs(rooms);
+        println!("{rooms:5}  {:10.2}  {:9.2}", profile * 1e6, typing * 1e6);
+    }
+    if flags.extract_if(.., |flag| flag == "--rooms-only").count() > 0 {
+        return;
+    }
     tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
         println!("members  changes  node ms  redis ms  events told to each member");
         for members in MEMBERS {
             measure(members, &flags).await;
         }
     });
+}
+
+/// Seconds for one profile and for one typing signal of a user in one of so many rooms, from the
+/// signal to what the clients are told.
+fn signal_costs(rooms: usize) -> (f64, f64) {
+    let user = |name: &str, id: &str| User {
+        id: UserId::parse(id).expect("an id"),
+        name: UserName::parse(name).expect("a name"),
+        picture: None,
+    };
+    let mut state = PresenceState::new(PresenceSettings::default());
+    for number in 0..rooms {
+        let id = format!("user {number}");
+        let room = RoomName::parse(&format!("room {number}")).expect("a room");
+        state.enter(&room, &user(&id, &id).id);
+        let (room, since) = state.next_unread().expect("it was just entered");
+        let read = RosterSnapshot { version: 1, count: 1, users: vec![user(&id, &id)] };
+        state.learn(&room, since, read);
+    }
+    let room = RoomName::parse("room 0").expect("a room");
+    let began = Instant::now();
+    for turn in 0..SIGNALS {
+        state.hear_profile(&user(&format!("name {turn}"), "user 0"));
+        assert_eq!(state.take_profiles().len(), 1);
+        assert_eq!((state.next(began), state.has_changes()), (None, false));
+    }
+    let profile = began.elapsed();
+    let began = Instant::now();
+    for turn in 0..SIGNALS {
+        let (user, typing) = (user("user 0", "user 0"), turn % 2 == 0);
+        let now = began + Duration::from_secs(1) * turn;
+        let change = TypingChange { room: room.clone(), user, typing };
+        assert!(state.types(change.clone(), now));
+        state.hear_typing(change);
+        assert_eq!(state.take_typing(now, |_| true).len(), 1);
+        assert!(state.take_unpublished(now).is_empty() && state.next(now) > Some(now));
+    }
+    (profile.as_secs_f64() / f64::from(SIGNALS), began.elapsed().as_secs_f64() / f64::from(SIGNALS))
 }
 
 /// What all members were told.
