@@ -41,8 +41,32 @@ pub struct JoinResult {
     pub members: Option<(u32, Vec<User>)>,
 }
 
-/// What there is at the cutover.
+/// A partition that a client is brought live in.
+pub(super) struct Wanted {
+    partition: u16,
+    rooms: Vec<RoomName>,
+    /// The client is to be told what comes after this. `None`: the log was not known then.
+    from: Option<Position>,
+    /// The same where `from` is out of reach.
+    instead: Option<Position>,
+    /// Where it was to begin, when that is out of reach.
+    lost: Option<Position>,
+    is_lost: bool,
+}
+
+impl Wanted {
+    pub fn new(partition: u16, rooms: Vec<RoomName>, from: Option<Position>) -> Self {
+        Self { partition, rooms, from, instead: None, lost: None, is_lost: false }
+    }
+
+    pub fn or_else(self, instead: Option<Position>) -> Self {
+        Self { instead, ..self }
+    }
+}
+
+/// What there is of one partition at the cutover.
 pub(super) struct Cutover {
+    pub partition: u16,
     /// Everything that was delivered there after `from`, until `end`.
     pub entries: Vec<Arc<ReplayEntry>>,
     /// `None`: the log was never reached.
@@ -91,55 +115,34 @@ impl Cutover {
 }
 
 impl Chat {
-    /// Waits until everything after `from` in these rooms of one partition, or else after `instead`,
-    /// can be replayed without a hole, and calls `told` while nothing is delivered.
+    /// Waits until everything that is wanted can be told without a hole, and calls `told` while
+    /// nothing is delivered. All partitions go live in one moment: the offset of an event says what
+    /// its client has of all of them.
     /// The connection is held only while nothing is awaited, so that one that has ended is not
     /// waited for.
     pub(super) async fn cut_over(
         &self,
         connection: Weak<Connection>,
-        (partition, rooms): (u16, &[RoomName]),
-        mut from: Option<Position>,
-        mut instead: Option<Position>,
-        told: impl FnOnce(&Connection, Cutover),
+        mut wanted: Vec<Wanted>,
+        told: impl FnOnce(&Connection, &[Cutover]),
     ) {
         let replay = &self.0.replay;
-        let mut lost = None;
-        let mut is_lost = false;
         loop {
             let turn = turn(&self.0.cutovers).await;
             let cutover = replay.cutover().await;
             let Some(connection) = connection.upgrade() else { return };
-            let end = replay.position(partition);
-            // A log that was not known then was delivered from its first event on.
-            from = from.or_else(|| self.0.store.log.began(partition));
-            let Some(after) = &from else {
-                return told(&connection, Cutover { entries: Vec::new(), from, end, lost });
+            let find = |one: &mut Wanted| self.find(one).map_err(|why| (one.partition, why));
+            let found: Result<Vec<Cutover>, _> = wanted.iter_mut().map(find).collect();
+            let (partition, (after, missed)) = match found {
+                Ok(found) => return told(&connection, &found),
+                Err(missing) => missing,
             };
-            let missed = replay.missed(partition, after, rooms);
-            match missed {
-                Missed::Entries { entries, end } => {
-                    return told(&connection, Cutover { entries, from, end: Some(end), lost });
-                }
-                Missed::Behind | Missed::Ahead if !is_lost => {}
-                Missed::OtherEpoch | Missed::Behind | Missed::Ahead => {
-                    let wished = std::mem::replace(&mut from, instead.take());
-                    lost = lost.or(wished);
-                    is_lost = false;
-                    if from.is_none() {
-                        let entries = Vec::new();
-                        let cutover = Cutover { entries, from: end.clone(), end, lost };
-                        return told(&connection, cutover);
-                    }
-                    continue;
-                }
-            }
             drop(cutover);
             drop(turn);
             drop(connection);
             let reached = match missed {
-                Missed::Behind => replay.reach_back(partition, after).await,
-                _ => replay.reach(partition, after).await,
+                Missed::Behind => replay.reach_back(partition, &after).await,
+                _ => replay.reach(partition, &after).await,
             };
             match reached {
                 Ok(()) => {}
@@ -147,7 +150,44 @@ impl Chat {
                     tracing::debug!(%error, "what a client missed is read again");
                     sleep(RETRY_EVERY).await;
                 }
-                Err(TooOld::Gone | TooOld::TooMuch) => is_lost = true,
+                Err(TooOld::Gone | TooOld::TooMuch) => {
+                    let here = wanted.iter_mut().filter(|one| one.partition == partition);
+                    here.for_each(|one| one.is_lost = true);
+                }
+            }
+        }
+    }
+
+    /// What there is of one partition now, while the cutover is held. Otherwise the log must first
+    /// be read, or delivered, from this position on.
+    fn find(&self, wanted: &mut Wanted) -> Result<Cutover, (Position, Missed)> {
+        let partition = wanted.partition;
+        let end = self.0.replay.position(partition);
+        loop {
+            let lost = wanted.lost.clone();
+            if wanted.from.is_none() && lost.is_some() {
+                let from = end.clone();
+                return Ok(Cutover { partition, entries: Vec::new(), from, end, lost });
+            }
+            // A log that was not known then was delivered from its first event on.
+            let began = || self.0.store.log.began(partition);
+            wanted.from = wanted.from.take().or_else(began);
+            let Some(after) = wanted.from.clone() else {
+                return Ok(Cutover { partition, entries: Vec::new(), from: None, end, lost });
+            };
+            match self.0.replay.missed(partition, &after, &wanted.rooms) {
+                Missed::Entries { entries, end } => {
+                    let (from, end) = (Some(after), Some(end));
+                    return Ok(Cutover { partition, entries, from, end, lost });
+                }
+                missed @ (Missed::Behind | Missed::Ahead) if !wanted.is_lost => {
+                    return Err((after, missed));
+                }
+                Missed::OtherEpoch | Missed::Behind | Missed::Ahead => {
+                    let wished = std::mem::replace(&mut wanted.from, wanted.instead.take());
+                    wanted.lost = wanted.lost.take().or(wished);
+                    wanted.is_lost = false;
+                }
             }
         }
     }

@@ -10,10 +10,10 @@ use std::sync::{Arc, Weak, atomic::Ordering};
 use super::{
     Until,
     connection::Connection,
-    cutover::{Cutover, JoinResult},
+    cutover::{Cutover, JoinResult, Wanted},
 };
 use crate::{
-    dialects::Event,
+    dialects::{Event, offset::OffsetCursor},
     domain::{
         position::Position,
         reject::{Code, Reject},
@@ -144,20 +144,21 @@ impl Connection {
         // Held only while nothing is awaited: a client that has gone is not waited for.
         drop(self);
         let mut result = None;
-        let joined = |connection: &Self, cutover: Cutover| {
+        let joined = |connection: &Self, cutovers: &[Cutover]| {
+            let [cutover] = cutovers else { return };
             if let Some(number) = number {
                 let is_it =
                     |membership: &Membership| membership.state == MembershipState::Joining(number);
                 if !is_told {
-                    connection.emit_missed(&cutover, is_it);
+                    connection.emit_missed(cutover, &mut chat.0.replay.offsets(), is_it);
                 }
                 connection.go_live(is_it);
             }
             let begin = if asked || !is_told { cutover.begin_after(since) } else { since };
             result = Some(cutover.join_result(&connection.public_id, &room, begin, asked));
         };
-        let here = (partition, std::slice::from_ref(&room));
-        chat.cut_over(Weak::clone(&client), here, from, instead, joined).await;
+        let wanted = Wanted::new(partition, vec![room.clone()], from).or_else(instead);
+        chat.cut_over(Weak::clone(&client), vec![wanted], joined).await;
         let ended = || Reject::new(Code::Unavailable, "the connection has ended");
         let (Some(result), Some(_alive)) = (result, client.upgrade()) else { return Err(ended()) };
         // Between two presence events: the next goes on from what is answered here.
@@ -253,31 +254,46 @@ impl Connection {
     /// connected.
     pub(super) fn restore(self: &Arc<Self>, until: Until) {
         self.add_presence();
-        for (partition, after) in until {
-            let restored = move |connection: &Self, cutover: Cutover| {
-                let is_here = |membership: &Membership| {
-                    membership.state == MembershipState::Restoring
-                        && connection.chat.partition(&membership.joined.room) == partition
-                };
-                connection.emit_missed(&cutover, is_here);
-                connection.emit_lost(&cutover, is_here);
-                connection.go_live(is_here);
-            };
-            let rooms = {
-                let memberships = self.memberships.lock();
-                let here = memberships.all.iter().map(|membership| &membership.joined.room);
-                let here = here.filter(|room| self.chat.partition(room) == partition);
-                listens_in(&self.public_id, here)
-            };
-            let (chat, client) = (self.chat.clone(), Arc::downgrade(self));
-            self.spawn("restore", async move {
-                chat.cut_over(client, (partition, &rooms), after, None, restored).await;
-            });
-        }
+        let wanted = until.into_iter().map(|(partition, after)| {
+            let memberships = self.memberships.lock();
+            let here = memberships.all.iter().map(|membership| &membership.joined.room);
+            let here = here.filter(|room| self.chat.partition(room) == partition);
+            Wanted::new(partition, listens_in(&self.public_id, here), after)
+        });
+        let wanted = wanted.collect();
+        let (chat, client) = (self.chat.clone(), Arc::downgrade(self));
+        self.spawn("restore", async move {
+            chat.cut_over(client, wanted, Self::restored).await;
+        });
     }
 
-    /// Emits what was delivered meanwhile in these rooms.
-    fn emit_missed(&self, cutover: &Cutover, which: impl Fn(&Membership) -> bool) {
+    /// At the cutover of all partitions in which the session has rooms.
+    fn restored(&self, cutovers: &[Cutover]) {
+        // Of these partitions the client has what came with its CONNECT reply, and in the others it
+        // has no rooms.
+        let mut offsets = self.chat.0.replay.offsets();
+        for Cutover { partition, from, .. } in cutovers {
+            from.iter().for_each(|from| offsets.set(*partition, from.seq));
+        }
+        let is_restoring = |membership: &Membership| membership.state == MembershipState::Restoring;
+        for cutover in cutovers {
+            let is_here = |membership: &Membership| {
+                is_restoring(membership)
+                    && self.chat.partition(&membership.joined.room) == cutover.partition
+            };
+            self.emit_missed(cutover, &mut offsets, is_here);
+            self.emit_lost(cutover, is_here);
+        }
+        self.go_live(is_restoring);
+    }
+
+    /// Emits what was delivered meanwhile in these rooms of one partition.
+    fn emit_missed(
+        &self,
+        cutover: &Cutover,
+        offsets: &mut OffsetCursor,
+        which: impl Fn(&Membership) -> bool,
+    ) {
         let memberships = self.memberships.lock();
         if memberships.has_disconnected {
             return;
@@ -288,9 +304,11 @@ impl Connection {
         };
         for entry in &cutover.entries {
             if sees(&self.public_id, joined(), entry.record()) {
-                self.chat.0.subscriptions.emit_stored(self.recipient, entry.record());
+                let offset = offsets.pass(cutover.partition, &entry.record().position);
+                self.chat.0.subscriptions.emit_stored(self.recipient, entry.record(), offset);
             }
         }
+        cutover.end.iter().for_each(|end| offsets.set(cutover.partition, end.seq));
     }
 
     /// Tells what cannot be replayed any more.

@@ -4,7 +4,12 @@
 //! what was delivered until then, after it what came while it was being answered, and then it is
 //! live. The last two meet at the cutover, so nothing is lost and nothing comes twice.
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
@@ -14,6 +19,10 @@ use crate::{
     delivery::{
         replay::{Missed, ReplayEntry, TooOld},
         subscriptions::Recipient,
+    },
+    dialects::{
+        Dialect,
+        offset::{Offset, OffsetCursor, OffsetVector, VECTOR_BYTES_MAX},
     },
     domain::{
         name::{PublicId, UserId},
@@ -43,7 +52,7 @@ pub(super) const ADMISSIONS_MAX: usize = 64;
 pub struct Returning {
     pub key: SessionKey,
     /// The last event that it has; `None`: it has none.
-    pub offset: Option<Position>,
+    pub offset: Option<Offset>,
 }
 
 /// A client that wants to come in.
@@ -152,8 +161,12 @@ impl Chat {
         let rooms = lobby.into_iter().chain(personal);
         let rooms: Vec<JoinedRoom> =
             rooms.map(|room| JoinedRoom { since: since(&room), room }).collect();
-        let until = rooms.iter().map(|one| (self.partition(&one.room), one.since.clone()));
-        let until = until.collect();
+        let mut until = BTreeMap::new();
+        for JoinedRoom { room, since } in &rooms {
+            // The first one is the earliest.
+            until.entry(self.partition(room)).or_insert_with(|| since.clone());
+        }
+        let until = until.into_iter().collect();
         Recovery { record: SessionRecord { user, rooms }, frames: Bytes::new(), until }
     }
 
@@ -205,66 +218,95 @@ impl Chat {
         &self,
         session: &PublicId,
         joined: &[JoinedRoom],
-        offset: Option<&Position>,
+        offset: Option<&Offset>,
         recipient: Recipient,
     ) -> Result<(Bytes, Until), TooOld> {
         let replay = &self.0.replay;
         let rooms = listens_in(session, joined.iter().map(|joined| &joined.room));
-        let mut until = Vec::new();
-        let mut entries = Vec::new();
-        for partition in self.partitions(joined) {
-            let after = self.after(joined, offset, partition)?;
+        let partitions: Vec<u16> = match offset {
+            // Its digest is one of all partitions.
+            Some(Offset::Vector(_)) => (0..self.0.store.log.partitions()).collect(),
+            Some(Offset::Position(_)) | None => self.partitions(joined).collect(),
+        };
+        for partition in partitions {
             replay.begun(partition).await?;
-            loop {
+        }
+        let positions = replay.positions();
+        let mut offsets = OffsetCursor::new(positions.as_deref().map(OffsetVector::new));
+        let (mut until, mut parts) = (Vec::new(), Vec::new());
+        for partition in self.partitions(joined) {
+            let after = self.after(joined, offset, positions.as_deref(), partition)?;
+            offsets.set(partition, after.seq);
+            let (mut entries, end) = loop {
                 match replay.missed(partition, &after, &rooms) {
-                    Missed::Entries { entries: mut missed, end } => {
-                        missed.retain(|entry| sees(session, joined.iter(), entry.record()));
-                        entries.extend(missed);
-                        until.push((partition, Some(end)));
-                        break;
-                    }
+                    Missed::Entries { entries, end } => break (entries, end),
                     Missed::Ahead => {
                         replay.check_stored(partition, &after).await?;
-                        until.push((partition, Some(after)));
-                        break;
+                        break (Vec::new(), after);
                     }
                     Missed::Behind => replay.reach_back(partition, &after).await?,
                     Missed::OtherEpoch => return Err(TooOld::Gone),
                 }
-            }
+            };
+            entries.retain(|entry| sees(session, joined.iter(), entry.record()));
+            parts.push(MissedPart { partition, entries, end: end.seq });
+            until.push((partition, Some(end)));
         }
-        Ok((self.frames(&entries, recipient).await?, until))
+        Ok((self.frames(&parts, offsets, recipient.dialect).await?, until))
     }
 
-    /// From where on a session is told events of a partition again.
+    /// From where on a session is told events of a partition again. `positions` are this node's.
     fn after(
         &self,
         joined: &[JoinedRoom],
-        offset: Option<&Position>,
+        offset: Option<&Offset>,
+        positions: Option<&[Position]>,
         partition: u16,
     ) -> Result<Position, TooOld> {
-        if let Some(offset) = offset {
-            // One position says nothing about the sequence of another partition.
-            let is_one = self.partitions(joined).count() == 1;
-            return if is_one { Ok(offset.clone()) } else { Err(TooOld::Gone) };
+        match offset {
+            None => self.since(joined, partition).ok_or(TooOld::Gone),
+            Some(Offset::Position(offset)) => {
+                // One position says nothing about the sequence of another partition.
+                let is_one = self.partitions(joined).count() == 1;
+                if is_one { Ok(offset.clone()) } else { Err(TooOld::Gone) }
+            }
+            Some(Offset::Vector(offset)) => {
+                let positions = positions.ok_or(TooOld::Gone)?;
+                let seq = OffsetVector::new(positions).seq_of(offset, partition);
+                let epoch = positions.get(usize::from(partition)).map(|at| at.epoch.clone());
+                let (epoch, seq) = epoch.zip(seq).ok_or(TooOld::Gone)?;
+                // The last event may have come long before the rooms of this partition were joined.
+                let since = self.since(joined, partition).filter(|since| since.epoch == epoch);
+                Ok(Position { epoch, seq: seq.max(since.map_or(0, |since| since.seq)) })
+            }
         }
+    }
+
+    /// Where the first membership in a partition begins. `None`: that is unknown, or was in several
+    /// epochs of the log, and so it is unknown what came since.
+    fn since(&self, joined: &[JoinedRoom], partition: u16) -> Option<Position> {
         let here = joined.iter().filter(|joined| self.partition(&joined.room) == partition);
-        // Without a position in the log's present epoch it is unknown what came since.
         let since: Option<Vec<&Position>> = here.map(|joined| joined.since.as_ref()).collect();
-        let since = since.ok_or(TooOld::Gone)?;
-        let first = since.iter().min_by_key(|since| since.seq).ok_or(TooOld::Gone)?;
+        let since = since?;
+        let first = since.iter().min_by_key(|since| since.seq)?;
         let is_one = since.iter().all(|since| since.epoch == first.epoch);
-        if is_one { Ok(Position::clone(first)) } else { Err(TooOld::Gone) }
+        is_one.then(|| Position::clone(first))
     }
 
     /// Kept in memory until the client has taken them, and so bounded for all clients together.
     async fn frames(
         &self,
-        entries: &[Arc<ReplayEntry>],
-        recipient: Recipient,
+        parts: &[MissedPart],
+        mut offsets: OffsetCursor,
+        dialect: Dialect,
     ) -> Result<Bytes, TooOld> {
-        let frames = || entries.iter().map(|entry| entry.frame(recipient.dialect));
-        let size: usize = frames().map(Bytes::len).sum();
+        let longer = if offsets.is_shared() { 0 } else { VECTOR_BYTES_MAX };
+        let frames = || {
+            let entries = parts.iter().flat_map(|part| &part.entries);
+            entries.map(|entry| entry.frame(dialect))
+        };
+        let is_frame = |frame: &&Bytes| !frame.is_empty();
+        let size: usize = frames().filter(is_frame).map(|frame| frame.len() + longer).sum();
         if size > REPLAY_BYTES_MAX {
             return Err(TooOld::TooMuch);
         }
@@ -278,7 +320,18 @@ impl Chat {
             return Err(ReadError::Unavailable(why.to_owned()).into());
         };
         let mut all = Vec::with_capacity(size);
-        frames().for_each(|frame| all.extend_from_slice(frame));
+        if offsets.is_shared() {
+            frames().for_each(|frame| all.extend_from_slice(frame));
+        } else {
+            // The offsets are the client's own: another one has other things of other partitions.
+            for MissedPart { partition, entries, end } in parts {
+                for entry in entries {
+                    let offset = offsets.pass(*partition, &entry.record().position);
+                    all.extend_from_slice(&entry.frame_with(dialect, offset));
+                }
+                offsets.set(*partition, *end);
+            }
+        }
         let permit = permit.expect("the semaphore is never closed");
         Ok(Bytes::from_owner(BudgetedFrames { frames: all, _permit: permit }))
     }
@@ -293,6 +346,14 @@ impl fmt::Debug for Arrival<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Arrival").field("returning", &self.returning).finish_non_exhaustive()
     }
+}
+
+/// What one session missed in one partition.
+struct MissedPart {
+    partition: u16,
+    entries: Vec<Arc<ReplayEntry>>,
+    /// The client has everything up to here then.
+    end: u64,
 }
 
 /// Frames, and the memory that they were allowed.

@@ -30,14 +30,15 @@ impl Broadcaster {
         Self { io, subscriptions, registry }
     }
 
-    /// A record of the log, for everybody who receives it.
-    pub async fn record(&self, record: &Record) {
+    /// A record of the log, for everybody who receives it. `offset` is that of a client that has it.
+    pub async fn record(&self, record: &Record, offset: &str) {
+        let stored = |dialect| Event::stored(record, dialect, offset.to_owned());
         let socket_of = |session: &PublicId| self.subscriptions.socket_of(session.as_str());
         let except = record.except.as_ref().and_then(socket_of);
         // A session has no Socket.IO room: its socket is found by its id.
         if let RoomKind::Socket { session } = record.room.kind() {
             let told = self.subscriptions.socket_of(session).filter(|sid| except != Some(*sid));
-            if let (Some(sid), Some(event)) = (told, Event::stored(record, Dialect::Native)) {
+            if let (Some(sid), Some(event)) = (told, stored(Dialect::Native)) {
                 self.registry.emit_in_turn(sid, event.name, &event.arguments).await;
             }
             return;
@@ -45,7 +46,7 @@ impl Broadcaster {
         let except = except.and_then(|sid| self.io.get_socket(sid));
         for room in audience(&record.room) {
             for dialect in self.subscriptions.dialects(&room) {
-                let Some(event) = Event::stored(record, dialect) else { continue };
+                let Some(event) = stored(dialect) else { continue };
                 let to = dialect.room(&room);
                 let to = match &except {
                     Some(socket) => socket.to(to),

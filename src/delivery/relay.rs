@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::{
     delivery::{broadcaster::Broadcaster, replay::ReplayBuffer, subscriptions::Subscriptions},
-    dialects::{Dialect, Event},
+    dialects::{Dialect, Event, offset::OffsetCursor},
     domain::room::RoomName,
     store::log::{LogEvent, LogEvents, MessageLog},
 };
@@ -23,18 +23,27 @@ impl Relay {
     pub async fn run(self, mut events: LogEvents) {
         while let Some(batch) = events.recv().await {
             let cutover = self.replay.cutover().await;
+            let mut offsets = self.replay.offsets();
             for event in batch {
-                self.deliver(&event).await;
+                self.deliver(&event, &mut offsets).await;
+                let is_record = matches!(event, LogEvent::Record(_));
                 self.replay.push(event);
+                if !is_record {
+                    offsets = self.replay.offsets();
+                }
             }
             drop(cutover);
             self.replay.moved();
         }
     }
 
-    async fn deliver(&self, event: &LogEvent) {
+    async fn deliver(&self, event: &LogEvent, offsets: &mut OffsetCursor) {
         match event {
-            LogEvent::Record(record) => self.broadcaster.record(record).await,
+            LogEvent::Record(record) => {
+                let partition = self.log.partition(&record.room);
+                let offset = offsets.pass(partition, &record.position);
+                self.broadcaster.record(record, &offset).await;
+            }
             LogEvent::External(body) => {
                 let event = Event::external(body.as_json());
                 self.broadcaster.only(&RoomName::lobby(), Dialect::Plain, &event).await;

@@ -23,6 +23,7 @@ use tokio::{
 pub use crate::delivery::replay::tail::ReplayEntry;
 use crate::delivery::replay::tail::{PartitionTail, RECOVERY_BYTES_MAX};
 use crate::{
+    dialects::offset::{OffsetCursor, OffsetVector, VECTOR_PARTITIONS_MAX},
     domain::{position::Position, room::RoomName},
     store::{
         ReadError,
@@ -99,6 +100,19 @@ impl ReplayBuffer {
     pub fn position(&self, partition: u16) -> Option<Position> {
         let delivered = self.tail(partition, |tail| tail.end.clone());
         delivered.or_else(|| self.0.log.began(partition))
+    }
+
+    /// The same of all partitions, where offsets are vectors of them. `None`: offsets are no
+    /// vectors, or this node does not know all partitions yet.
+    pub fn positions(&self) -> Option<Vec<Position>> {
+        let partitions = self.0.log.partitions();
+        let are_vectors = (2..=VECTOR_PARTITIONS_MAX).contains(&partitions);
+        are_vectors.then(|| (0..partitions).map(|it| self.position(it)).collect()).flatten()
+    }
+
+    /// For clients that have been told everything that was delivered so far; at the cutover.
+    pub fn offsets(&self) -> OffsetCursor {
+        OffsetCursor::new(self.positions().map(|positions| OffsetVector::new(&positions)))
     }
 
     /// The relay delivers this, at the cutover.

@@ -105,8 +105,8 @@ impl Subscriptions {
     }
 
     /// Emits what the log holds, if the socket's dialect has an event for it.
-    pub fn emit_stored(&self, to: Recipient, record: &Record) {
-        if let Some(event) = Event::stored(record, to.dialect) {
+    pub fn emit_stored(&self, to: Recipient, record: &Record, offset: String) {
+        if let Some(event) = Event::stored(record, to.dialect, offset) {
             self.emit(to, &event);
         }
     }

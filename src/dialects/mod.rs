@@ -5,6 +5,7 @@
 //! something that is no string.
 
 mod change;
+pub mod offset;
 
 use std::borrow::Cow;
 
@@ -16,7 +17,7 @@ pub use crate::dialects::change::NativeChange;
 use crate::domain::{
     message::Message,
     name::{UserId, UserName},
-    position::{Epoch, Position},
+    position::Epoch,
     record::{Body, Entry, Record},
     room::RoomName,
     roster::RosterChange,
@@ -226,9 +227,9 @@ pub struct NoticeEvent<'a> {
 }
 
 impl<'a> Event<'a> {
-    /// A record of the log. `None`: clients of this dialect are not told of it.
-    pub fn stored(record: &'a Record, dialect: Dialect) -> Option<Self> {
-        let offset = offset(&record.position);
+    /// A record of the log, with the offset of a client that has it. `None`: clients of this
+    /// dialect are not told of it.
+    pub fn stored(record: &'a Record, dialect: Dialect, offset: String) -> Option<Self> {
         let (name, arguments) = match (&record.entry, dialect) {
             (Entry::Message(body), Dialect::Plain) => {
                 ("message", Arguments::Plain(raw(body.as_json()), offset))
@@ -288,17 +289,6 @@ impl<'a> Event<'a> {
         let event = ProfileEvent { user: NativeUser::new(user) };
         Self { name: "profile", arguments: Arguments::Profile(event) }
     }
-}
-
-/// What a client keeps to say where it is.
-fn offset(position: &Position) -> String {
-    format!("{}-{}", position.epoch, position.seq)
-}
-
-/// Reads what a client kept.
-pub fn parse_offset(text: &str) -> Option<Position> {
-    let (epoch, seq) = text.rsplit_once('-')?;
-    Some(Position { epoch: Epoch::new(epoch), seq: seq.parse().ok()? })
 }
 
 fn raw(json: &str) -> Box<RawValue> {

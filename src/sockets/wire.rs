@@ -16,7 +16,7 @@ pub use crate::sockets::wire::acks::{
 };
 use crate::{
     chat::Returning,
-    dialects::{Dialect, parse_offset},
+    dialects::{Dialect, offset::Offset},
     domain::{
         name::{MessageId, NameError, PublicId, UserId, UserName},
         page::Page,
@@ -52,7 +52,7 @@ impl Auth {
     pub fn returning(&self) -> Option<Returning> {
         let key = SessionKey::parse(self.pid.as_ref()?.as_str()?).ok()?;
         let offset = match &self.offset {
-            Some(offset) => Some(parse_offset(offset.as_str()?)?),
+            Some(offset) => Some(Offset::parse(offset.as_str()?)?),
             None => None,
         };
         Some(Returning { key, offset })
@@ -405,7 +405,8 @@ mod tests {
             ..Auth::default()
         };
         let returning = auth("k", Some("e-7")).returning().unwrap();
-        assert_eq!(returning.offset, Some(Position { epoch: Epoch::new("e"), seq: 7 }));
+        let position = Position { epoch: Epoch::new("e"), seq: 7 };
+        assert_eq!(returning.offset, Some(Offset::Position(position)));
         assert_eq!(auth("k", None).returning().unwrap().offset, None);
         assert!(auth("k", Some("hello")).returning().is_none());
         assert!(auth("no key!", Some("e-7")).returning().is_none());

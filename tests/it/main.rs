@@ -22,6 +22,7 @@ mod presence_faults;
 mod profiles;
 mod recovery;
 mod recovery_faults;
+mod recovery_partitions;
 mod recovery_seams;
 mod redis;
 mod search;

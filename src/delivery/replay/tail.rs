@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::delivery::replay::Missed;
 use crate::{
-    dialects::{Dialect, Event},
+    dialects::{Dialect, Event, offset::Offset},
     domain::{position::Position, record::Record, room::RoomName, visibility::audience},
     transport::packet,
 };
@@ -46,12 +46,18 @@ impl ReplayEntry {
     }
 
     /// The event as a websocket frame, made once for all who missed it; nothing where the dialect
-    /// has none.
+    /// has none. Its offset is the record's position: right where there is one partition.
     pub fn frame(&self, dialect: Dialect) -> &Bytes {
-        self.frames[dialect as usize].get_or_init(|| match Event::stored(&self.record, dialect) {
+        let offset = || Offset::Position(self.record.position.clone()).to_string();
+        self.frames[dialect as usize].get_or_init(|| self.frame_with(dialect, offset()))
+    }
+
+    /// The same with an offset of one client's own.
+    pub fn frame_with(&self, dialect: Dialect, offset: String) -> Bytes {
+        match Event::stored(&self.record, dialect, offset) {
             Some(event) => packet::frames(packet::event(event.name, &event.arguments)),
             None => Bytes::new(),
-        })
+        }
     }
 
     /// The body is there twice once somebody has missed it.

@@ -295,9 +295,9 @@ pub fn heard(name: &str, args: &[Value]) -> Option<JoinResult> {
         "message" => {
             let offset = args.get(1).and_then(Value::as_str);
             let position = offset.and_then(|offset| offset.rsplit_once('-'));
-            let position = position.map(|(epoch, seq)| Position {
-                epoch: epoch.to_owned(),
-                seq: seq.parse().expect("a sequence is a number"),
+            // With several partitions an offset is no position.
+            let position = position.and_then(|(epoch, seq)| {
+                Some(Position { epoch: epoch.to_owned(), seq: seq.parse().ok()? })
             });
             JoinResult::Message { id: text(&body(argument)["id"]), position }
         }

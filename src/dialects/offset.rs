@@ -1,0 +1,186 @@
+//! Where a client is in the log, as text that it keeps and gives back when it returns.
+//!
+//! With one partition an offset is the position of an event: `<epoch>-<seq>`. With several it is a
+//! position in each of them, because the next event of the client can be in any: a digest of their
+//! epochs, then each one's seq in base 36, for example `1f0c9a3b5d7e-2s_0_1a`. Such a vector is the
+//! same for all clients of a node, so that an event is still encoded once.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::domain::position::{Epoch, Position};
+
+/// With more partitions than this, offsets would be longer than most messages. Then an offset is a
+/// position in one partition, and a client with rooms in several begins a new session.
+pub const VECTOR_PARTITIONS_MAX: u16 = 8;
+/// Longest vector, in bytes.
+pub const VECTOR_BYTES_MAX: usize = 128;
+/// Of the digest, in bytes.
+const DIGEST_BYTES: usize = 6;
+
+/// What a returning client says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Offset {
+    Position(Position),
+    Vector(OffsetVector),
+}
+
+/// A position in every partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OffsetVector {
+    /// Of the epochs of all partitions, as hex digits.
+    digest: String,
+    seqs: Vec<u64>,
+}
+
+impl Offset {
+    pub fn parse(text: &str) -> Option<Self> {
+        let (head, seqs) = text.rsplit_once('-')?;
+        if !seqs.contains('_') {
+            return Some(Self::Position(Position {
+                epoch: Epoch::new(head),
+                seq: seqs.parse().ok()?,
+            }));
+        }
+        let seqs = seqs.split('_').map(|seq| u64::from_str_radix(seq, 36).ok());
+        let seqs = seqs.collect::<Option<Vec<u64>>>()?;
+        let is_short = seqs.len() <= usize::from(VECTOR_PARTITIONS_MAX);
+        is_short.then(|| Self::Vector(OffsetVector { digest: head.to_owned(), seqs }))
+    }
+}
+
+impl OffsetVector {
+    /// `positions` has the position of each partition.
+    pub fn new(positions: &[Position]) -> Self {
+        let mut digest = Sha256::new();
+        for Position { epoch, .. } in positions {
+            digest.update(epoch.as_str());
+            digest.update("\n");
+        }
+        let digest = digest.finalize();
+        let digest = digest.iter().take(DIGEST_BYTES).map(|byte| format!("{byte:02x}")).collect();
+        Self { digest, seqs: positions.iter().map(|position| position.seq).collect() }
+    }
+
+    /// What a client says that was given this, or one like it: its seq in a partition. `None`: it
+    /// was given when the log had other epochs.
+    pub fn seq_of(&self, said: &Self, partition: u16) -> Option<u64> {
+        let is_same = self.digest == said.digest && self.seqs.len() == said.seqs.len();
+        said.seqs.get(usize::from(partition)).copied().filter(|_| is_same)
+    }
+}
+
+/// Makes the offsets of events that are emitted one after the other.
+#[derive(Debug, Clone)]
+pub struct OffsetCursor(Option<OffsetVector>);
+
+impl OffsetCursor {
+    /// `None`: an offset is the position of its event.
+    pub fn new(vector: Option<OffsetVector>) -> Self {
+        Self(vector)
+    }
+
+    /// Whether all clients that return are given the same offsets.
+    pub fn is_shared(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Everything in this partition up to `seq` has been emitted.
+    pub fn set(&mut self, partition: u16, seq: u64) {
+        if let Some(known) =
+            self.0.iter_mut().find_map(|it| it.seqs.get_mut(usize::from(partition)))
+        {
+            *known = seq;
+        }
+    }
+
+    /// The offset of what is emitted next.
+    pub fn pass(&mut self, partition: u16, position: &Position) -> String {
+        self.set(partition, position.seq);
+        match &self.0 {
+            Some(vector) => vector.to_string(),
+            None => Offset::Position(position.clone()).to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Position(Position { epoch, seq }) => write!(f, "{epoch}-{seq}"),
+            Self::Vector(vector) => write!(f, "{vector}"),
+        }
+    }
+}
+
+impl fmt::Display for OffsetVector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.digest)?;
+        for (place, seq) in self.seqs.iter().enumerate() {
+            f.write_str(if place == 0 { "-" } else { "_" })?;
+            write_base_36(f, *seq)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_base_36(f: &mut fmt::Formatter<'_>, number: u64) -> fmt::Result {
+    if number >= 36 {
+        write_base_36(f, number / 36)?;
+    }
+    let digit = u32::try_from(number % 36).ok().and_then(|digit| char::from_digit(digit, 36));
+    write!(f, "{}", digit.expect("a digit of base 36"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn position() -> impl Strategy<Value = Position> {
+        ("[0-9a-f-]{1,32}", any::<u64>())
+            .prop_map(|(epoch, seq)| Position { epoch: Epoch::new(&epoch), seq })
+    }
+
+    proptest! {
+        #[test]
+        fn an_offset_is_read_as_it_was_written(
+            positions in prop::collection::vec(position(), 1..=usize::from(VECTOR_PARTITIONS_MAX)),
+        ) {
+            let one = Offset::Position(positions[0].clone());
+            prop_assert_eq!(Offset::parse(&one.to_string()), Some(one));
+            if positions.len() > 1 {
+                let vector = Offset::Vector(OffsetVector::new(&positions));
+                prop_assert_eq!(Offset::parse(&vector.to_string()), Some(vector));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_offset_is_refused() {
+        for bad in ["", "hello", "e-", "e-x", "e-1_", "e-1_é", "e-1_2_3_4_5_6_7_8_9"] {
+            assert_eq!(Offset::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_vector_of_other_epochs_says_nothing() {
+        let at = |epoch: &str, seq| Position { epoch: Epoch::new(epoch), seq };
+        let own = OffsetVector::new(&[at("a", 7), at("b", 8)]);
+        let said = |positions: &[Position]| own.seq_of(&OffsetVector::new(positions), 1);
+        assert_eq!(said(&[at("a", 1), at("b", 2)]), Some(2));
+        assert_eq!(said(&[at("a", 1), at("c", 2)]), None);
+        assert_eq!(said(&[at("a", 1), at("b", 2), at("c", 3)]), None);
+    }
+
+    #[test]
+    fn an_offset_names_the_event_and_what_was_emitted_before_it() {
+        let at = |epoch: &str, seq| Position { epoch: Epoch::new(epoch), seq };
+        let mut cursor = OffsetCursor::new(Some(OffsetVector::new(&[at("a", 7), at("b", 35)])));
+        assert!(cursor.pass(0, &at("a", 46_655)).ends_with("-zzz_z"));
+        assert!(cursor.pass(1, &at("b", 36)).ends_with("-zzz_10"));
+        assert_eq!(OffsetCursor::new(None).pass(1, &at("b", 36)), "b-36");
+    }
+}
