@@ -93,7 +93,8 @@ pub struct Config {
           value_parser = prefix, help_heading = "Storage")]
     pub redis_prefix: String,
 
-    /// Number of independent sequences in Redis; the same on every node, and for good
+    /// Number of independent sequences in Redis; the same on every node, and for good. With more
+    /// than 8, a client with rooms in several of them begins a new session when it comes back
     #[arg(long, value_name = "N", env = "ROOMCAST_PARTITIONS", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..=64), help_heading = "Storage")]
     pub partitions: u16,
