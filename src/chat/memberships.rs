@@ -13,7 +13,8 @@ use super::{
     cutover::{Cutover, JoinResult, Wanted},
 };
 use crate::{
-    dialects::{Event, offset::OffsetCursor},
+    delivery::replay::ReplayEntry,
+    dialects::{dialect::LiveEvent, offset::OffsetCursor},
     domain::{
         position::Position,
         reject::{Code, Reject},
@@ -124,7 +125,7 @@ impl Connection {
         let Join { room, partition, after, began } = join;
         let Began { since, number, is_told } = began;
         if let Err(reject) = self.save().await {
-            self.undo_join(number);
+            self.undo_join(&room, number);
             return Err(reject);
         }
         let chat = self.chat.clone();
@@ -144,35 +145,63 @@ impl Connection {
         // Held only while nothing is awaited: a client that has gone is not waited for.
         drop(self);
         let mut result = None;
+        let mut has_moved = false;
         let joined = |connection: &Self, cutovers: &[Cutover]| {
             let [cutover] = cutovers else { return };
             if let Some(number) = number {
-                let is_it =
-                    |membership: &Membership| membership.state == MembershipState::Joining(number);
-                if !is_told {
-                    connection.emit_missed(cutover, &mut chat.0.replay.offsets(), is_it);
-                }
-                connection.go_live(is_it);
+                has_moved = !is_told && connection.begin_at_end(number, cutover);
+                connection.go_live(|one| one.state == MembershipState::Joining(number));
             }
-            let begin = if asked || !is_told { cutover.begin_after(since) } else { since };
+            let begin = match is_told {
+                true if asked => cutover.begin_after(since),
+                true => since,
+                // What came while the join was stored is in the answer too: as an event it would
+                // have an offset below those of other rooms' events that the client has.
+                false => cutover.end.clone(),
+            };
             result = Some(cutover.join_result(&connection.public_id, &room, begin, asked));
         };
         let wanted = Wanted::new(partition, vec![room.clone()], from).or_else(instead);
         chat.cut_over(Weak::clone(&client), vec![wanted], joined).await;
         let ended = || Reject::new(Code::Unavailable, "the connection has ended");
-        let (Some(result), Some(_alive)) = (result, client.upgrade()) else { return Err(ended()) };
+        let (Some(result), Some(connection)) = (result, client.upgrade()) else {
+            return Err(ended());
+        };
+        if has_moved && let Err(reject) = connection.save().await {
+            connection.undo_join(&room, number);
+            return Err(reject);
+        }
         // Between two presence events: the next goes on from what is answered here.
         let _cutover = chat.0.replay.cutover().await;
         let members = if has_members { chat.0.presence.members(&room) } else { None };
         Ok(JoinResult { members, ..result })
     }
 
+    /// The membership of this join begins where the replay ends. Answers whether the room has
+    /// records between there and where it began before.
+    fn begin_at_end(&self, number: u64, cutover: &Cutover) -> bool {
+        let mut memberships = self.memberships.lock();
+        let is_it = |one: &&mut Membership| one.state == MembershipState::Joining(number);
+        let Some(membership) = memberships.all.iter_mut().find(is_it) else { return false };
+        let has_moved = {
+            let joined = || std::iter::once(&membership.joined);
+            let is_between =
+                |entry: &Arc<ReplayEntry>| sees(&self.public_id, joined(), entry.record());
+            cutover.entries.iter().any(is_between)
+        };
+        membership.joined.since = cutover.end.clone();
+        if has_moved {
+            self.is_stale.store(true, Ordering::Release);
+        }
+        has_moved
+    }
+
     /// The store has not taken the join: the client is where it was.
-    fn undo_join(self: &Arc<Self>, number: Option<u64>) {
-        let Some(number) = number else { return };
-        let joining = MembershipState::Joining(number);
-        self.memberships.lock().all.retain(|membership| membership.state != joining);
-        self.save_again();
+    fn undo_join(self: &Arc<Self>, room: &RoomName, number: Option<u64>) {
+        if number.is_some() && self.memberships.lock().begin_leave(room).is_ok() {
+            self.finish_leave(room);
+            self.save_again();
+        }
     }
 
     /// Leaves a room. Decided at once; when the session is stored without the room, delivery ends
@@ -320,11 +349,12 @@ impl Connection {
             return;
         }
         if lost.epoch != end.epoch {
-            return subscriptions.emit(self.recipient, &Event::new_epoch(&end.epoch));
+            return subscriptions.emit(self.recipient, &LiveEvent::NewEpoch(&end.epoch));
         }
         for membership in memberships.all.iter().filter(|membership| which(membership)) {
             let room = &membership.joined.room;
-            let gap = Event::gap(room, &end.epoch, lost.seq + 1, end.seq);
+            let (epoch, from, to) = (&end.epoch, lost.seq + 1, end.seq);
+            let gap = LiveEvent::Gap { room, epoch, from, to };
             subscriptions.emit(self.recipient, &gap);
         }
     }
@@ -368,7 +398,7 @@ impl Connection {
             let room = &membership.joined.room;
             subscriptions.subscribe(self.recipient, room);
             if room.is_personal() {
-                subscriptions.address(&self.public_id, self.holder, self.recipient.sid);
+                subscriptions.address(&self.public_id, self.holder, self.recipient);
             }
             membership.state = MembershipState::Live;
         }

@@ -254,7 +254,7 @@ impl Chat {
 
     /// Whether a session is told what is addressed to it alone, now or when it comes back.
     async fn is_reached(&self, session: PublicId) -> Result<bool, ReadError> {
-        if self.0.subscriptions.socket_of(session.as_str()).is_some() {
+        if self.0.subscriptions.recipient(session.as_str()).is_some() {
             return Ok(true);
         }
         let record = self.0.store.sessions.read(session).await?;

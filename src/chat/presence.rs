@@ -15,13 +15,14 @@ use tokio::{
 
 use crate::{
     delivery::{broadcaster::Broadcaster, replay::ReplayBuffer},
-    dialects::{Dialect, Event},
+    dialects::dialect::LiveEvent,
     domain::{
         name::UserId,
         presence::{PresenceSettings, PresenceState, TypingChange},
         room::RoomName,
         roster::{LISTED_MAX, RosterSnapshot, RosterStep},
         user::User,
+        visibility::audience,
     },
     shutdown::Tasks,
     store::{
@@ -217,20 +218,21 @@ impl Presence {
     async fn tell_signals(&self, broadcaster: &Broadcaster) {
         let (reads, profiles, typing) = {
             let mut shared = self.shared();
-            let has_clients = |room: &RoomName| broadcaster.reaches(room, Dialect::Native);
+            let has_clients = |room: &RoomName| broadcaster.reaches(room);
             let typing = shared.state.take_typing(now(), has_clients);
             (std::mem::take(&mut shared.reads), shared.state.take_profiles(), typing)
         };
         for (user, room, seq) in reads {
-            let event = Event::read(&room, &user, seq);
-            broadcaster.audience(&room, Dialect::Native, &event).await;
+            let event = LiveEvent::Read { room: &room, user: &user, seq };
+            broadcaster.live(&audience(&room).collect::<Vec<_>>(), None, &event).await;
         }
         for (user, rooms) in profiles {
-            broadcaster.union(&rooms, Dialect::Native, &Event::profile(&user)).await;
+            broadcaster.live(&rooms, None, &LiveEvent::Profile(&user)).await;
         }
         for TypingChange { room, user, typing } in typing {
-            let event = Event::typing(&room, &user, typing);
-            broadcaster.others(&room, Dialect::Native, &user.id, &event).await;
+            let event = LiveEvent::Typing { room: &room, user: &user, typing };
+            let rooms: Vec<RoomName> = audience(&room).collect();
+            broadcaster.live(&rooms, Some(&user.id), &event).await;
         }
     }
 
@@ -242,7 +244,8 @@ impl Presence {
         let _cutover = self.0.replay.cutover().await;
         let changes = self.shared().state.take_changes();
         for (room, change) in &changes {
-            broadcaster.only(room, Dialect::Native, &Event::presence(room, change)).await;
+            let event = LiveEvent::Presence { room, change };
+            broadcaster.live(std::slice::from_ref(room), None, &event).await;
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
         subscriptions::Recipient,
     },
     dialects::{
-        Dialect,
+        DialectId,
         offset::{Offset, OffsetCursor, OffsetVector, VECTOR_BYTES_MAX},
     },
     domain::{
@@ -298,7 +298,7 @@ impl Chat {
         &self,
         parts: &[MissedPart],
         mut offsets: OffsetCursor,
-        dialect: Dialect,
+        dialect: DialectId,
     ) -> Result<Bytes, TooOld> {
         let longer = if offsets.is_shared() { 0 } else { VECTOR_BYTES_MAX };
         let frames = || {

@@ -1,12 +1,13 @@
-//! The one task per node that brings what the bus delivers to the sockets, in one order.
+//! The one task per node that brings log events to the sockets, in one order.
 //!
-//! It delivers at the cutover: whoever holds that knows exactly what was delivered, and what was not.
+//! It delivers while it holds the cutover: a task that holds the cutover knows exactly what was
+//! delivered and what was not.
 
 use std::sync::Arc;
 
 use crate::{
     delivery::{broadcaster::Broadcaster, replay::ReplayBuffer, subscriptions::Subscriptions},
-    dialects::{Dialect, Event, offset::OffsetCursor},
+    dialects::{dialect::LiveEvent, offset::OffsetCursor},
     domain::room::RoomName,
     store::log::{LogEvent, LogEvents, MessageLog},
 };
@@ -19,7 +20,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Ends when the bus does.
+    /// Ends when the store closes.
     pub async fn run(self, mut events: LogEvents) {
         while let Some(batch) = events.recv().await {
             let cutover = self.replay.cutover().await;
@@ -45,18 +46,18 @@ impl Relay {
                 self.broadcaster.record(record, &offset).await;
             }
             LogEvent::External(body) => {
-                let event = Event::external(body.as_json());
-                self.broadcaster.only(&RoomName::lobby(), Dialect::Plain, &event).await;
+                let event = LiveEvent::External(body);
+                self.broadcaster.live(&[RoomName::lobby()], None, &event).await;
             }
             LogEvent::Gap { partition, epoch, from, to } => {
                 for room in self.rooms_of(*partition) {
-                    self.broadcaster.everybody(&room, &Event::gap(&room, epoch, *from, *to)).await;
+                    let event = LiveEvent::Gap { room: &room, epoch, from: *from, to: *to };
+                    self.broadcaster.live(std::slice::from_ref(&room), None, &event).await;
                 }
             }
             LogEvent::NewEpoch { partition, epoch, .. } => {
-                for room in self.rooms_of(*partition) {
-                    self.broadcaster.everybody(&room, &Event::new_epoch(epoch)).await;
-                }
+                let rooms: Vec<RoomName> = self.rooms_of(*partition).collect();
+                self.broadcaster.live(&rooms, None, &LiveEvent::NewEpoch(epoch)).await;
             }
         }
     }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use socketioxide_core::Sid;
 
 use crate::{
-    dialects::{Dialect, Event},
+    dialects::{DIALECTS, DialectId, dialect::LiveEvent, event::Event},
     domain::{name::PublicId, record::Record, room::RoomName},
     store::sessions::Holder,
     transport::{
@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub struct Recipient {
     pub sid: Sid,
-    pub dialect: Dialect,
+    pub dialect: DialectId,
 }
 
 /// A clonable handle.
@@ -29,7 +29,7 @@ pub struct Recipient {
 pub struct Subscriptions(Arc<Inner>);
 
 /// Sockets of one room, by dialect.
-type Count = [u32; Dialect::ALL.len()];
+type Count = [u32; DIALECTS];
 
 #[derive(Debug)]
 struct Inner {
@@ -37,7 +37,7 @@ struct Inner {
     rooms: Mutex<HashMap<RoomName, Count>>,
     /// The socket of each session that can be addressed alone. A Socket.IO room for each would
     /// cost an idle connection much more.
-    addressed: Mutex<HashMap<PublicId, (Holder, Sid)>>,
+    addressed: Mutex<HashMap<PublicId, (Holder, Recipient)>>,
 }
 
 impl Subscriptions {
@@ -48,12 +48,12 @@ impl Subscriptions {
 
     /// From now on what is delivered in the room reaches the socket.
     pub fn subscribe(&self, to: Recipient, room: &RoomName) {
-        self.0.registry.join(to.sid, to.dialect.room(room));
-        self.0.rooms.lock().entry(room.clone()).or_default()[to.dialect as usize] += 1;
+        self.0.registry.join(to.sid, to.dialect.socket_room(room));
+        self.0.rooms.lock().entry(room.clone()).or_default()[to.dialect.index()] += 1;
     }
 
     pub fn unsubscribe(&self, to: Recipient, room: &RoomName) {
-        self.0.registry.leave(to.sid, &to.dialect.room(room));
+        self.0.registry.leave(to.sid, &to.dialect.socket_room(room));
         self.forget(to, room);
     }
 
@@ -61,16 +61,16 @@ impl Subscriptions {
     pub fn forget(&self, to: Recipient, room: &RoomName) {
         let mut rooms = self.0.rooms.lock();
         if let Some(count) = rooms.get_mut(room) {
-            count[to.dialect as usize] -= 1;
+            count[to.dialect.index()] -= 1;
             if *count == Count::default() {
                 rooms.remove(room);
             }
         }
     }
 
-    pub fn dialects(&self, room: &RoomName) -> impl Iterator<Item = Dialect> + use<> {
+    pub fn dialects(&self, room: &RoomName) -> impl Iterator<Item = DialectId> + use<> {
         let count = self.0.rooms.lock().get(room).copied().unwrap_or_default();
-        Dialect::ALL.into_iter().filter(move |dialect| count[*dialect as usize] > 0)
+        DialectId::all().filter(move |dialect| count[dialect.index()] > 0)
     }
 
     /// Every room that a socket of this node is subscribed to.
@@ -79,8 +79,8 @@ impl Subscriptions {
     }
 
     /// From now on what is addressed to this session alone goes to this socket.
-    pub fn address(&self, session: &PublicId, holder: Holder, sid: Sid) {
-        self.0.addressed.lock().insert(session.clone(), (holder, sid));
+    pub fn address(&self, session: &PublicId, holder: Holder, to: Recipient) {
+        self.0.addressed.lock().insert(session.clone(), (holder, to));
     }
 
     /// Unless another holder of the session is addressed here by now.
@@ -91,8 +91,8 @@ impl Subscriptions {
         }
     }
 
-    pub fn socket_of(&self, session: &str) -> Option<Sid> {
-        self.0.addressed.lock().get(session).map(|(_, sid)| *sid)
+    pub fn recipient(&self, session: &str) -> Option<Recipient> {
+        self.0.addressed.lock().get(session).map(|(_, to)| *to)
     }
 
     pub fn addressed_count(&self) -> usize {
@@ -100,14 +100,20 @@ impl Subscriptions {
     }
 
     /// Emits to one socket, in one order with everything that is broadcast.
-    pub fn emit(&self, to: Recipient, event: &Event<'_>) {
+    pub fn emit(&self, to: Recipient, event: &LiveEvent<'_>) {
+        if let Some(event) = to.dialect.live(event) {
+            self.emit_event(to, &event);
+        }
+    }
+
+    fn emit_event(&self, to: Recipient, event: &Event<'_>) {
         self.0.registry.emit(to.sid, event.name, &event.arguments);
     }
 
     /// Emits what the log holds, if the socket's dialect has an event for it.
     pub fn emit_stored(&self, to: Recipient, record: &Record, offset: String) {
-        if let Some(event) = Event::stored(record, to.dialect, offset) {
-            self.emit(to, &event);
+        if let Some(event) = to.dialect.record(record, offset) {
+            self.emit_event(to, &event);
         }
     }
 

@@ -14,11 +14,11 @@ use socketioxide::{
     socket::{DisconnectReason, Socket},
 };
 
-use super::{CONNECT_TIMEOUT, Sockets, requests::Events, wire::Auth};
+use super::{CONNECT_TIMEOUT, Sockets, auth::Auth, requests::Events};
 use crate::{
     chat::{Arrival, Connection},
     delivery::subscriptions::Recipient,
-    dialects::Dialect,
+    dialects::DialectId,
     domain::name::UserId,
     random,
     store::sessions::SessionKey,
@@ -138,11 +138,11 @@ impl DisconnectHandler<Adapter, ()> for OnDisconnect {
 }
 
 /// From the query of the handshake.
-fn dialect(socket: &SocketRef<Adapter>) -> Result<Dialect, NotAdmitted> {
+fn dialect(socket: &SocketRef<Adapter>) -> Result<DialectId, NotAdmitted> {
     let query = socket.req_parts().uri.query().unwrap_or_default();
     match query.split('&').find_map(|pair| pair.strip_prefix("dialect=")) {
-        None => Ok(Dialect::default()),
-        Some(name) => Dialect::parse(name).ok_or_else(|| NotAdmitted::Dialect(name.to_owned())),
+        None => Ok(DialectId::default()),
+        Some(name) => DialectId::named(name).ok_or_else(|| NotAdmitted::Dialect(name.to_owned())),
     }
 }
 

@@ -4,11 +4,12 @@
 //! Every request is decided there, before the call returns, so what one client sends keeps its
 //! order. Answers come later, from the store's callback or from a task that waits for it.
 
+mod answers;
+mod auth;
 mod handshake;
 mod reply;
 mod requests;
 pub mod upgrade;
-mod wire;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +23,7 @@ use socketioxide::{
 };
 use socketioxide_core::Value;
 
-use self::wire::Auth;
+use self::auth::Auth;
 use crate::{
     chat::Chat,
     config::{Config, Transport},

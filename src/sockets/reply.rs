@@ -4,7 +4,7 @@
 use serde::Serialize;
 use socketioxide_core::{Value, packet::Packet};
 
-use super::wire::{RejectAck, RejectEvent};
+use super::answers::{RejectAck, RejectEvent};
 use crate::{
     domain::reject::Reject,
     transport::{Sid, lane::InFlight, registry::Registry},

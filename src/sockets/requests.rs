@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
+use serde_json::value::RawValue;
 use socketioxide::{handler::MessageHandler, socket::Socket};
 use socketioxide_core::Value;
 
 use super::{
     Sockets,
-    reply::Reply,
-    wire::{
-        self, DoneAck, HistoryAck, JoinAck, LeaveAck, ProfileAck, ReadAck, RoomsAck, SearchAck,
-        SentAck,
+    answers::{
+        DoneAck, HistoryAck, JoinAck, LeaveAck, ProfileAck, ReadAck, RoomsAck, SearchAck, SentAck,
     },
+    reply::Reply,
 };
 use crate::{
     chat::{Connection, JoinResult, Sent},
     delivery::replay::ReplayEntry,
-    dialects::Dialect,
+    dialects::DialectId,
     domain::{
         name::MessageId,
         reject::{Code, Reject},
@@ -36,7 +36,7 @@ const JOIN_BYTES_MAX: usize = 256 << 10;
 pub struct Events {
     sockets: Arc<Sockets>,
     connection: Arc<Connection>,
-    dialect: Dialect,
+    dialect: DialectId,
     /// The secret that makes the client the same user again.
     token: Box<str>,
 }
@@ -55,14 +55,14 @@ impl Events {
     pub fn new(
         sockets: Arc<Sockets>,
         connection: Arc<Connection>,
-        dialect: Dialect,
+        dialect: DialectId,
         token: Box<str>,
     ) -> Self {
         Self { sockets, connection, dialect, token }
     }
 
     fn handle(&self, event: &Value, reply: Reply) {
-        let request = match wire::decode(event, self.dialect, fresh_id) {
+        let request = match decode(event, self.dialect) {
             Ok(request) => request,
             Err(reject) => return reply.reject(&reject),
         };
@@ -95,9 +95,9 @@ impl Events {
                 });
             }
             Request::Search(search) => {
-                let room = search.room.clone();
+                let (room, dialect) = (search.room.clone(), self.dialect);
                 self.answer("search", chat.search(actor, search), reply, move |found, reply| {
-                    reply.send(&SearchAck::new(&room, &found));
+                    reply.send(&SearchAck::new(&room, &found, dialect));
                 });
             }
             Request::Rooms => {
@@ -135,6 +135,21 @@ impl Events {
             }
         });
     }
+}
+
+fn decode(event: &Value, dialect: DialectId) -> Result<Request, Reject> {
+    let bad = |why: String| Reject::new(Code::BadRequest, why);
+    let Value::Str(text, None) = event else {
+        return Err(bad("binary arguments are not accepted here".to_owned()));
+    };
+    let parts: Vec<&RawValue> =
+        serde_json::from_str(text.as_str()).map_err(|why| bad(format!("no JSON array: {why}")))?;
+    let Some((name, args)) = parts.split_first() else {
+        return Err(bad("an event has a name".to_owned()));
+    };
+    let name: String = serde_json::from_str(name.get())
+        .map_err(|_not_a_string| bad("the event name is text".to_owned()))?;
+    dialect.decode(&name, args, fresh_id)
 }
 
 fn answer_sent(sent: Result<Sent, Reject>, reply: Reply) {

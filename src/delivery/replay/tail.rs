@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::delivery::replay::Missed;
 use crate::{
-    dialects::{Dialect, Event, offset::Offset},
+    dialects::{DIALECTS, DialectId, offset::Offset},
     domain::{position::Position, record::Record, room::RoomName, visibility::audience},
     transport::packet,
 };
@@ -29,7 +29,7 @@ const ENTRY_BYTES: usize = 400;
 #[derive(Debug)]
 pub struct ReplayEntry {
     record: Record,
-    frames: [OnceLock<Bytes>; Dialect::ALL.len()],
+    frames: [OnceLock<Bytes>; DIALECTS],
 }
 
 impl ReplayEntry {
@@ -47,14 +47,14 @@ impl ReplayEntry {
 
     /// The event as a websocket frame, made once for all who missed it; nothing where the dialect
     /// has none. Its offset is the record's position: right where there is one partition.
-    pub fn frame(&self, dialect: Dialect) -> &Bytes {
+    pub fn frame(&self, dialect: DialectId) -> &Bytes {
         let offset = || Offset::Position(self.record.position.clone()).to_string();
-        self.frames[dialect as usize].get_or_init(|| self.frame_with(dialect, offset()))
+        self.frames[dialect.index()].get_or_init(|| self.frame_with(dialect, offset()))
     }
 
     /// The same with an offset of one client's own.
-    pub fn frame_with(&self, dialect: Dialect, offset: String) -> Bytes {
-        match Event::stored(&self.record, dialect, offset) {
+    pub fn frame_with(&self, dialect: DialectId, offset: String) -> Bytes {
+        match dialect.record(&self.record, offset) {
             Some(event) => packet::frames(packet::event(event.name, &event.arguments)),
             None => Bytes::new(),
         }
@@ -69,7 +69,7 @@ impl ReplayEntry {
 /// The newest part of one partition's log, without a hole.
 #[derive(Debug, Default)]
 pub struct PartitionTail {
-    /// What was delivered last; `None` until the bus has begun.
+    /// What was delivered last; `None` until the log was reached.
     pub end: Option<Position>,
     entries: VecDeque<Arc<ReplayEntry>>,
     /// Where in it those in a room are told something: what a client missed is found without

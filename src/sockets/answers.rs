@@ -1,16 +1,17 @@
-//! What requests are answered with.
+//! The answers to requests, exactly as docs/protocol.md shows them.
 
-use serde::{Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde::Serialize;
 
-use crate::sockets::wire::changes::ShownState;
 use crate::{
     chat::Sent,
-    dialects::{Dialect, NativeChange, NativeMessage, NativeUser},
+    dialects::{
+        DialectId,
+        native::events::{NativeChange, NativeMessage, NativeUser},
+        page::PageMessage,
+    },
     domain::{
-        message::Message,
         position::Position,
-        record::{Body, Entry, Record},
+        record::{Entry, Record},
         reject::Reject,
         room::RoomName,
         roster::LISTED_MAX,
@@ -86,48 +87,9 @@ pub struct HistoryAck<'a> {
     trimmed: bool,
 }
 
-/// A message as it is now.
-#[derive(Serialize)]
-struct PageMessage<'a> {
-    #[serde(flatten)]
-    said: Said<'a>,
-    #[serde(flatten)]
-    state: ShownState<'a>,
-}
-
-/// As the client's dialect has it.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Said<'a> {
-    Plain(PlainMessage<'a>),
-    Native(NativeMessage<'a>),
-}
-
-#[derive(Serialize)]
-struct PlainMessage<'a> {
-    room: &'a str,
-    epoch: &'a str,
-    seq: u64,
-    id: &'a str,
-    from: &'a str,
-    #[serde(serialize_with = "raw")]
-    body: &'a Body,
-    at: u64,
-}
-
-impl<'a> PageMessage<'a> {
-    fn new(message: &'a Message, dialect: Dialect) -> Self {
-        let said = match dialect {
-            Dialect::Plain => Said::Plain(PlainMessage::new(message)),
-            Dialect::Native => Said::Native(NativeMessage::new(message)),
-        };
-        Self { said, state: ShownState::new(&message.state) }
-    }
-}
-
 impl<'a> HistoryAck<'a> {
-    pub fn new(room: &'a RoomName, history: &'a History, dialect: Dialect) -> Self {
-        let message = |message| PageMessage::new(message, dialect);
+    pub fn new(room: &'a RoomName, history: &'a History, dialect: DialectId) -> Self {
+        let message = |message| dialect.page_message(message);
         Self {
             ok: true,
             room: room.as_str(),
@@ -154,8 +116,8 @@ pub struct SearchAck<'a> {
 }
 
 impl<'a> SearchAck<'a> {
-    pub fn new(room: &'a RoomName, found: &'a Found) -> Self {
-        let message = |message| PageMessage::new(message, Dialect::Native);
+    pub fn new(room: &'a RoomName, found: &'a Found, dialect: DialectId) -> Self {
+        let message = |message| dialect.page_message(message);
         Self {
             ok: true,
             room: room.as_str(),
@@ -163,20 +125,6 @@ impl<'a> SearchAck<'a> {
             messages: found.messages.iter().map(message).collect(),
             more: found.next.is_some(),
             next: found.next,
-        }
-    }
-}
-
-impl<'a> PlainMessage<'a> {
-    fn new(message: &'a Message) -> Self {
-        Self {
-            room: message.room.as_str(),
-            epoch: message.position.epoch.as_str(),
-            seq: message.position.seq,
-            id: message.id.as_str(),
-            from: message.from.as_str(),
-            body: &message.body,
-            at: message.at.0,
         }
     }
 }
@@ -323,11 +271,4 @@ impl<'a> LeaveAck<'a> {
     pub fn new(room: &'a RoomName) -> Self {
         Self { ok: true, room: room.as_str() }
     }
-}
-
-/// A body is JSON already: it goes out as it came in.
-fn raw<S: Serializer>(body: &Body, serializer: S) -> Result<S::Ok, S::Error> {
-    let parsed: &RawValue =
-        serde_json::from_str(body.as_json()).map_err(serde::ser::Error::custom)?;
-    parsed.serialize(serializer)
 }
