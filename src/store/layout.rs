@@ -1,5 +1,5 @@
-//! The text layout that both stores share: how an entry of the log and the state of a message are
-//! written. `redis/scripts/append.lua` reads and writes the same layout.
+//! The layout that both stores share: how an entry of the log and the state of a message are
+//! written.
 //!
 //! An entry is three columns, or fields of a JSON line. `of` is the seq of the changed message.
 //!
@@ -10,8 +10,18 @@
 //! | delete | `delete` | seq | `null` |
 //! | reaction | `react`, or `unreact` to take it back | seq | the emoji, a JSON string |
 //!
-//! The state of a message is one line, `said`, `edited <at> <body>` or `deleted <at>`, and then one
-//! line `<emoji>\t<user>` for each reaction, the oldest first.
+//! The state of a message is made of texts that only this file writes and reads: its status, which
+//! is `said`, `edited <at> <body>` or `deleted <at>`, and `<emoji>\t<user>` for each reaction, the
+//! oldest first.
+//!
+//! - SQLite has them in one column, a line each.
+//! - Redis has them in two fields of the hash of the room's states: the status in the field `<seq>`,
+//!   and the reactions in the field `r<seq>`, as a JSON array. A field that would be `said` or `[]`
+//!   is absent. `redis/scripts/append.lua` writes both. It compares these texts, but does not cut
+//!   them: a change comes to it as the status or the reaction that it writes (`change_text`). It
+//!   knows one beginning, `deleted `, after which no change counts.
+
+use serde::de::IgnoredAny;
 
 use crate::domain::{
     message::{MessageState, MessageStatus},
@@ -54,7 +64,7 @@ pub fn change_name(change: &Change) -> &'static str {
     }
 }
 
-/// Reads the columns of an entry. `None`: they are not in the layout.
+/// Reads the columns of an entry, whose body must be JSON. `None`: they are not in the layout.
 pub fn parse_entry(change: Option<&str>, target_seq: Option<u64>, body: &str) -> Option<Entry> {
     let (change, target_seq) = match (change, target_seq) {
         (None, None) => return Some(Entry::Message(Body::from_json(body))),
@@ -75,39 +85,75 @@ pub fn parse_entry(change: Option<&str>, target_seq: Option<u64>, body: &str) ->
     Some(Entry::Change { target_seq, change })
 }
 
-pub fn state_to_text(state: &MessageState) -> String {
-    let mut text = match &state.status {
-        MessageStatus::Original => "said\n".to_owned(),
-        MessageStatus::Edited { at, body } => format!("edited {} {}\n", at.0, body.as_json()),
-        MessageStatus::Deleted { at } => format!("deleted {}\n", at.0),
-    };
-    for (emoji, user) in &state.reactions {
-        text.extend([emoji.as_str(), "\t", user.as_str(), "\n"]);
+/// The status or the reaction that a change writes, or takes back.
+pub fn change_text(change: &Change, from: &UserId, at: Timestamp) -> String {
+    match change {
+        Change::Edit(body) => edited_text(at, body),
+        Change::Delete => deleted_text(at),
+        Change::React { emoji, .. } => reaction_text(emoji, from),
     }
-    text
 }
 
-/// Reads a state. `None`: the text is not in the layout.
-pub fn parse_state(text: &str) -> Option<MessageState> {
+pub fn state_to_lines(state: &MessageState) -> String {
+    let status = match &state.status {
+        MessageStatus::Original => "said".to_owned(),
+        MessageStatus::Edited { at, body } => edited_text(*at, body),
+        MessageStatus::Deleted { at } => deleted_text(*at),
+    };
+    let reactions = state.reactions.iter().map(|(emoji, user)| reaction_text(emoji, user));
+    std::iter::once(status).chain(reactions).map(|text| text + "\n").collect()
+}
+
+/// Reads a state from its lines. `None`: the text is not in the layout.
+pub fn parse_lines(text: &str) -> Option<MessageState> {
     let (status, reactions) = text.split_once('\n')?;
-    let reaction = |line: &str| {
-        let (emoji, user) = line.split_once('\t')?;
+    parse_state(status, reactions.lines())
+}
+
+/// Reads a state from its two fields, of which an absent one is empty. `None`: a text is not in the
+/// layout.
+pub fn parse_fields(status: &str, reactions: &str) -> Option<MessageState> {
+    let status = if status.is_empty() { "said" } else { status };
+    let reactions: Vec<String> = match reactions {
+        "" => Vec::new(),
+        json => serde_json::from_str(json).ok()?,
+    };
+    parse_state(status, reactions.iter().map(String::as_str))
+}
+
+fn parse_state<'a>(status: &str, reactions: impl Iterator<Item = &'a str>) -> Option<MessageState> {
+    let reaction = |text: &str| {
+        let (emoji, user) = text.split_once('\t')?;
         Some((Emoji::parse(emoji).ok()?, UserId::parse(user).ok()?))
     };
-    let reactions = reactions.lines().map(reaction).collect::<Option<_>>()?;
-    Some(MessageState { status: parse_status(status)?, reactions })
-}
-
-fn parse_status(line: &str) -> Option<MessageStatus> {
-    let mut parts = line.splitn(3, ' ');
+    let mut parts = status.splitn(3, ' ');
     let (name, at, body) = (parts.next()?, parts.next(), parts.next());
     let at = || Some(Timestamp(at?.parse().ok()?));
-    match name {
-        "said" => Some(MessageStatus::Original),
-        "edited" => Some(MessageStatus::Edited { at: at()?, body: Body::from_json(body?) }),
-        "deleted" => Some(MessageStatus::Deleted { at: at()? }),
-        _ => None,
-    }
+    let body = || body.filter(|body| is_json(body)).map(Body::from_json);
+    let status = match name {
+        "said" => MessageStatus::Original,
+        "edited" => MessageStatus::Edited { at: at()?, body: body()? },
+        "deleted" => MessageStatus::Deleted { at: at()? },
+        _ => return None,
+    };
+    Some(MessageState { status, reactions: reactions.map(reaction).collect::<Option<_>>()? })
+}
+
+/// Whether a stored body is what it must be. It is not in a damaged store.
+pub fn is_json(text: &str) -> bool {
+    serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
+fn edited_text(at: Timestamp, body: &Body) -> String {
+    format!("edited {} {}", at.0, body.as_json())
+}
+
+fn deleted_text(at: Timestamp) -> String {
+    format!("deleted {}", at.0)
+}
+
+fn reaction_text(emoji: &Emoji, user: &UserId) -> String {
+    format!("{}\t{}", emoji.as_str(), user.as_str())
 }
 
 fn json_string(text: &str) -> Body {
@@ -152,14 +198,25 @@ mod tests {
                 let from = UserId::parse(["ann", "bob b", "c:d"][by]).unwrap();
                 state.apply(&change, &from, Timestamp(at));
             }
-            prop_assert_eq!(parse_state(&state_to_text(&state)), Some(state));
+            let text = state_to_lines(&state);
+            let (status, reactions) = text.split_once('\n').unwrap();
+            let status = if status == "said" { "" } else { status };
+            let reactions: Vec<&str> = reactions.lines().collect();
+            let reactions = serde_json::to_string(&reactions).unwrap();
+            prop_assert_eq!(parse_fields(status, &reactions), Some(state.clone()));
+            prop_assert_eq!(parse_lines(&text), Some(state));
         }
     }
 
     #[test]
     fn text_outside_the_layout_is_refused() {
-        for bad in ["", "said", "edited 7\n", "edited x 1\n", "gone 7\n", "said\nann\n"] {
-            assert_eq!(parse_state(bad), None, "{bad:?}");
+        let bad =
+            ["", "said", "edited 7\n", "edited x 1\n", "edited 7 {\n", "gone 7\n", "said\nann\n"];
+        for bad in bad {
+            assert_eq!(parse_lines(bad), None, "{bad:?}");
+        }
+        for (status, reactions) in [("edited 7 {", ""), ("", "{}"), ("", "[\"ann\"]")] {
+            assert_eq!(parse_fields(status, reactions), None, "{status:?} {reactions:?}");
         }
         for (change, target_seq, body) in [
             (Some("edit"), None, "1"),

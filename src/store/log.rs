@@ -160,17 +160,34 @@ pub struct RoomSummary {
 /// How many bytes of bodies a `LogTail` has at most, unless its first record alone has more.
 pub const TAIL_BYTES_MAX: usize = 256 << 10;
 
+/// Says that a stored record is damaged, and so is not shown.
+pub fn passed_over(seq: u64, why: &str) {
+    tracing::error!(seq, why, "a stored record cannot be read; it is passed over");
+}
+
 /// What a partition's log has after a position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogTail {
     /// Oldest first and without a hole. When the last one is not at `top`, there are more; none
-    /// are left when it is empty.
+    /// are left when it is empty. A record that cannot be read ends them, and the next call, which
+    /// begins there, answers `Trimmed`.
     Records { records: Vec<Record>, top: Position },
-    /// Records after the position are gone; `first` is the oldest `seq` that is still there, or
-    /// the next one to come.
+    /// Records after the position are gone or cannot be read; `first` is the oldest `seq` that is
+    /// still there, or the next one to come.
     Trimmed { first: u64 },
     /// The log is not the one that the position was given in, so it says nothing here.
     OtherEpoch,
+}
+
+impl LogTail {
+    /// The answer if the record at `seq` cannot be read: the records before it, if there are any.
+    pub fn damaged(records: Vec<Record>, seq: u64, why: &str, top: Position) -> Self {
+        if records.is_empty() {
+            passed_over(seq, why);
+            return Self::Trimmed { first: seq.saturating_add(1) };
+        }
+        Self::Records { records, top }
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
 //! Edits, deletes and reactions: every store shows in history and search what the records that it
 //! delivered add up to by the rule of `domain/message.rs`.
 
+mod damaged;
 mod kept;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use roomcast::{
     domain::{
@@ -272,10 +276,9 @@ fn seq_of(message: &Message) -> u64 {
 async fn stored_states(log: &Shared, name: &str) -> Vec<u64> {
     let key = format!("test:{{0}}:state:{name}");
     let Reply::Many(seqs) = log.redis.call(&["HKEYS", &key]).await else { panic!("no list") };
-    let seq = |reply: Reply| reply.into_text().parse().expect("a seq");
-    let mut seqs: Vec<u64> = seqs.into_iter().map(seq).collect();
-    seqs.sort_unstable();
-    seqs
+    let seq = |reply: Reply| reply.into_text().trim_start_matches('r').parse().expect("a seq");
+    let seqs: BTreeSet<u64> = seqs.into_iter().map(seq).collect();
+    seqs.into_iter().collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,6 +53,13 @@ pub struct Messages {
 #[derive(Default)]
 pub struct Settles(Vec<(Settle, usize)>);
 
+/// The rooms of some records, in the order they come.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Rooms<'a> {
+    pub messages: Vec<(&'a RoomName, Vec<usize>)>,
+    pub changes: Vec<[String; 5]>,
+}
+
 /// A record of the batch.
 struct BatchEntry {
     room: RoomName,
@@ -151,46 +158,33 @@ impl Messages {
         frame
     }
 
-    /// The rooms that they are messages of, in the order they come, each with its places among
-    /// `which`, which count from 0.
-    pub fn rooms(&self, which: &[usize]) -> Vec<(&RoomName, Vec<usize>)> {
-        let mut order: Vec<(&RoomName, Vec<usize>)> = Vec::new();
+    /// What append.lua is told of the rooms of these records: each room with the places of its
+    /// messages in `which`, counted from 0, and the arguments of each change.
+    pub fn rooms(&self, which: &[usize]) -> Rooms<'_> {
+        let mut rooms = Rooms::default();
         let mut known: HashMap<&RoomName, usize, foldhash::fast::RandomState> = HashMap::default();
         for (place, &entry) in which.iter().enumerate() {
-            let BatchEntry { room, change: None, .. } = &self.entries[entry] else { continue };
-            // What was said to one session is read from the log only.
+            let BatchEntry { room, from, at, change, .. } = &self.entries[entry];
+            // A message to one session is read from the log only: it is in no room's history.
             if matches!(room.kind(), RoomKind::Socket { .. }) {
                 continue;
             }
-            let at = *known.entry(room).or_insert_with(|| {
-                order.push((room, Vec::new()));
-                order.len() - 1
+            let number = *known.entry(room).or_insert_with(|| {
+                rooms.messages.push((room, Vec::new()));
+                rooms.messages.len()
             });
-            order[at].1.push(place);
+            match change {
+                None => rooms.messages[number - 1].1.push(place),
+                Some((target_seq, change)) => rooms.changes.push([
+                    (place + 1).to_string(),
+                    number.to_string(),
+                    target_seq.to_string(),
+                    layout::change_name(change).to_owned(),
+                    layout::change_text(change, from, *at),
+                ]),
+            }
         }
-        order
-    }
-
-    /// The arguments of each change that append.lua describes.
-    pub fn changes(&self, which: &[usize]) -> impl Iterator<Item = [String; 7]> {
-        (1..).zip(which).filter_map(|(place, &entry): (usize, _)| {
-            let BatchEntry { room, from, at, change, .. } = &self.entries[entry];
-            let (target_seq, change) = change.as_ref()?;
-            let text = match change {
-                Change::Edit(body) => body.as_json(),
-                Change::Delete => "",
-                Change::React { emoji, .. } => emoji.as_str(),
-            };
-            Some([
-                place.to_string(),
-                room.to_string(),
-                target_seq.to_string(),
-                layout::change_name(change).to_owned(),
-                from.to_string(),
-                at.0.to_string(),
-                text.to_owned(),
-            ])
-        })
+        rooms
     }
 
     pub fn lines(&self, which: &[usize]) -> Vec<u8> {
@@ -265,13 +259,14 @@ mod tests {
         assert_eq!(all.frame("h", &which), some.frame("h", &every));
         assert_eq!(all.marks(&which), some.marks(&every));
         assert_eq!(all.rooms(&which), some.rooms(&every));
-        assert_eq!(some.rooms(&every)[1], (&drafts[2].room, vec![1, 3]));
+        assert_eq!(some.rooms(&every).messages[1], (&drafts[2].room, vec![1, 3]));
     }
 
     #[test]
     fn what_is_said_to_one_connection_is_kept_in_no_room() {
         let drafts = [draft("socket:0a", "m1", true), draft("red", "m2", true)];
-        assert_eq!(batch(&drafts).messages.rooms(&[0, 1]), [(&drafts[1].room, vec![1])]);
+        let batch = batch(&drafts).messages;
+        assert_eq!(batch.rooms(&[0, 1]).messages, [(&drafts[1].room, vec![1])]);
     }
 
     #[test]
@@ -283,13 +278,13 @@ mod tests {
         drafts[2].entry = entry(Change::React { emoji, on: true });
         drafts[3].entry = entry(Change::Edit(Body::from_json("1")));
         let batch = batch(&drafts).messages;
-        assert_eq!(batch.rooms(&[0, 1, 2, 3]), [(&drafts[0].room, vec![0])]);
-        assert_eq!(batch.rooms(&[1, 2]), []);
-        let changes: Vec<[String; 7]> = batch.changes(&[0, 1, 2, 3]).collect();
+        assert_eq!(batch.rooms(&[1, 2]).messages, [(&drafts[0].room, vec![])]);
+        let Rooms { messages, changes } = batch.rooms(&[0, 1, 2, 3]);
+        assert_eq!(messages, [(&drafts[0].room, vec![0])]);
         let expected = [
-            ["2", "red", "3", "delete", "ann", "7", ""],
-            ["3", "red", "3", "react", "ann", "7", "+1"],
-            ["4", "red", "3", "edit", "ann", "7", "1"],
+            ["2", "1", "3", "delete", "deleted 7"],
+            ["3", "1", "3", "react", "+1\tann"],
+            ["4", "1", "3", "edit", "edited 7 1"],
         ];
         assert_eq!(changes, expected.map(|change| change.map(str::to_owned)));
     }

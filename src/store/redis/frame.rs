@@ -13,7 +13,10 @@ use crate::{
         record::{Draft, Record},
         room::RoomName,
     },
-    store::layout::{self, EntryColumns},
+    store::{
+        layout::{self, EntryColumns},
+        log,
+    },
 };
 
 /// How much of a frame tells it from any other: its header and its first message's id.
@@ -136,24 +139,28 @@ pub fn mark(text: &str) -> Option<(u64, Timestamp)> {
 }
 
 /// The messages of a room in one frame, from the two items of its list that append.lua describes.
+/// A message that cannot be read is passed over.
 pub fn in_room(header: &str, lines: &str, epoch: &Epoch) -> Result<Vec<Message>, String> {
     let mut header = header.split(' ');
     let number = |text: Option<&str>| text?.parse::<u64>().ok();
     let first = number(header.next()).ok_or("it has no first seq")?;
     let places = header.nth(3).ok_or("it has no places")?;
-    let read = |(seq, line)| {
-        let record = record(line, Position { epoch: epoch.clone(), seq })?;
-        Message::original(record).ok_or_else(|| "a room's list has a change".to_owned())
+    let read = |(seq, line)| match record(line, Position { epoch: epoch.clone(), seq }) {
+        Ok(record) => Message::original(record),
+        Err(why) => {
+            log::passed_over(seq, &why);
+            None
+        }
     };
     if places.is_empty() {
         let (_, lines) = lines.split_once('\n').ok_or("the frame has no lines")?;
-        return (first..).zip(lines.split('\n')).map(read).collect();
+        return Ok((first..).zip(lines.split('\n')).filter_map(read).collect());
     }
     let places: Option<Vec<u64>> = places.split(',').map(|place| number(Some(place))).collect();
     let places = places.ok_or("its places are no numbers")?;
     let start = first - places.first().copied().unwrap_or(first).min(first);
     let seqs = places.into_iter().map(|place| start + place);
-    seqs.zip(lines.split('\n')).map(read).collect()
+    Ok(seqs.zip(lines.split('\n')).filter_map(read).collect())
 }
 
 #[cfg(test)]
@@ -211,6 +218,11 @@ mod tests {
         };
         assert_eq!(seqs("11 12 2 99 ", &format!("11:e:2\n{one}\n{two}")), [11, 12]);
         assert_eq!(seqs("12 15 2 99 2,5", &format!("{one}\n{two}")), [12, 15]);
+        assert_eq!(
+            seqs("12 15 2 99 2,5", &format!("{{\n{two}")),
+            [15],
+            "a damaged one is passed over"
+        );
         assert!(in_room("12 15 2 99 2,x", "{}", &Epoch::new("e")).is_err());
     }
 

@@ -130,7 +130,6 @@ impl Keys {
         format!("{}:room:{room}", self.base)
     }
 
-    /// append.lua makes this name by itself.
     pub fn states(&self, room: &RoomName) -> String {
         format!("{}:state:{room}", self.base)
     }

@@ -44,7 +44,10 @@ use crate::store::{
     Health, Lifecycle, NODE_EVENTS_MAX, Opened, ReadError, RetentionPolicy, Store,
     inbox::{Inbox, Unread},
     layout,
-    log::{AppendError, History, LOG_EVENT_BATCHES_MAX, LogTail, MessageLog, RoomSummary, Settle},
+    log::{
+        AppendError, History, LOG_EVENT_BATCHES_MAX, LogTail, MessageLog, RoomSummary, Settle,
+        passed_over,
+    },
     presence::{Members, PresenceStore, Signal},
     profiles::ProfileStore,
     queue::{self, DraftQueue},
@@ -426,23 +429,29 @@ fn page_of(reply: &[Value], page: Page, limit: u32) -> Result<History, ReadError
         Page::Newest | Page::Before(_) => drop(messages.drain(..surplus)),
         Page::After(_) => messages.truncate(limit as usize),
     }
-    let mut states = states_of(states).ok_or_else(|| corrupt("a state cannot be read"))?;
-    let as_now = |message: Message| match states.remove(&message.position.seq) {
-        Some(state) => message.with_state(state),
-        None => message,
+    let mut states = states_of(states).ok_or_else(|| corrupt("states are in an unknown shape"))?;
+    let with_state = |message: Message| match states.remove(&message.position.seq) {
+        Some(Some(state)) => Some(message.with_state(state)),
+        Some(None) => {
+            passed_over(message.position.seq, "its state is damaged");
+            None
+        }
+        None => Some(message),
     };
     Ok(History {
-        messages: messages.into_iter().map(as_now).collect(),
+        messages: messages.into_iter().filter_map(with_state).collect(),
         more: surplus > 0 || number(more) == Some(1),
         trimmed: number(trimmed) == Some(1),
         top: Position { seq: number(seq).unwrap_or_default(), epoch },
     })
 }
 
-fn states_of(reply: &Value) -> Option<HashMap<u64, MessageState>> {
+/// The states by the seq of their messages; `None` for a state that cannot be read.
+fn states_of(reply: &Value) -> Option<HashMap<u64, Option<MessageState>>> {
     let Value::Array(states) = reply else { return Some(HashMap::new()) };
-    let pairs = states
-        .chunks(2)
-        .map(|pair| Some((number(pair.first()?)?, layout::parse_state(text(pair.get(1)?)?)?)));
-    pairs.collect()
+    let state = |state: &[Value]| {
+        let [seq, status, reactions] = state else { return None };
+        Some((number(seq)?, layout::parse_fields(text(status)?, text(reactions)?)))
+    };
+    states.chunks(3).map(state).collect()
 }

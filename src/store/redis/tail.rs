@@ -60,7 +60,12 @@ fn tail_of(reply: &[Value], after: &Position, limit: u32) -> Result<LogTail, Rea
                 continue;
             }
             let position = Position { epoch: epoch.clone(), seq };
-            let record = frame::record(line, position).map_err(|why| corrupt(&why))?;
+            let record = match frame::record(line, position) {
+                Ok(record) => record,
+                Err(why) => {
+                    return Ok(LogTail::damaged(records, seq, &why, Position { epoch, seq: top }));
+                }
+            };
             bytes += record.entry.bytes();
             let full = records.len() >= limit.max(1) as usize || bytes > TAIL_BYTES_MAX;
             if full && !records.is_empty() {

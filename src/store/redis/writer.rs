@@ -14,7 +14,7 @@ use fred::{
 use tokio::time::{Instant, sleep};
 
 use crate::store::redis::{
-    batch::{Batch, Messages},
+    batch::{Batch, Messages, Rooms},
     frame,
     keys::{Keys, fresh_name},
     link::{Component, Status},
@@ -220,8 +220,9 @@ impl PartitionWriter {
             text("0".to_owned()),
             Value::Bytes(batch.marks(which).into()),
         ]);
-        for (room, places) in batch.rooms(which) {
-            keys.push(self.keys.room(room));
+        let Rooms { messages, changes } = batch.rooms(which);
+        for (room, places) in messages {
+            keys.extend([self.keys.room(room), self.keys.states(room)]);
             arguments.extend([room.to_string(), places.len().to_string()].map(text));
             arguments.extend(if places.len() == which.len() {
                 [String::new(), String::new()].map(text)
@@ -232,9 +233,7 @@ impl PartitionWriter {
                 [text(numbers.join(",")), Value::Bytes(batch.lines(&own).into())]
             });
         }
-        for change in batch.changes(which) {
-            arguments.extend(change.map(text));
-        }
+        arguments.extend(changes.into_iter().flatten().map(text));
         Call { keys, arguments }
     }
 }

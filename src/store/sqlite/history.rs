@@ -13,7 +13,10 @@ use crate::{
         record::Record,
         room::RoomName,
     },
-    store::{ReadError, layout, log::History},
+    store::{
+        ReadError, layout,
+        log::{self, History},
+    },
 };
 
 const NEWEST_FIRST: &str = "
@@ -55,7 +58,7 @@ pub fn page(
         ),
     };
     let mut messages = Vec::new();
-    let mut more = false;
+    let (mut rows_read, mut more) = (0, false);
     if let Some((id, _)) = known {
         let mut statement = snapshot.prepare_cached(sql).map_err(read_error)?;
         // One row beyond the page tells whether there is more.
@@ -63,11 +66,12 @@ pub fn page(
             .query(params![id, after, before, u64::from(limit) + 1])
             .map_err(read_error)?;
         while let Some(row) = rows.next().map_err(read_error)? {
-            if messages.len() == limit as usize {
+            if rows_read == limit {
                 more = true;
                 break;
             }
-            messages.push(message(row, epoch, room)?);
+            rows_read += 1;
+            messages.extend(message(row, epoch, room));
         }
     }
     if sql == NEWEST_FIRST {
@@ -85,8 +89,9 @@ pub fn record(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Record, R
     let name = maybe(3).map_err(read_error)?.map(UserName::parse).transpose();
     let except = maybe(6).map_err(read_error)?.map(PublicId::parse).transpose();
     let (change, target_seq) = (maybe(7).map_err(read_error)?, row.get(8).map_err(read_error)?);
-    let entry = layout::parse_entry(change, target_seq, text(1).map_err(read_error)?);
-    let bad_entry = || ReadError::Corrupt(format!("record {seq}: its change cannot be read"));
+    let body = text(1).map_err(read_error)?;
+    let entry = layout::parse_entry(change, target_seq, body).filter(|_| layout::is_json(body));
+    let bad_entry = || ReadError::Corrupt(format!("record {seq}: its change or body"));
     Ok(Record {
         position: Position { epoch: epoch.clone(), seq },
         room: room.clone(),
@@ -99,14 +104,20 @@ pub fn record(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Record, R
     })
 }
 
-/// The message of a row, with its state applied: the tenth column of the row, or null.
-pub fn message(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Message, ReadError> {
+/// The message of a row, with its state applied: the tenth column of the row, or null. A message
+/// that cannot be read is passed over.
+pub fn message(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Option<Message> {
+    let seq = row.get(0).unwrap_or_default();
+    read_message(row, epoch, room).inspect_err(|why| log::passed_over(seq, &why.to_string())).ok()
+}
+
+fn read_message(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Message, ReadError> {
     let no_message = || ReadError::Corrupt("a change was read as a message".to_owned());
     let message = Message::original(record(row, epoch, room)?).ok_or_else(no_message)?;
     let state: Option<String> = row.get(9).map_err(read_error)?;
     let Some(state) = state else { return Ok(message) };
     let corrupt = || ReadError::Corrupt(format!("the state of message {}", message.position.seq));
-    let state = layout::parse_state(&state).ok_or_else(corrupt)?;
+    let state = layout::parse_lines(&state).ok_or_else(corrupt)?;
     Ok(message.with_state(state))
 }
 

@@ -173,13 +173,14 @@ pub fn look_up(
     let mut rows = statement
         .query(params![expression(room, search), trimmed_to, before, limit + 1])
         .map_err(read_error)?;
-    let mut messages = Vec::new();
+    let (mut messages, mut rows_read) = (Vec::new(), 0);
     while let Some(row) = rows.next().map_err(read_error)? {
-        if messages.len() == limit {
+        if rows_read == limit {
             messages.reverse();
             return Ok((messages, true));
         }
-        messages.push(message(row, epoch, &search.room)?);
+        rows_read += 1;
+        messages.extend(message(row, epoch, &search.room));
     }
     messages.reverse();
     Ok((messages, false))

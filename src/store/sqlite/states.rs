@@ -40,7 +40,7 @@ pub fn fold(
         .query_row(params![target_seq, place.room], |row| row.get(0))
         .optional()?;
     let Some(was) = known else { return Ok(()) };
-    let was = was.as_deref().and_then(layout::parse_state).unwrap_or_default();
+    let was = was.as_deref().and_then(layout::parse_lines).unwrap_or_default();
     let mut state = was.clone();
     state.apply(change, &draft.from, draft.at);
     if state.status != was.status {
@@ -53,7 +53,7 @@ pub fn fold(
     } else if state != was {
         transaction
             .prepare_cached("INSERT OR REPLACE INTO states (seq, state) VALUES (?1, ?2)")?
-            .execute(params![target_seq, layout::state_to_text(&state)])?;
+            .execute(params![target_seq, layout::state_to_lines(&state)])?;
     }
     Ok(())
 }

@@ -38,6 +38,7 @@ pub fn read(
     if after.seq < deleted_to {
         return Ok(LogTail::Trimmed { first: deleted_to + 1 });
     }
+    let top = Position { epoch: epoch.clone(), seq: top };
     let mut records = Vec::new();
     let mut bytes = 0;
     let mut statement = snapshot.prepare_cached(AFTER).map_err(read_error)?;
@@ -45,13 +46,19 @@ pub fn read(
     let mut rows = statement.query(params![from, limit.max(1)]).map_err(read_error)?;
     while let Some(row) = rows.next().map_err(read_error)? {
         let room = row.get_ref(9).and_then(|name| Ok(name.as_str()?)).map_err(read_error)?;
-        let room = RoomName::parse(room).map_err(|why| ReadError::Corrupt(why.to_string()))?;
-        let record = record(row, epoch, &room)?;
+        let room = RoomName::parse(room).map_err(|why| ReadError::Corrupt(why.to_string()));
+        let record = match room.and_then(|room| record(row, epoch, &room)) {
+            Ok(record) => record,
+            Err(why) => {
+                let seq = row.get(0).map_err(read_error)?;
+                return Ok(LogTail::damaged(records, seq, &why.to_string(), top));
+            }
+        };
         bytes += record.entry.bytes();
         if bytes > TAIL_BYTES_MAX && !records.is_empty() {
             break;
         }
         records.push(record);
     }
-    Ok(LogTail::Records { records, top: Position { epoch: epoch.clone(), seq: top } })
+    Ok(LogTail::Records { records, top })
 }

@@ -1,44 +1,47 @@
--- Group commit: appends a batch of messages of one partition, and announces it, in one step.
+-- Appends a batch of records of one partition as one frame, and publishes the frame, in one step.
 --
--- What costs here is strings: Lua reads every byte of each that it is given or makes. So the caller
--- gives the frame as it expects it to be, which is so unless another node came first, and all ids
--- as one string; both go on as they are. A message costs one short string for its id.
+-- Strings are what costs time here: Lua reads every byte of each string that it is given or makes.
+-- So the caller writes the frame as it will be stored, unless another node has appended meanwhile,
+-- and all message ids as one string. The script passes both on unchanged. Beside them a message
+-- costs one short string, its id.
 --
 -- KEYS[1] log      stream of frames; id = <last seq of the frame>-0, field f = the frame
 -- KEYS[2] meta     hash: e = epoch, s = last seq, t = time of the newest mark (ms)
--- KEYS[3] marks    list of "<ms> <seq>", one per 5 s of traffic: what the log may forget by age
--- KEYS[4] rooms    hash: r:<room> its newest seq, c:<room> messages it ever had, g:<room> of these
---                  gone, t:<room> the newest seq that is gone, s:<room> 1 where messages of its
---                  list have states
+-- KEYS[3] marks    list of "<ms> <seq>", one per 5 s of traffic: how far the log is trimmed by age
+-- KEYS[4] rooms    hash: r:<room> newest seq, c:<room> number of messages it ever had, g:<room>
+--                  number of those that are trimmed, t:<room> newest trimmed seq, s:<room> 1 if
+--                  messages in its list have states
 -- KEYS[5] ids      hash of the current bucket: message id -> token of its frame,
---                  #<token> -> last seq before that frame, @<token> -> that frame's marks
+--                  #<token> -> last seq before that frame, @<token> -> the marks of that frame
 -- KEYS[6] ids      the bucket before it
--- KEYS[7] ids      the bucket after it, where a node whose clock is ahead may write already
--- KEYS[8..]        list of each room that has messages in the batch, two items per frame:
---                  "<first> <last> <messages ever> <ms> <places>", and its lines; where all of a
---                  frame is the room's, places are empty and the second item is the frame
--- The lists of rooms that have only records here, and the hash of a room's states (`state:` in
--- place of `room:`: seq -> text of src/store/layout.rs), are named after these keys, and lie where they do.
+-- KEYS[7] ids      the bucket after it: a node whose clock is ahead may write there already
+-- Then two keys per room that the batch has messages or changes of:
+--   list           two items per frame: "<first> <last> <messages ever> <ms> <places>" and the
+--                  lines of the room. If the whole frame is the room's, <places> is empty and the
+--                  second item is the frame.
+--   states         hash: what the changes of the messages in the list add up to
+--                  (src/store/layout.rs)
 -- ARGV[1] epoch to use if there is none  [2] PUBLISH|SPUBLISH  [3] channel  [4] now (ms)
 -- ARGV[5] life of an ids bucket (s)      [6] messages the log keeps at most
 -- ARGV[7] age the log keeps (ms)         [8] messages a room keeps  [9] age a room keeps (ms)
--- ARGV[10] an epoch and [11] the last seq that the caller was given in it, or '' and 0: where the
---          log has less, it was rolled back, and its numbers must not be given twice
--- ARGV[12] number of messages  [13] token of this frame, the same when the call is repeated
--- ARGV[14] the frame: "<first seq>:<epoch>:<number>", then the messages, one per line; what is
---          said of seq and epoch follows from [10] and [11] and need not be true
--- ARGV[15] 1 when this call may have been done before; in a log that is another one since then
---          nobody can tell, and it is refused: EPOCH
--- ARGV[16] marks: for each message that its client may repeat ID bytes of id, which are distinct,
---          4 digits of its place in the frame, and 13 of its time
--- Then per room: name, count, places in the frame ("1,4", or '' for all), its lines ('' for all).
--- Then per record, which is in no room's list: its place, room, the seq that it is about, what it
--- does to it (src/store/layout.rs), its sender, time, and the body of an edit or emoji of a reaction.
--- Returns { epoch, last seq before, { index of a known id, its "<seq> <at>", .. } }. Where ids are
--- known, nothing is stored: the caller sends the rest again. A fourth value says what went wrong
--- after the messages were stored: nodes still read them from the log.
+-- ARGV[10] epoch and [11] last seq of the caller's newest position, or '' and 0. If the log ends
+--          before it, the log was rolled back, and a new epoch begins: no seq is given twice.
+-- ARGV[12] number of records  [13] token of this frame, the same when the call is repeated
+-- ARGV[14] the frame: "<first seq>:<epoch>:<number>", then the records, one per line. Its first
+--          line is made from [10] and [11], and is replaced if the log stands elsewhere.
+-- ARGV[15] 1 if an earlier attempt of this call may have been stored. If the log is another one
+--          since that attempt, nobody can know, and the call fails with EPOCH.
+-- ARGV[16] marks, for each message that its client may send again: ID bytes of id, which are
+--          distinct, 4 digits of its place in the frame, and 13 digits of its time
+-- Then four per room: name, number of messages, places in the frame ("1,4", or '' for all), lines
+-- ('' for all).
+-- Then five per change: place in the frame, number of its room above, seq of the changed message,
+-- edit|delete|react|unreact, and the status or the reaction to write (src/store/layout.rs).
+-- Returns { epoch, last seq before, { index of a known id, its "<seq> <at>", .. } }. If an id is
+-- known, nothing is stored, and the caller sends the rest again. A fourth value says what failed
+-- after the frame was stored: nodes then read it from the log.
 local ROOMS, ID, MARK = 16, 14, 31
-local now, n, rooms = tonumber(ARGV[4]), tonumber(ARGV[12]), #KEYS - 7
+local now, n, rooms = tonumber(ARGV[4]), tonumber(ARGV[12]), (#KEYS - 7) / 2
 local meta = redis.call('HMGET', KEYS[2], 'e', 's', 't')
 local epoch, before = meta[1], tonumber(meta[2] or 0)
 local rolled_back = epoch == ARGV[10] and before < tonumber(ARGV[11])
@@ -56,7 +59,7 @@ elseif rolled_back then
   redis.call('HSET', KEYS[2], 'e', epoch)
 end
 
--- A call that was repeated because its answer got lost.
+-- The call is repeated because its answer was lost.
 local done = redis.call('HGET', KEYS[5], '#' .. ARGV[13])
 if done then return { epoch, tonumber(done), {}, '' } end
 local marks, ids, known = ARGV[16], {}, {}
@@ -64,7 +67,7 @@ for i = 1, #marks / MARK do
   local at = (i - 1) * MARK
   ids[i] = string.sub(marks, at + 1, at + ID)
 end
--- Several retries are often of one frame, and its marks are a long string.
+-- Retries often come from one frame, whose marks are a long string: it is read once.
 local marks_of = {}
 local function place_of(bucket, id, token)
   local theirs, at = marks_of[token] or redis.call('HGET', bucket, '@' .. token), 0
@@ -93,7 +96,7 @@ if epoch ~= ARGV[10] or before ~= tonumber(ARGV[11]) then
   local lines = string.sub(frame, string.find(frame, '\n', 1, true), -1)
   frame = before + 1 .. ':' .. epoch .. ':' .. n .. lines
 end
--- Where Redis refuses this (memory, disk, replica), no message has been written yet.
+-- If Redis refuses this (memory, disk, replica), no record has been written yet.
 local oldest = math.max(last - ARGV[6] + 1, 0)
 local stored = redis.pcall('XADD', KEYS[1], 'MINID', '~', oldest, last .. '-0', 'f', frame)
 if type(stored) == 'table' and stored.err then return stored end
@@ -119,26 +122,27 @@ if by_age then
   if forget then redis.call('XTRIM', KEYS[1], 'MINID', '~', tonumber(forget) + 1) end
 end
 
-local base = string.sub(KEYS[1], 1, -4)
--- With the messages of a frame go their states.
-local function forget_states(room, first, last, places)
-  local seqs = {}
+-- Deletes the states of the messages of a frame that is trimmed.
+local function forget_states(states, first, last, places)
+  local fields = {}
+  local function forget(seq) fields[#fields + 1], fields[#fields + 2] = seq, 'r' .. seq end
   if places == '' then
-    for seq = first, last do seqs[#seqs + 1] = seq end
+    for seq = first, last do forget(seq) end
   else
     local start
     for place in string.gmatch(places, '%d+') do
       start = start or first - place
-      seqs[#seqs + 1] = start + place
+      forget(start + place)
     end
   end
-  redis.call('HDEL', base .. 'state:' .. room, unpack(seqs))
+  redis.call('HDEL', states, unpack(fields))
 end
 
 local function keep_in_room(r)
   local max = tonumber(ARGV[8])
-  local key, a = KEYS[7 + r], ROOMS + (r - 1) * 4
+  local key, states, a = KEYS[6 + 2 * r], KEYS[7 + 2 * r], ROOMS + (r - 1) * 4
   local room, count, places, lines = ARGV[a + 1], tonumber(ARGV[a + 2]), ARGV[a + 3], ARGV[a + 4]
+  if count == 0 then return end
   local first, newest = before + 1, last
   if places == '' then
     lines = frame
@@ -148,21 +152,21 @@ local function keep_in_room(r)
   end
   local had = redis.call('HMGET', KEYS[4], 'r:' .. room, 'c:' .. room, 'g:' .. room, 's:' .. room)
   local has_states = had[4]
-  -- Left over from a lost epoch: its numbers mean nothing now.
-  if not had[1] then redis.call('DEL', key, base .. 'state:' .. room) end
+  -- What is left of a lost epoch has numbers that mean nothing in this one.
+  if not had[1] then redis.call('DEL', key, states) end
   local ever, gone, trimmed = tonumber(had[2] or 0) + count, tonumber(had[3] or 0), nil
   local length = redis.call('RPUSH', key,
     first .. ' ' .. newest .. ' ' .. ever .. ' ' .. now .. ' ' .. places, lines)
-  -- The list had expired, and with it everything that the room had.
+  -- The list had expired, with all messages of the room.
   if length == 2 and had[1] then
     gone, trimmed = ever - count, had[1]
     if has_states then
-      redis.call('DEL', base .. 'state:' .. room)
+      redis.call('DEL', states)
       redis.call('HDEL', KEYS[4], 's:' .. room)
       has_states = nil
     end
   end
-  -- An eighth more than is kept, so that the head is looked at only now and then.
+  -- Trims only once there is an eighth too much, so that it seldom reads the head of the list.
   local by_count = ever - gone > max + math.floor(max / 8)
   while by_count or by_age do
     local head = redis.call('LINDEX', key, 0)
@@ -172,16 +176,16 @@ local function keep_in_room(r)
     if not old and ever - tonumber(upto) < max then break end
     gone, trimmed = tonumber(upto), to
     redis.call('LPOP', key, 2)
-    if has_states then forget_states(room, tonumber(from), tonumber(to), of) end
+    if has_states then forget_states(states, tonumber(from), tonumber(to), of) end
   end
   redis.call('PEXPIRE', key, ARGV[9])
-  if has_states then redis.call('PEXPIRE', base .. 'state:' .. room, ARGV[9]) end
+  if has_states then redis.call('PEXPIRE', states, ARGV[9]) end
   redis.call('HSET', KEYS[4], 'r:' .. room, newest, 'c:' .. room, ever, 'g:' .. room, gone)
   if trimmed then redis.call('HSET', KEYS[4], 't:' .. room, trimmed) end
 end
 
--- Whether a room's list has the message. What is new is talked about most, so the frame is looked
--- for from the end: in steps that double, and then between the last two.
+-- Whether a room's list has the message. Most changes are of new messages, so the search for the
+-- frame begins at the end: in steps that double, and then by halves between the last two.
 local function has_message(list, seq)
   local function header(index)
     local item = redis.call('LINDEX', list, index * 2)
@@ -205,58 +209,68 @@ local function has_message(list, seq)
   return places == '' or string.find(',' .. places .. ',', ',' .. place .. ',', 1, true) ~= nil
 end
 
--- MessageState::apply (src/domain/message.rs), on the text that src/store/layout.rs describes.
-local function folded(state, change, from, at, body)
-  if string.sub(state, 1, 8) == 'deleted ' then return state end
-  if change == 'delete' then return 'deleted ' .. at .. '\n' end
-  local fate_end = string.find(state, '\n', 1, true)
-  if change == 'edit' then
-    return 'edited ' .. at .. ' ' .. body .. string.sub(state, fate_end, -1)
-  end
-  local reaction = body .. '\t' .. from .. '\n'
-  local known = string.find(state, '\n' .. reaction, fate_end, true)
-  if change == 'react' and not known then return state .. reaction end
-  if change == 'unreact' and known then
-    return string.sub(state, 1, known) .. string.sub(state, known + #reaction + 1, -1)
-  end
-  return state
-end
-
--- False where the room has no such message. One that has a state is there.
-local function find_state(room, of)
+-- The state of a message. False if the room has no such message; a message with a state is there.
+local function read_state(r, seq)
+  local room, list, key = ARGV[ROOMS + (r - 1) * 4 + 1], KEYS[6 + 2 * r], KEYS[7 + 2 * r]
   if redis.call('HEXISTS', KEYS[4], 'r:' .. room) == 0 then return false end
-  local was = redis.call('HGET', base .. 'state:' .. room, of)
-  if not was and not has_message(base .. 'room:' .. room, tonumber(of)) then return false end
-  return { room = room, of = of, was = was, now = was or 'said\n' }
+  local was = redis.call('HMGET', key, seq, 'r' .. seq)
+  local is_new = not was[1] and not was[2]
+  if is_new and not has_message(list, tonumber(seq)) then return false end
+  local reactions = was[2] and cjson.decode(was[2]) or {}
+  return { room = room, list = list, key = key, seq = seq, is_new = is_new, was = was[1],
+    status = was[1], reactions = reactions, reacted = false }
 end
 
--- Many records may be about one message, whose state is long: it is read and written once.
+-- MessageState::apply (src/domain/message.rs).
+local function apply(state, change, text)
+  if state.status and string.sub(state.status, 1, 8) == 'deleted ' then return end
+  if change == 'edit' or change == 'delete' then
+    state.status = text
+    if change == 'delete' then state.reactions, state.reacted = {}, true end
+    return
+  end
+  local at
+  for i = 1, #state.reactions do
+    if state.reactions[i] == text then at = i end
+  end
+  if change == 'react' and not at then
+    table.insert(state.reactions, text)
+    state.reacted = true
+  elseif change == 'unreact' and at then
+    table.remove(state.reactions, at)
+    state.reacted = true
+  end
+end
+
+-- Many changes may be of one message: its state is read once and written once.
 local states, by_name = {}, {}
-local function fold(place, room, of, change, from, at, body)
-  if tonumber(of) >= before + place then return end
-  local name = room .. '\n' .. of
+local function change_message(place, r, seq, change, text)
+  if tonumber(seq) >= before + place then return end
+  local name = r .. ' ' .. seq
   if by_name[name] == nil then
-    by_name[name] = find_state(room, of)
+    by_name[name] = read_state(tonumber(r), seq)
     states[#states + 1] = by_name[name] or nil
   end
-  local state = by_name[name]
-  if state then state.now = folded(state.now, change, from, at, body) end
+  if by_name[name] then apply(by_name[name], change, text) end
 end
 
-local function keep_state(state)
-  local key, was, now = base .. 'state:' .. state.room, state.was, state.now
-  if now == (was or 'said\n') then return end
-  if now == 'said\n' then return redis.call('HDEL', key, state.of) end
-  redis.call('HSET', key, state.of, now)
-  if not was then
+local function write_state(state)
+  local key, field = state.key, 'r' .. state.seq
+  if state.status ~= state.was then redis.call('HSET', key, state.seq, state.status) end
+  if state.reacted and #state.reactions > 0 then
+    redis.call('HSET', key, field, cjson.encode(state.reactions))
+  elseif state.reacted then
+    redis.call('HDEL', key, field)
+  end
+  if state.is_new and (state.status or #state.reactions > 0) then
     redis.call('HSET', KEYS[4], 's:' .. state.room, 1)
-    redis.call('PEXPIRE', key, redis.call('PTTL', base .. 'room:' .. state.room))
+    redis.call('PEXPIRE', key, redis.call('PTTL', state.list))
   end
 end
 local fine, problem = pcall(function()
   for r = 1, rooms do keep_in_room(r) end
-  for a = ROOMS + rooms * 4 + 1, #ARGV, 7 do fold(unpack(ARGV, a, a + 6)) end
-  for i = 1, #states do keep_state(states[i]) end
+  for a = ROOMS + rooms * 4 + 1, #ARGV, 5 do change_message(unpack(ARGV, a, a + 4)) end
+  for i = 1, #states do write_state(states[i]) end
   redis.call(ARGV[2], ARGV[3], frame)
 end)
 return { epoch, before, known, fine and '' or tostring(type(problem) == 'table' and problem.err or problem) }

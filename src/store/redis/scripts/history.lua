@@ -1,10 +1,11 @@
--- One page of a room, as the frames, or what is the room's in them, that it is cut from.
+-- Reads the frames of a room that a page of its history is cut from.
 --
--- KEYS[1] room list  KEYS[2] meta  KEYS[3] rooms  KEYS[4] its states (append.lua describes them)
+-- KEYS[1] list of the room  [2] meta  [3] rooms  [4] states of the room (append.lua describes them)
 -- ARGV[1] newest|before|after  [2] seq  [3] messages at most  [4] room
--- Returns { epoch or '', last seq, more frames 0|1, trimmed 0|1, oldest first the two items of
--- each frame, { seq of a message in them, its state, .. } }: enough for one message more than was
--- asked for, if there are so many.
+-- Returns { epoch or '', last seq, more frames 0|1, trimmed 0|1, the two items of each frame with
+-- the oldest first, states }. `states` has { seq, status or '', reactions or '' } of each message
+-- in these frames that was changed (src/store/layout.rs), flat. The frames have one message more
+-- than asked for, if the room has so many.
 local STEP = 1024
 local meta = redis.call('HMGET', KEYS[2], 'e', 's')
 local seq, wanted = tonumber(ARGV[2]), tonumber(ARGV[3]) + 1
@@ -27,7 +28,7 @@ local function above(bound)
   return low
 end
 local has_states = redis.call('EXISTS', KEYS[4]) == 1
--- Of all messages in these items, a piece at a time: there may be more than Lua can unpack.
+-- The states of all messages in these items. Lua can unpack only so many fields at once.
 local function states_of(items)
   local states, seqs = {}, {}
   if not has_states then return states end
@@ -45,11 +46,17 @@ local function states_of(items)
   end
   for from = 1, #seqs, STEP do
     local to = math.min(from + STEP - 1, #seqs)
-    local found = redis.call('HMGET', KEYS[4], unpack(seqs, from, to))
-    for i = 1, #found do
-      if found[i] then
-        states[#states + 1] = seqs[from + i - 1]
-        states[#states + 1] = found[i]
+    local fields = {}
+    for i = from, to do
+      fields[#fields + 1] = seqs[i]
+      fields[#fields + 1] = 'r' .. seqs[i]
+    end
+    local found = redis.call('HMGET', KEYS[4], unpack(fields))
+    for i = 1, #found, 2 do
+      if found[i] or found[i + 1] then
+        states[#states + 1] = fields[i]
+        states[#states + 1] = found[i] or ''
+        states[#states + 1] = found[i + 1] or ''
       end
     end
   end
@@ -68,7 +75,7 @@ if ARGV[1] == 'after' then
     local header, first, _, count = frame(index)
     items[#items + 1] = header
     items[#items + 1] = redis.call('LINDEX', KEYS[1], index * 2 + 1)
-    -- Of the frame that the position lies in, only what comes after counts.
+    -- The frame that the position lies in may have few messages after it: it is not counted.
     if first > seq then found = found + count end
     index = index + 1
   end
