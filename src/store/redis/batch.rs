@@ -1,4 +1,4 @@
-//! What one frame is made of, encoded draft by draft while the frame before is under way. No I/O.
+//! The content of one frame, encoded draft by draft while the frame before it is in flight. No I/O.
 
 use std::{
     collections::{HashMap, hash_map::Entry as Slot},
@@ -22,15 +22,15 @@ use crate::{
     },
 };
 
-/// What a frame takes at most. A script has a price of its own, which more messages share.
+/// Messages of a frame at most. The fixed cost of a script call is shared by its messages.
 const MESSAGES_MAX: usize = 512;
 /// Bytes of an id, as append.lua cuts them from the marks.
 const ID_BYTES: usize = 14;
-/// The largest time that has the 13 digits of a mark: the year 2286.
+/// The largest time that fits the 13 digits of a mark: the year 2286.
 const MARKED_AT_MAX: u64 = 9_999_999_999_999;
 
-/// A sender's message id as Redis remembers it: 112 bits of SHA-256 are as good as the whole, and
-/// with 14 bytes a string of Redis is of its smallest size but one.
+/// A sender's message id as Redis remembers it. 112 bits of SHA-256 are enough, and a string of 14
+/// bytes fits the second smallest allocation of Redis.
 type Id = [u8; ID_BYTES];
 
 /// Drafts in the order they came.
@@ -40,7 +40,7 @@ pub struct Batch {
     pub settles: Settles,
 }
 
-/// What is stored: each message once.
+/// The records to store, each once.
 #[derive(Default)]
 pub struct Messages {
     /// A line per entry, with an end of line between them.
@@ -49,7 +49,7 @@ pub struct Messages {
     firsts: HashMap<Id, usize, foldhash::fast::RandomState>,
 }
 
-/// Whom to tell what became of which entry: a repeat is told of the first.
+/// The callback of each draft, with the number of its entry. A repeat has the entry of the first.
 #[derive(Default)]
 pub struct Settles(Vec<(Settle, usize)>);
 
@@ -65,10 +65,10 @@ struct BatchEntry {
     room: RoomName,
     from: UserId,
     at: Timestamp,
-    /// `None`: the client cannot send it again.
+    /// `None`: the client cannot send the draft again.
     id: Option<Id>,
     line: Range<usize>,
-    /// A change is in the frame, and in no room's list.
+    /// A change is in the frame, but not in the list of its room.
     change: Option<(u64, Change)>,
 }
 
@@ -91,8 +91,8 @@ impl Batch {
 }
 
 impl Settles {
-    /// Whom to tell what, from what became of each entry.
-    pub fn told(
+    /// The outcome of each draft, from the outcome of each entry.
+    pub fn settled(
         self,
         outcomes: &[Result<Stored, AppendError>],
     ) -> impl Iterator<Item = SettledDraft> + use<'_> {
@@ -107,7 +107,7 @@ impl Settles {
 }
 
 impl Messages {
-    /// The entry of a draft, a new one unless it repeats another.
+    /// The number of the draft's entry: a new entry, unless the draft repeats an earlier one.
     fn entry(&mut self, draft: Draft) -> usize {
         let id = draft.repeatable.then(|| id(&draft));
         let next = self.entries.len();
@@ -145,7 +145,7 @@ impl Messages {
         self.entries[entry].id.is_some()
     }
 
-    /// `which` of its messages, a line each, after a header.
+    /// A frame of the entries `which`, a line each, after a header.
     pub fn frame(&self, header: &str, which: &[usize]) -> Vec<u8> {
         let mut frame = Vec::with_capacity(header.len() + 1 + self.lines.len());
         frame.extend_from_slice(header.as_bytes());
@@ -192,7 +192,7 @@ impl Messages {
         which.iter().map(line).collect::<Vec<&[u8]>>().join(&b'\n')
     }
 
-    /// The marks that append.lua describes: id, place and time of each that may be repeated.
+    /// The marks that append.lua describes: id, place and time of each message that may be repeated.
     pub fn marks(&self, which: &[usize]) -> Vec<u8> {
         let mut marks = Vec::new();
         for (place, &entry) in (1..).zip(which) {
@@ -205,7 +205,7 @@ impl Messages {
     }
 }
 
-/// The last digits of a number, as many as are asked for.
+/// The last `COUNT` digits of a number.
 fn push_digits<const COUNT: usize>(text: &mut Vec<u8>, mut number: u64) {
     let mut digits = [b'0'; COUNT];
     for digit in digits.iter_mut().rev() {
@@ -215,7 +215,7 @@ fn push_digits<const COUNT: usize>(text: &mut Vec<u8>, mut number: u64) {
     text.extend_from_slice(&digits);
 }
 
-/// Neither a sender nor an id has an end of line.
+/// A sender and an id contain no line break, so the hashed text is unambiguous.
 fn id(draft: &Draft) -> Id {
     let mut hash = Sha256::new();
     hash.update(draft.from.as_str());
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_to_one_connection_is_kept_in_no_room() {
+    fn a_message_to_one_connection_is_in_no_rooms_list() {
         let drafts = [draft("socket:0a", "m1", true), draft("red", "m2", true)];
         let batch = batch(&drafts).messages;
         assert_eq!(batch.rooms(&[0, 1]).messages, [(&drafts[1].room, vec![1])]);
@@ -309,7 +309,7 @@ mod tests {
         let frame = String::from_utf8(batch.messages.frame("", &[0, 1])).unwrap();
         assert_eq!(frame.matches("\"id\":\"a\"").count(), 1);
         let outcomes = [Err(AppendError::Busy), Err(AppendError::Unconfirmed)];
-        let told: Vec<_> = batch.settles.told(&outcomes).map(|(_, outcome)| outcome).collect();
+        let told: Vec<_> = batch.settles.settled(&outcomes).map(|(_, outcome)| outcome).collect();
         assert_eq!(told, [outcomes[0].clone(), outcomes[1].clone(), outcomes[0].clone()]);
     }
 

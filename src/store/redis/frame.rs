@@ -1,6 +1,6 @@
-//! What a batch looks like in Redis: a line of header, then one line of JSON per message.
+//! A frame, the form of a batch in Redis: a header line, then one line of JSON per record.
 //!
-//! A person can read it go by with `SUBSCRIBE`. These shapes belong to the bus alone.
+//! Only the store in Redis uses these shapes. `SUBSCRIBE` in redis-cli shows them.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// How much of a frame tells it from any other: its header and its first message's id.
+/// How much of a frame distinguishes it from any other: its header and its first message's id.
 const ANCHOR_BYTES: usize = 160;
 
 /// One message as one line.
@@ -57,7 +57,7 @@ impl Header {
     }
 }
 
-/// Splits a frame; `None` when it is none, so somebody published it by hand.
+/// Splits a frame. `None`: it is no frame, so another program or a person published it.
 pub fn split(frame: &str) -> Option<(Header, &str)> {
     let (header, lines) = frame.split_once('\n')?;
     let mut parts = header.splitn(3, ':');
@@ -68,7 +68,7 @@ pub fn split(frame: &str) -> Option<(Header, &str)> {
     Some((Header { first, epoch, count }, lines))
 }
 
-/// How a frame begins, kept to recognise it again.
+/// The beginning of a frame, by which the frame is recognised later.
 pub fn anchor(frame: &str) -> &str {
     let mut end = ANCHOR_BYTES.min(frame.len());
     while !frame.is_char_boundary(end) {
@@ -77,7 +77,7 @@ pub fn anchor(frame: &str) -> &str {
     frame.get(..end).unwrap_or(frame)
 }
 
-/// What stands before the body in a line.
+/// The fields before the body in a line.
 #[derive(Serialize)]
 struct Envelope<'a> {
     id: &'a str,
@@ -115,7 +115,7 @@ pub fn push_line(lines: &mut Vec<u8>, draft: &Draft) {
     lines.push(b'}');
 }
 
-/// Reads a line back; the error says what is wrong with it.
+/// Reads a line. The error says what is wrong with the line.
 pub fn record(line: &str, position: Position) -> Result<Record, String> {
     let line: Line<'_> = serde_json::from_str(line).map_err(|why| why.to_string())?;
     let bad_name = |why: NameError| why.to_string();

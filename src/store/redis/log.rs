@@ -1,4 +1,4 @@
-//! The scripts that read the log for a node that catches up.
+//! The scripts with which a node catches up with the log.
 
 use fred::{clients::Client, error::Error, types::Value};
 
@@ -46,7 +46,7 @@ pub async fn read(
     })
 }
 
-/// Where this node's memory and the log part.
+/// The last seq that is the same in the log and in this node's memory of it.
 pub async fn common(client: &Client, keys: &Keys, tracker: &Tracker) -> Result<u64, Error> {
     let pairs = tracker.remembered().flat_map(|(seq, begin)| [seq.to_string(), begin.to_owned()]);
     let arguments: Vec<Value> = pairs.map(|text| Value::String(text.into())).collect();

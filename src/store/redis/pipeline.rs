@@ -135,7 +135,7 @@ mod tests {
         let mut pipeline = Pipeline::new(drain);
         push(&queue, 1, &settled);
         let first = pipeline.batch().await.unwrap();
-        pipeline.tell_later(first.settles.told(&[Err(AppendError::Busy)]));
+        pipeline.tell_later(first.settles.settled(&[Err(AppendError::Busy)]));
         push(&queue, 2, &settled);
         assert_eq!(pipeline.batch().await.unwrap().messages.len(), 1);
         assert!(told.try_recv().is_err(), "the next frame goes first");

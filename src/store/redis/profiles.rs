@@ -1,4 +1,4 @@
-//! RedisProfiles, names and read marks in Redis. Each kind has its keys on one node of a cluster.
+//! Profiles and read marks in Redis. The keys of one script call are on one node of a cluster.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -30,13 +30,13 @@ use crate::{
     },
 };
 
-/// How often a change is tried that others of the same user overtake. Of those that are under way
-/// together one is done each time, so a few connections with all their requests have room.
+/// How often a change is tried, while other changes of the same profile overtake it. Of all changes
+/// that are in flight one succeeds each time, so this is enough for a few connections.
 const TRIES_MAX: usize = 32;
 /// Rooms of one call that counts unread messages, and bytes of messages it reads in each.
 const ROOMS_PER_CALL: usize = 8;
 const BYTES_PER_ROOM: usize = 2 << 20;
-/// Such calls of one caller at a time.
+/// Such calls in flight for one request.
 const CALLS_AT_ONCE: usize = 4;
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl RedisProfiles {
         Ok(stored(found.as_deref().unwrap_or_default())?.map(|(_key, user)| user))
     }
 
-    /// `None`: the name is another user's.
+    /// `None`: another user has the name.
     pub async fn change(&self, patch: ProfilePatch) -> Result<Option<User>, ReadError> {
         let keys = self.keys(0);
         let mut read = String::new();
@@ -162,7 +162,8 @@ impl RedisProfiles {
             .collect())
     }
 
-    /// Some rooms of one partition: the place of each that has a mark, the mark, and the count.
+    /// For rooms of one partition: the index of each room that has a mark, its mark, and the count of
+    /// unread messages.
     async fn count(
         &self,
         partition: u16,

@@ -1,4 +1,4 @@
-//! The log after a position, for clients that come back: all rooms, a bounded piece at a time.
+//! The log of a partition after a position, in bounded pieces, for clients that have reconnected.
 
 use fred::{clients::Client, types::Value};
 
@@ -34,7 +34,7 @@ pub async fn read(
     tail_of(&reply, after, limit)
 }
 
-/// Cuts the piece from the frames that tail.lua answers.
+/// Cuts the piece from the frames that tail.lua returns.
 fn tail_of(reply: &[Value], after: &Position, limit: u32) -> Result<LogTail, ReadError> {
     let corrupt = |why: &str| ReadError::Corrupt(why.to_owned());
     let strange = || corrupt("tail.lua answered in an unknown shape");

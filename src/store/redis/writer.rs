@@ -1,7 +1,7 @@
-//! One partition's writer: everything that waits goes to Redis in one script, one at a time.
+//! The writer of one partition: it appends all waiting drafts with one script call at a time.
 //!
-//! One script in flight keeps the order exact, also over retries. A timeout is no failure: the
-//! script may run later, so it is repeated with the same ids, which Redis recognises.
+//! Only one call is in flight, so the order is exact, also over retries. After a timeout the script
+//! may still run, so the call is repeated with the same ids, which Redis recognises.
 
 use std::time::Duration;
 
@@ -30,14 +30,14 @@ use crate::{
     store::{RetentionPolicy, log::AppendError, queue::DraftReceiver},
 };
 
-/// How long a batch is repeated before its senders hear that nobody knows.
+/// How long a call is repeated before its drafts settle as `Unconfirmed`.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(6);
 const RETRY_EVERY: Duration = Duration::from_millis(50);
 /// Messages the log keeps for nodes that catch up, whatever their age.
 const LOG_MAX: u64 = 1_000_000;
-/// A bucket outlives its window by more than a call is repeated, in seconds.
+/// A bucket of ids outlives its window by this many seconds, more than a call is repeated.
 const IDS_SLACK_S: u128 = 30;
-/// Where append.lua is told that the call may have been done before.
+/// The argument that tells append.lua that an earlier attempt may have been stored.
 const MAY_BE_STORED: usize = 14;
 
 pub struct PartitionWriter {
@@ -47,9 +47,9 @@ pub struct PartitionWriter {
     pub retention: RetentionPolicy,
     /// `PUBLISH`, or `SPUBLISH` in a cluster.
     pub publish: &'static str,
-    /// The newest position that it was given: a log that ends before it was rolled back.
+    /// The newest position that the log gave. If the log ends before it, the log was rolled back.
     pub newest: Option<Position>,
-    /// Names this writer's frames, with their number, among those of all nodes and times.
+    /// With the number of a frame, a name that no other frame of any node has.
     pub name: String,
     pub frames: u64,
 }
@@ -65,12 +65,12 @@ impl PartitionWriter {
             }
             let outcomes = self.append(&messages, &mut pipeline).await;
             self.newest = newest(self.newest.take(), &outcomes);
-            pipeline.tell_later(settles.told(&outcomes));
+            pipeline.tell_later(settles.settled(&outcomes));
         }
     }
 
-    /// Stores what is new and finds the place of what is known. Where some are known, Redis has
-    /// stored none of the batch, and the rest goes again.
+    /// Stores new records, and finds the positions of known ones. If Redis knows some of them, it has
+    /// stored none of the batch, and the rest is sent again.
     async fn append(
         &mut self,
         batch: &Messages,
@@ -107,7 +107,7 @@ impl PartitionWriter {
         places.into_iter().map(|place| place.ok_or(failed)).collect()
     }
 
-    /// Repeats one call until Redis answers it, or time is up.
+    /// Repeats one call until Redis answers it or the deadline is over.
     async fn confirmed(
         &self,
         mut call: Call,
@@ -171,7 +171,8 @@ impl PartitionWriter {
         }
     }
 
-    /// A retry within the window finds its message in this bucket or in the one before.
+    /// The number of the current bucket of ids. A retry within the window finds its message in this
+    /// bucket or in the one before.
     fn bucket(&self) -> u128 {
         u128::from(clock::now().0) / self.window_millis()
     }
@@ -252,7 +253,7 @@ enum Failure {
     /// The log was lost since an earlier attempt, and with it whether that one was stored: storing
     /// it again could show it twice.
     OtherLog,
-    /// It may have run, or may run yet.
+    /// The script may have run, or may still run.
     Unknown,
 }
 
@@ -280,7 +281,7 @@ fn kind(error: &Error) -> Failure {
     }
 }
 
-/// A batch of nothing but retries says less than what was known before.
+/// The newest position after a batch. A batch that has only retries does not move it back.
 fn newest(known: Option<Position>, outcomes: &[Result<Stored, AppendError>]) -> Option<Position> {
     let stored = outcomes.iter().flatten();
     let last = stored.map(|stored| &stored.position).max_by_key(|position| position.seq);

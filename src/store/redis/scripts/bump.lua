@@ -1,4 +1,4 @@
--- Begins a new epoch after a rollback, once, however many nodes notice it.
+-- Begins a new epoch after a rollback, only once, even if many nodes notice the rollback.
 --
 -- KEYS[1] meta  ARGV[1] the epoch that was rolled back  ARGV[2] the new one
 -- Returns the epoch in force.

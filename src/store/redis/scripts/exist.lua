@@ -1,6 +1,4 @@
--- Which of some keys exist.
---
--- Returns 0 or 1 for each.
+-- Tells which keys exist: returns 1 or 0 for each key.
 local found = {}
 for i = 1, #KEYS do found[i] = redis.call('EXISTS', KEYS[i]) end
 return found

@@ -1,4 +1,4 @@
--- Moves a user's mark in a room forward.
+-- Moves a user's read mark in a room forward.
 --
 -- KEYS[1] marks of the user, a hash: room -> "<epoch> <seq>"  KEYS[2] meta (append.lua describes it)
 -- ARGV[1] room  [2] seq  [3] marks at most  [4] life (ms)
@@ -12,7 +12,7 @@ if had == epoch and tonumber(was) >= seq then
   return { tonumber(was) }
 end
 if not had and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then
-  -- All rooms here share a sequence: the lowest mark is the one that was set longest ago.
+  -- All rooms of the partition share one sequence, so the lowest mark is about the oldest message.
   local all, oldest, lowest = redis.call('HGETALL', KEYS[1]), nil, nil
   for i = 1, #all, 2 do
     local at = tonumber(string.match(all[i + 1], '%d+$') or 0)

@@ -1,12 +1,12 @@
--- Stores a profile made from the one that was read, unless that has changed meanwhile, or another
--- user has the name.
+-- Replaces a user's profile, unless it has changed since it was read, or another user has the name.
 --
--- KEYS[1] user     text: the key of his name, then a line with the profile
--- KEYS[2] name     text: the user who has this name
--- KEYS[3] name     the one that he had before, or KEYS[2] again
--- ARGV[1] user  [2] what was read, '' for nothing  [3] what is stored in its place
--- ARGV[4] life (ms)  [5] PUBLISH|SPUBLISH  [6] channel of the signals  [7] what is told there
--- Returns { 1 }, or { 0 }: the name is another user's, or { 2, text }: that is stored by now.
+-- KEYS[1] user     text: the key of the user's name, then a line with the profile
+-- KEYS[2] name     text: the id of the user that has this name
+-- KEYS[3] name     the user's name until now, or KEYS[2] again
+-- ARGV[1] user  [2] the text that was read, '' for none  [3] the text to store
+-- ARGV[4] life (ms)  [5] PUBLISH|SPUBLISH  [6] channel of the signals  [7] the signal to publish
+-- Returns { 1 } if it is stored, { 0 } if the name belongs to another user, or { 2, text } if the
+-- profile has changed: the text that is stored.
 local was = redis.call('GET', KEYS[1]) or ''
 if was ~= ARGV[2] then return { 2, was } end
 local owner = redis.call('GET', KEYS[2])

@@ -1,11 +1,11 @@
--- Reads frames of the log after a position. Makes the epoch where there is none, so that a node
--- always knows in which one it lives.
+-- Reads frames of the log after a position, for a node. If there is no epoch, it begins one, so that
+-- every node knows the epoch.
 --
 -- KEYS[1] log  KEYS[2] meta  KEYS[3] marks  KEYS[4] rooms (append.lua describes them)
 -- ARGV[1] last seq delivered  [2] frames at most  [3] how the frame at that seq begins, or ''
 -- ARGV[4] epoch to use if there is none
--- Returns { epoch, last seq, first seq kept (0: nothing), anchor: 1 same, 0 not, -1 unknown,
--- frames }.
+-- Returns { epoch, last seq, first seq kept (0: nothing), anchor, frames }. The anchor is 1 if the
+-- frame at that seq begins so, 0 if it does not, and -1 if that is not known.
 local meta = redis.call('HMGET', KEYS[2], 'e', 's')
 local epoch, top = meta[1], tonumber(meta[2] or 0)
 if not epoch then

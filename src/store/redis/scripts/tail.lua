@@ -1,10 +1,10 @@
--- Reads frames of the log after a position, for a client that comes back.
+-- Reads frames of the log after a position, for a client that has reconnected.
 --
 -- KEYS[1] log  KEYS[2] meta (append.lua describes them)
 -- ARGV[1] epoch  [2] seq  [3] messages at most  [4] bytes at most
--- Returns { epoch or '', last seq, first seq kept (0: nothing), frames oldest first }: the first
--- frame may begin before the position, and the last one go beyond what was asked for. There are
--- none where the log is another one, or does not reach back.
+-- Returns { epoch or '', last seq, first seq kept (0: nothing), frames, oldest first }. The first
+-- frame may begin before the position, and the last may exceed what was asked for. There are no
+-- frames if the log has another epoch, or no longer reaches back to the position.
 local STEP = 16
 local seq, wanted, bytes_max = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local meta = redis.call('HMGET', KEYS[2], 'e', 's')

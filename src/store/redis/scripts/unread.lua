@@ -1,13 +1,14 @@
--- A user's marks in some rooms, and how many messages of others come after them.
+-- Reads a user's marks in some rooms, and counts the messages of other users after each mark.
 --
 -- KEYS[1] marks of the user (mark.lua describes it)  KEYS[2] meta  KEYS[3..] list of each room
 -- (append.lua describes both)
--- ARGV[1] user, as JSON  [2] counted at most  [3] bytes looked at in a room at most  [4..] rooms
+-- ARGV[1] user, as JSON  [2] messages counted at most  [3] bytes read of a room at most  [4..] rooms
 -- Returns { index of a room that has a mark, from 0; mark; count; .. }.
 local user, most, bytes_max = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local top = tonumber(redis.call('HGET', KEYS[2], 's') or 0)
 
--- Of the lines in an item those after the mark that others wrote. `first` is the first line's seq.
+-- Counts the lines of an item that come after the mark and are from other users. `first` is the seq
+-- of the first line.
 local function of_others(text, first, places, mark)
   local count, place = 0, string.gmatch(places, '%d+')
   local start, seq = nil, first - 1
@@ -40,7 +41,7 @@ local function count_after(list, mark)
       count = count + of_others(lines or item, tonumber(first), places, mark)
       lines = nil
     else
-      -- The lines of a header that stands before them as an item of its own.
+      -- The item has lines; their header is the item before it.
       lines = item
     end
   end
@@ -51,7 +52,7 @@ local found = {}
 for i = 3, #KEYS do
   local mark = string.match(redis.call('HGET', KEYS[1], ARGV[i + 1]) or '', '%d+$')
   if mark then
-    -- One of a lost epoch may stand beyond the log's end.
+    -- A mark of a lost epoch may be beyond the end of the log.
     mark = math.min(tonumber(mark), top)
     found[#found + 1] = i - 3
     found[#found + 1] = mark
