@@ -88,20 +88,15 @@ pub fn parse_entry(change: Option<&str>, target_seq: Option<u64>, body: &str) ->
 /// The status or the reaction that a change writes, or takes back.
 pub fn change_text(change: &Change, from: &UserId, at: Timestamp) -> String {
     match change {
-        Change::Edit(body) => edited_text(at, body),
-        Change::Delete => deleted_text(at),
+        Change::Edit(body) => status_text(&MessageStatus::Edited { at, body: body.clone() }),
+        Change::Delete => status_text(&MessageStatus::Deleted { at }),
         Change::React { emoji, .. } => reaction_text(emoji, from),
     }
 }
 
 pub fn state_to_lines(state: &MessageState) -> String {
-    let status = match &state.status {
-        MessageStatus::Original => "said".to_owned(),
-        MessageStatus::Edited { at, body } => edited_text(*at, body),
-        MessageStatus::Deleted { at } => deleted_text(*at),
-    };
     let reactions = state.reactions.iter().map(|(emoji, user)| reaction_text(emoji, user));
-    std::iter::once(status).chain(reactions).map(|text| text + "\n").collect()
+    std::iter::once(status_text(&state.status)).chain(reactions).map(|text| text + "\n").collect()
 }
 
 /// Reads a state from its lines. `None`: the text is not in the layout.
@@ -144,12 +139,12 @@ pub fn is_json(text: &str) -> bool {
     serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
-fn edited_text(at: Timestamp, body: &Body) -> String {
-    format!("edited {} {}", at.0, body.as_json())
-}
-
-fn deleted_text(at: Timestamp) -> String {
-    format!("deleted {}", at.0)
+fn status_text(status: &MessageStatus) -> String {
+    match status {
+        MessageStatus::Original => "said".to_owned(),
+        MessageStatus::Edited { at, body } => format!("edited {} {}", at.0, body.as_json()),
+        MessageStatus::Deleted { at } => format!("deleted {}", at.0),
+    }
 }
 
 fn reaction_text(emoji: &Emoji, user: &UserId) -> String {

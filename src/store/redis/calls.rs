@@ -27,7 +27,6 @@ impl Caller {
         keys: Vec<String>,
         arguments: Vec<String>,
     ) -> Result<Vec<Value>, ReadError> {
-        let arguments = arguments.into_iter().map(|text| Value::String(text.into())).collect();
         self.ask(scripts::run(&self.client, script, keys, arguments)).await
     }
 

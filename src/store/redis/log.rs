@@ -26,7 +26,6 @@ pub async fn read(
     count: u64,
 ) -> Result<Log, Error> {
     let arguments = [last.to_string(), count.to_string(), anchor.to_owned(), fresh_name()];
-    let arguments = arguments.into_iter().map(|text| Value::String(text.into())).collect();
     let mut reply = scripts::run(
         client,
         &READ,
@@ -49,7 +48,7 @@ pub async fn read(
 /// The last seq that is the same in the log and in this node's memory of it.
 pub async fn common(client: &Client, keys: &Keys, tracker: &Tracker) -> Result<u64, Error> {
     let pairs = tracker.remembered().flat_map(|(seq, begin)| [seq.to_string(), begin.to_owned()]);
-    let arguments: Vec<Value> = pairs.map(|text| Value::String(text.into())).collect();
+    let arguments: Vec<String> = pairs.collect();
     if arguments.is_empty() {
         return Ok(0);
     }
@@ -59,6 +58,5 @@ pub async fn common(client: &Client, keys: &Keys, tracker: &Tracker) -> Result<u
 
 pub async fn bump(client: &Client, keys: &Keys, old: &Epoch) -> Result<(), Error> {
     let arguments = [old.to_string(), fresh_name()];
-    let arguments = arguments.into_iter().map(|text| Value::String(text.into())).collect();
     scripts::run(client, &BUMP, vec![keys.meta()], arguments).await.map(|_epoch| ())
 }

@@ -388,7 +388,6 @@ impl Redis {
             Page::After(seq) => ("after", seq),
         };
         let arguments = [kind.to_owned(), seq.to_string(), limit.to_string(), room.to_string()];
-        let arguments = arguments.into_iter().map(|text| Value::String(text.into())).collect();
         let keys = vec![keys.room(&room), keys.meta(), keys.rooms(), keys.states(&room)];
         let reply = scripts::run(&self.client, &HISTORY, keys, arguments)
             .await

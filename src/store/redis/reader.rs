@@ -367,7 +367,6 @@ impl Reader {
         let Some(keys) = self.keys.get(index) else { return Ok(()) };
         let publish = if link.subscriber.is_clustered() { "SPUBLISH" } else { "PUBLISH" };
         let arguments = [publish.to_owned(), keys.channel()];
-        let arguments = arguments.into_iter().map(|text| Value::String(text.into())).collect();
         let said = scripts::run(&link.client, &ECHO, vec![keys.log()], arguments).await?;
         if said.first().and_then(number) == Some(0) {
             // Nothing is left that could be said: the log has been trimmed or lost.

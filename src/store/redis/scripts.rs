@@ -45,8 +45,9 @@ pub async fn run(
     client: &Client,
     script: &Script,
     keys: Vec<String>,
-    arguments: Vec<Value>,
+    arguments: impl IntoIterator<Item = impl Into<Value>>,
 ) -> Result<Vec<Value>, Error> {
+    let arguments: Vec<Value> = arguments.into_iter().map(Into::into).collect();
     let first = client
         .evalsha::<Value, _, _, _>(script.sha1().clone(), keys.clone(), arguments.clone())
         .await;

@@ -27,7 +27,6 @@ pub async fn read(
         limit.max(1).to_string(),
         TAIL_BYTES_MAX.to_string(),
     ];
-    let arguments = arguments.into_iter().map(|text| Value::String(text.into())).collect();
     let reply = scripts::run(client, &TAIL, vec![keys.log(), keys.meta()], arguments)
         .await
         .map_err(|error| ReadError::Unavailable(error.to_string()))?;

@@ -218,28 +218,24 @@ local function read_state(r, seq)
   if is_new and not has_message(list, tonumber(seq)) then return false end
   local reactions = was[2] and cjson.decode(was[2]) or {}
   return { room = room, list = list, key = key, seq = seq, is_new = is_new, was = was[1],
-    status = was[1], reactions = reactions, reacted = false }
+    status = was[1], reactions = reactions }
 end
 
 -- MessageState::apply (src/domain/message.rs).
 local function apply(state, change, text)
   if state.status and string.sub(state.status, 1, 8) == 'deleted ' then return end
-  if change == 'edit' or change == 'delete' then
-    state.status = text
-    if change == 'delete' then state.reactions, state.reacted = {}, true end
+  if change == 'edit' then state.status = text; return end
+  if change == 'delete' then
+    state.status, state.reactions, state.reacted = text, {}, true
     return
   end
   local at
   for i = 1, #state.reactions do
     if state.reactions[i] == text then at = i end
   end
-  if change == 'react' and not at then
-    table.insert(state.reactions, text)
-    state.reacted = true
-  elseif change == 'unreact' and at then
-    table.remove(state.reactions, at)
-    state.reacted = true
-  end
+  if (change == 'react') == (at ~= nil) then return end
+  if at then table.remove(state.reactions, at) else table.insert(state.reactions, text) end
+  state.reacted = true
 end
 
 -- Many changes may be of one message: its state is read once and written once.
