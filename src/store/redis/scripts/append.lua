@@ -214,16 +214,15 @@ local function read_state(r, seq)
   local room, list, key = ARGV[ROOMS + (r - 1) * 4 + 1], KEYS[6 + 2 * r], KEYS[7 + 2 * r]
   if redis.call('HEXISTS', KEYS[4], 'r:' .. room) == 0 then return false end
   local was = redis.call('HMGET', key, seq, 'r' .. seq)
-  local is_new = not was[1] and not was[2]
-  if is_new and not has_message(list, tonumber(seq)) then return false end
+  if not was[1] and not has_message(list, tonumber(seq)) then return false end
   local reactions = was[2] and cjson.decode(was[2]) or {}
-  return { room = room, list = list, key = key, seq = seq, is_new = is_new, was = was[1],
-    status = was[1], reactions = reactions }
+  return { room = room, list = list, key = key, seq = seq, was = was[1],
+    status = was[1] or 'said', reactions = reactions }
 end
 
 -- MessageState::apply (src/domain/message.rs).
 local function apply(state, change, text)
-  if state.status and string.sub(state.status, 1, 8) == 'deleted ' then return end
+  if string.sub(state.status, 1, 8) == 'deleted ' then return end
   if change == 'edit' then state.status = text; return end
   if change == 'delete' then
     state.status, state.reactions, state.reacted = text, {}, true
@@ -252,13 +251,17 @@ end
 
 local function write_state(state)
   local key, field = state.key, 'r' .. state.seq
+  if state.status == 'said' and #state.reactions == 0 then
+    if state.was then redis.call('HDEL', key, state.seq, field) end
+    return
+  end
   if state.status ~= state.was then redis.call('HSET', key, state.seq, state.status) end
   if state.reacted and #state.reactions > 0 then
     redis.call('HSET', key, field, cjson.encode(state.reactions))
   elseif state.reacted then
     redis.call('HDEL', key, field)
   end
-  if state.is_new and (state.status or #state.reactions > 0) then
+  if not state.was then
     redis.call('HSET', KEYS[4], 's:' .. state.room, 1)
     redis.call('PEXPIRE', key, redis.call('PTTL', state.list))
   end

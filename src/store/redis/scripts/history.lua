@@ -3,7 +3,7 @@
 -- KEYS[1] list of the room  [2] meta  [3] rooms  [4] states of the room (append.lua describes them)
 -- ARGV[1] newest|before|after  [2] seq  [3] messages at most  [4] room
 -- Returns { epoch or '', last seq, more frames 0|1, trimmed 0|1, the two items of each frame with
--- the oldest first, states }. `states` has { seq, status or '', reactions or '' } of each message
+-- the oldest first, states }. `states` has { seq, status, reactions or '' } of each message
 -- in these frames that was changed (src/store/layout.rs), flat. The frames have one message more
 -- than asked for, if the room has so many.
 local STEP = 1024
@@ -46,17 +46,12 @@ local function states_of(items)
   end
   for from = 1, #seqs, STEP do
     local to = math.min(from + STEP - 1, #seqs)
-    local fields = {}
-    for i = from, to do
-      fields[#fields + 1] = seqs[i]
-      fields[#fields + 1] = 'r' .. seqs[i]
-    end
-    local found = redis.call('HMGET', KEYS[4], unpack(fields))
-    for i = 1, #found, 2 do
-      if found[i] or found[i + 1] then
-        states[#states + 1] = fields[i]
-        states[#states + 1] = found[i] or ''
-        states[#states + 1] = found[i + 1] or ''
+    local found = redis.call('HMGET', KEYS[4], unpack(seqs, from, to))
+    for i = 1, #found do
+      if found[i] then
+        local seq = seqs[from + i - 1]
+        states[#states + 1], states[#states + 2] = seq, found[i]
+        states[#states + 1] = redis.call('HGET', KEYS[4], 'r' .. seq) or ''
       end
     end
   end
