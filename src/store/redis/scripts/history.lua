@@ -47,13 +47,16 @@ local function states_of(items)
   for from = 1, #seqs, STEP do
     local to = math.min(from + STEP - 1, #seqs)
     local found = redis.call('HMGET', KEYS[4], unpack(seqs, from, to))
+    local changed, fields = #states, {}
     for i = 1, #found do
       if found[i] then
         local seq = seqs[from + i - 1]
-        states[#states + 1], states[#states + 2] = seq, found[i]
-        states[#states + 1] = redis.call('HGET', KEYS[4], 'r' .. seq) or ''
+        fields[#fields + 1] = 'r' .. seq
+        states[#states + 1], states[#states + 2], states[#states + 3] = seq, found[i], ''
       end
     end
+    local reactions = #fields > 0 and redis.call('HMGET', KEYS[4], unpack(fields)) or {}
+    for i = 1, #reactions do states[changed + 3 * i] = reactions[i] or '' end
   end
   return states
 end
