@@ -1,4 +1,4 @@
-//! The port of what each user has read, and which rooms are theirs.
+//! The port of read marks, and of the rooms that each user takes part in.
 
 use futures_util::future::BoxFuture;
 
@@ -7,16 +7,16 @@ use crate::domain::{name::UserId, room::RoomName};
 
 /// Unread messages are counted up to this many.
 pub const UNREAD_MAX: u32 = 999;
-/// Rooms that a user has marks in, per partition. One more, and his oldest mark is forgotten.
+/// Rooms per partition in which a user has marks. With one more, the user's oldest mark is deleted.
 pub const MARKS_MAX: u32 = 1_000;
 
 /// A room, up to where a user has read it, and how many messages of others come after that.
 pub type Unread = (RoomName, u64, u32);
 
 pub trait Inbox: Send + Sync + std::fmt::Debug + 'static {
-    /// Moves a user's mark in a room forward, never back and never past the log's end, and answers
-    /// where it is then. All nodes are told when it moved (`Signal::Read`). A mark of 0 says that
-    /// the room is theirs, and that they have read nothing. Kept for `history_ttl` after the last
+    /// Moves a user's mark in a room forward, never back and never past the log's end, and returns
+    /// its position. All nodes are told when it moved (`Signal::Read`). A mark of 0 lists the room
+    /// for the user, who has read nothing there. A mark is kept for `history_ttl` after the last
     /// call.
     fn mark_read(
         &self,
@@ -25,15 +25,15 @@ pub trait Inbox: Send + Sync + std::fmt::Debug + 'static {
         seq: u64,
     ) -> BoxFuture<'_, Result<u64, ReadError>>;
 
-    /// Whether a mark of the user is kept, at least one in the partition of their personal room.
+    /// Whether the user has any mark, at least in the partition of their personal room.
     fn is_known(&self, user: UserId) -> BoxFuture<'_, Result<bool, ReadError>>;
 
-    /// The rooms of two users (`dm:`) that the user has marks in and that have messages, in no
-    /// order: with the seq of the last message.
+    /// The rooms of two users (`dm:`) that have messages and the user's mark, each with the seq of
+    /// the last message, in no order.
     fn direct_rooms(&self, user: UserId) -> BoxFuture<'_, Result<Vec<(RoomName, u64)>, ReadError>>;
 
-    /// Of these rooms those that the user has marks in, in the same order: with the mark, and how
-    /// many stored messages of others come after it, counted up to `UNREAD_MAX`.
+    /// Those of the given rooms that have the user's mark, in the same order: with the mark and the
+    /// number of stored messages of others after it, counted up to `UNREAD_MAX`.
     fn unread(
         &self,
         user: UserId,

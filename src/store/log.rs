@@ -1,20 +1,20 @@
-//! The port of the message log: append, read, and be told what was appended.
+//! The port of the message log: append, read, and get an event for each append.
 //!
-//! The contract, which `tests/it/contract.rs` puts to every implementation:
+//! The contract, which `tests/it/contract.rs` checks for every implementation:
 //! - Drafts are appended in the order of the calls, and announced in the same step.
-//! - `settle` is called exactly once for each draft. What is stored settles after the append, in
+//! - `settle` is called exactly once for each draft. A stored draft settles after the append, in
 //!   the order of the calls, from the store's own task or thread; a refusal may come sooner, even
-//!   inside the call of `append`. It must not block.
-//! - The same sender and message id within the window give the first position again, and nothing
-//!   is announced twice. This holds across nodes and restarts.
+//!   inside the call of `append`. `settle` must not block.
+//! - A draft with the sender and message id of an earlier one, within the window, gets the
+//!   position of the earlier one, and nothing is announced twice. This holds across nodes and restarts.
 //! - Log events come in order of position, each once, without a hole: the store fills holes from
-//!   its log by itself, and says `Gap` or `NewEpoch` only where the log cannot.
+//!   its log, and sends `Gap` or `NewEpoch` only when the log cannot fill them.
 //! - A draft that changes an earlier message is stored and announced like any other, but only log
 //!   events and the tail of the log contain it. Its effect on the message is applied in the same
-//!   step, if that message is in the room's history then, and goes when the message does.
-//! - A node that starts is told what is appended from then on.
-//! - When the store is down, drafts settle with an error at once; nothing is kept for later in
-//!   secret. `Unavailable` means certainly not stored; `Unconfirmed` means unknown.
+//!   step, if that message is in the room's history then, and is deleted with the message.
+//! - A node that starts receives the events of what is appended from then on.
+//! - When the store is down, drafts settle with an error at once; none is stored later
+//!   unnoticed. `Unavailable` means certainly not stored; `Unconfirmed` means unknown.
 
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
@@ -33,7 +33,8 @@ use crate::domain::{
 pub const LOG_EVENT_BATCHES_MAX: usize = 64;
 
 pub trait MessageLog: Send + Sync + std::fmt::Debug + 'static {
-    /// Queues a draft for the log. Never waits; a full queue settles with `Busy` at once.
+    /// Queues a draft for the log. Never waits; when the queue is full it settles with `Busy` at
+    /// once.
     fn append(&self, draft: Draft, settle: Settle);
 
     /// One page of a room, at most `limit` messages, as they are now: with their later changes
@@ -54,8 +55,8 @@ pub trait MessageLog: Send + Sync + std::fmt::Debug + 'static {
         limit: u32,
     ) -> BoxFuture<'_, Result<LogTail, ReadError>>;
 
-    /// Rooms that have members or stored messages, rooms of two users (`dm:`) and of one
-    /// connection (`socket:`) left out: at most `limit`, those with most members first.
+    /// Rooms that have members or stored messages, except rooms of two users (`dm:`) and of one
+    /// connection (`socket:`): at most `limit`, those with most members first.
     fn rooms(&self, limit: u32) -> BoxFuture<'_, Result<Vec<RoomSummary>, ReadError>>;
 
     /// The partitions are `0..partitions()`.
@@ -64,44 +65,44 @@ pub trait MessageLog: Send + Sync + std::fmt::Debug + 'static {
     /// The partition whose sequence orders this room.
     fn partition(&self, room: &RoomName) -> u16;
 
-    /// The position after which this node is told everything. `None`: it has not reached the log
+    /// The position after which this node receives every event. `None`: it has not reached the log
     /// yet.
     fn began(&self, partition: u16) -> Option<Position>;
 }
 
-/// Why a draft has no position.
+/// Why a draft was not given a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// Certainly not stored: trying again later is safe.
+    /// Certainly not stored: a retry is safe.
     #[error("the message log cannot be reached; nothing was stored")]
     Unavailable,
-    /// It may have been stored: trying again with the same id is safe, with another one is not.
+    /// It may have been stored: a retry with the same id is safe, one with another id is not.
     #[error("the message log did not confirm in time; retry with the same id")]
     Unconfirmed,
-    /// Too much is waiting on this node. Certainly not stored.
+    /// Too many drafts are queued on this node. Certainly not stored.
     #[error("too many messages are waiting to be stored")]
     Busy,
 }
 
-/// Told once what became of a draft.
+/// Called once with the result of a draft.
 pub type Settle = Box<dyn FnOnce(Result<Stored, AppendError>) + Send>;
 
-/// What the log tells a node, in order of position.
+/// One event of the log, in order of position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogEvent {
     Record(Record),
-    /// A text that a person or another program published onto the lobby's channel: shown, but not
-    /// stored, so it has no position.
+    /// A text that a person or another program published to the lobby's Redis channel. It is shown
+    /// but not stored, so it has no position.
     External(Body),
-    /// The log no longer reaches back to `from ..= to`; this node did not deliver them.
+    /// The log no longer has `from ..= to`, and this node did not deliver them.
     Gap {
         partition: u16,
         epoch: Epoch,
         from: u64,
         to: u64,
     },
-    /// The log was lost or rolled back. Positions of the old epoch are void; what follows belongs
-    /// to the new one, and stands after `last`.
+    /// The log was lost or rolled back. Positions of the old epoch are void. Later records belong
+    /// to the new epoch, and come after `last`.
     NewEpoch {
         partition: u16,
         epoch: Epoch,
@@ -109,24 +110,24 @@ pub enum LogEvent {
     },
 }
 
-/// Log events in batches as they arrived. There is one reader: the relay.
+/// Log events in batches as they arrived. The only receiver is the relay.
 pub type LogEvents = mpsc::Receiver<Vec<LogEvent>>;
 
-/// Messages oldest first, whichever way was paged.
+/// Messages, oldest first, in whichever direction the pages go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct History {
-    /// Where the log stands now: `seq` of the last message of any room in this partition.
+    /// The end of the log: `seq` of the last message of any room in this partition.
     pub top: Position,
     pub messages: Vec<Message>,
-    /// Whether the room has more in the direction asked for.
+    /// Whether the room has more messages in the requested direction.
     pub more: bool,
-    /// Whether messages of the room that `Page::After` asked for are already gone.
+    /// Whether messages after the position of `Page::After` were already deleted.
     pub trimmed: bool,
 }
 
 impl History {
-    /// Leaves out the messages farthest from where the page was asked for, until the rest have at
-    /// most `bytes_max`. At least one stays.
+    /// Drops the messages farthest from the requested position until the rest have at most
+    /// `bytes_max`. At least one stays.
     pub fn fit(&mut self, page: Page, bytes_max: usize) {
         let mut bytes: usize = self.messages.iter().map(size).sum();
         while bytes > bytes_max && self.messages.len() > 1 {
@@ -140,42 +141,42 @@ impl History {
     }
 }
 
-/// Bytes of a message's body and of its reactions, which are all that can be long.
+/// Bytes of a message's body and of its reactions. Only these can be long.
 pub fn size(message: &Message) -> usize {
     let reactions = message.state.reactions.iter();
     let bytes = |(emoji, user): &(Emoji, UserId)| emoji.as_str().len() + user.as_str().len();
     message.body.as_json().len() + reactions.map(bytes).sum::<usize>()
 }
 
-/// A room as it stands in a list of rooms.
+/// A room as an entry in a list of rooms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoomSummary {
     pub room: RoomName,
-    /// People in it now.
+    /// Users in the room.
     pub count: u32,
-    /// Of its last message, 0 if none is known.
+    /// Position of the room's last message; 0 if none is known.
     pub seq: u64,
 }
 
-/// How many bytes of bodies a `LogTail` has at most, unless its first record alone has more.
+/// Most bytes of bodies in a `LogTail`, unless its first record alone has more.
 pub const TAIL_BYTES_MAX: usize = 256 << 10;
 
-/// Says that a stored record is damaged, and so is not shown.
+/// Logs that a stored record is damaged, and so is left out of an answer.
 pub fn passed_over(seq: u64, why: &str) {
     tracing::error!(seq, why, "a stored record cannot be read; it is passed over");
 }
 
-/// What a partition's log has after a position.
+/// The records of a partition's log after a position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogTail {
-    /// Oldest first and without a hole. When the last one is not at `top`, there are more; none
-    /// are left when it is empty. A record that cannot be read ends them, and the next call, which
-    /// begins there, answers `Trimmed`.
+    /// Oldest first and without a hole. There are more if the last record is not at `top`; an empty
+    /// list means that there are none. A record that cannot be read ends them, and the next call,
+    /// which begins there, answers `Trimmed`.
     Records { records: Vec<Record>, top: Position },
-    /// Records after the position are gone or cannot be read; `first` is the oldest `seq` that is
-    /// still there, or the next one to come.
+    /// Records after the position were deleted or cannot be read; `first` is the oldest `seq` that
+    /// is still there, or the next one to be stored.
     Trimmed { first: u64 },
-    /// The log is not the one that the position was given in, so it says nothing here.
+    /// The position belongs to another epoch, so nothing can be said about it.
     OtherEpoch,
 }
 

@@ -1,6 +1,6 @@
-//! The drafts that wait for a bus's writer, bounded in number and in bytes.
+//! The drafts that wait for a store's writer, bounded in number and in bytes.
 //!
-//! Both buses write the same way: take everything that waits, append it in one step, settle it.
+//! Both stores write in the same way: take all queued drafts, append them in one step, settle them.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -16,11 +16,11 @@ use crate::domain::record::Draft;
 const DRAFTS_MAX: usize = 65_536;
 /// Bytes of bodies that may wait for one writer.
 const BYTES_MAX: usize = 64 << 20;
-/// What one append takes at most: bounds the time of a transaction or a script.
+/// Most drafts in one append: bounds the time of a transaction or a script.
 pub const BATCH_MAX: usize = 256;
 pub const BATCH_BYTES_MAX: usize = 256 << 10;
 
-/// A draft and whom to tell.
+/// A draft and its callback.
 pub struct QueuedDraft {
     pub draft: Draft,
     pub settle: Settle,
@@ -71,7 +71,7 @@ impl DraftQueue {
         (waiting.settle)(Err(error));
     }
 
-    /// Refuses further drafts; the writer still gets what waits, and then the end.
+    /// Refuses further drafts. The writer still gets the queued ones, and then the end.
     pub fn close(&self) {
         self.sender().take();
     }
@@ -82,22 +82,22 @@ impl DraftQueue {
 }
 
 impl DraftReceiver {
-    /// The next draft; `None` when the queue is closed and nothing is left. Nothing is lost where it
-    /// is given up.
+    /// The next draft; `None` when the queue is closed and empty. Cancelling this call loses no
+    /// draft.
     pub async fn recv(&mut self) -> Option<QueuedDraft> {
         let waiting = self.receiver.recv().await?;
         Some(self.taken(waiting))
     }
 
-    /// A draft that waits at this moment.
+    /// A draft that is queued at this moment.
     pub fn try_recv(&mut self) -> Option<QueuedDraft> {
         let waiting = self.receiver.try_recv().ok()?;
         Some(self.taken(waiting))
     }
 
-    /// A batch, for a writer with a thread of its own: where a reader shares its core, that one
-    /// first hands over what else it has read. An idle system loses nothing. Empty: closed, and
-    /// nothing is left.
+    /// A batch, for a writer on a thread of its own. When connections are read on the same core, it
+    /// first lets them queue what they have read, so that the batch is larger. On an idle system
+    /// this adds no delay. An empty batch means that the queue is closed and empty.
     pub async fn next_after_readers(&mut self) -> Vec<QueuedDraft> {
         let first = self.recv().await;
         std::thread::yield_now();

@@ -1,5 +1,5 @@
-//! What a search answers, and how it is done where no index is: page by page, a bounded part of the
-//! history at a time.
+//! The result of a search, and a scan for stores without an index: page by page, a bounded part of
+//! the history at a time.
 
 use futures_util::future::BoxFuture;
 
@@ -15,26 +15,27 @@ use crate::domain::{
     search::{Search, words},
 };
 
-/// Messages, and bytes of them, after which one search has looked at enough.
+/// Messages, and their bytes, that one search scans at most.
 const MESSAGES_MAX: usize = 2_000;
 const BYTES_MAX: usize = 1 << 20;
-/// Messages that are read at once.
+/// Messages per read.
 const PAGE_MESSAGES: u32 = 100;
 
 pub trait SearchIndex: Send + Sync + std::fmt::Debug + 'static {
-    /// The newest messages of a room that have the words; a message that history does not show is
-    /// not found. One call does a bounded piece of work, so fewer may be found than there are: then
-    /// `Found::next` says where to go on. Calls wait for each other, so that few run at a time.
+    /// The newest messages of a room that contain the words, as far as history shows them. One call
+    /// does a bounded amount of work, so it may find fewer messages than there are: then
+    /// `Found::next` says where the next call goes on. Calls wait for each other, so that few run
+    /// at a time.
     fn search(&self, search: Search) -> BoxFuture<'_, Result<Found, ReadError>>;
 }
 
-/// What a search has found.
+/// The result of a search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     pub epoch: Epoch,
     /// Oldest first, as in a page of history.
     pub messages: Vec<Message>,
-    /// What lies before this `seq` was not looked at. `None`: it was, as far as history reaches.
+    /// Messages before this `seq` were not searched. `None`: the whole history was.
     pub next: Option<u64>,
 }
 
@@ -55,7 +56,7 @@ impl Found {
     }
 }
 
-/// Looks through the history after `floor`, newest first, for as much as one search may.
+/// Scans the history after `floor`, newest first, within the bounds of one search.
 pub async fn scan(log: &dyn MessageLog, search: &Search, floor: u64) -> Result<Found, ReadError> {
     let limit = search.limit as usize;
     let mut page = search.before.map_or(Page::Newest, Page::Before);
@@ -87,8 +88,8 @@ pub async fn scan(log: &dyn MessageLog, search: &Search, floor: u64) -> Result<F
     Ok(Found { epoch, messages: found, next })
 }
 
-/// Those that are looked for, newest first. Folding a page of long messages takes a while, and the
-/// runtime has better to do.
+/// The matching messages, newest first. It runs on a blocking thread: folding a page of long
+/// messages takes a while and would delay other tasks.
 async fn sift(
     messages: Vec<Message>,
     search: Search,
@@ -102,7 +103,7 @@ async fn sift(
         .map_err(|cause| ReadError::Unavailable(cause.to_string()))
 }
 
-/// The words of all texts in a body. The names in its objects are none of what was said.
+/// The words of all texts in a body. Names of object fields do not count.
 pub fn words_of(body: &Body) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = body.as_json();
@@ -113,7 +114,7 @@ pub fn words_of(body: &Body) -> Vec<String> {
         if after.trim_start().starts_with(':') {
             continue;
         }
-        // Half a surrogate pair is allowed in JSON, but is no text.
+        // JSON allows half a surrogate pair, which is not text.
         if let Ok(text) = serde_json::from_str::<String>(literal) {
             found.extend(words(&text));
         }
@@ -121,7 +122,7 @@ pub fn words_of(body: &Body) -> Vec<String> {
     found
 }
 
-/// How long the quoted text is that this begins with.
+/// Length of the string literal at the beginning of `json`.
 fn literal_bytes(json: &str) -> usize {
     let mut is_escaped = false;
     for (at, byte) in json.bytes().enumerate().skip(1) {
@@ -179,7 +180,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a text is, and wherever in a body it stands.
+        /// Holds for every text, wherever it stands in a body.
         #[test]
         fn a_body_has_the_words_of_its_texts(text in any::<String>(), name in any::<String>()) {
             let body = serde_json::json!({ (name): [text, 1] }).to_string();

@@ -1,9 +1,9 @@
-//! The port of sessions: what a store keeps of one, so that a client that lost its connection can
-//! go on.
+//! The port of sessions: what a store keeps of a session, so that a client that lost its connection
+//! can go on.
 //!
-//! A session outlives its connection and its node. Its key is a secret: whoever knows it can take
-//! the session over, so it is never shown, and a `Debug` does not reveal it. A store knows a session
-//! by its public id, the key's fingerprint, so what it keeps opens none.
+//! A session outlives its connection and its node. Its key is a secret that lets a client take the
+//! session over, so it is never logged, and `Debug` does not reveal it. A store knows a session by
+//! its public id, the key's fingerprint: nothing in the store is enough to take a session over.
 
 use std::{fmt, sync::Arc};
 
@@ -22,11 +22,10 @@ use crate::{
 };
 
 pub trait SessionStore: Send + Sync + fmt::Debug + 'static {
-    /// Stores a session, or what has changed of it, for as long as its connection lives and
-    /// `recovery_window` beyond. `false`: another holder has claimed it; nothing was written, and
-    /// it may be that nothing else tells of the loss.
-    /// After an error it is not stored yet: a store that many nodes share tries again on its own.
-    /// There must be no save by a holder after its `release`.
+    /// Stores a session, or its changes, for as long as its connection lives and `recovery_window`
+    /// beyond. `false`: another holder has claimed it and nothing was written; there may be no
+    /// other notice of the takeover. After an error the session is not stored yet; a store that
+    /// many nodes share retries on its own. A holder must not save after its `release`.
     fn save(
         &self,
         session: PublicId,
@@ -35,9 +34,9 @@ pub trait SessionStore: Send + Sync + fmt::Debug + 'static {
     ) -> BoxFuture<'_, Result<bool, ReadError>>;
 
     /// Takes a session over: from now on `holder` holds it, and the former holder's node is told
-    /// (`NodeEvent::SessionTaken`). `None`: unknown, expired, or another user's, and then nothing
-    /// has changed. The new holder can lose it again at any time, even before this returns. After
-    /// an error it is unknown whether it was claimed; trying again with the same holder is safe.
+    /// (`NodeEvent::SessionTaken`). `None`: the session is unknown, expired, or another user's, and
+    /// nothing has changed. The new holder can lose it again at any time, even before this returns.
+    /// After an error it is unknown whether it was claimed; a retry with the same holder is safe.
     fn claim(
         &self,
         session: PublicId,
@@ -46,22 +45,22 @@ pub trait SessionStore: Send + Sync + fmt::Debug + 'static {
     ) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>>;
 
     /// The holder's connection has ended: the session can be claimed for `recovery_window` from
-    /// now. Never waits, and does its best; a session whose release got lost ends a while later.
+    /// now. Never waits. Best effort: when a release is lost, the session expires a while later.
     fn release(&self, session: PublicId, holder: Holder);
 
-    /// What was last saved of a session that lives or can be claimed, without taking it.
+    /// The last saved state of a session that lives or can be claimed, without claiming it.
     fn read(&self, session: PublicId) -> BoxFuture<'_, Result<Option<SessionRecord>, ReadError>>;
 }
 
 /// Longest key, in characters.
 const KEY_CHARS_MAX: usize = 64;
 
-/// The secret name of a session, by which its client comes back: text that needs no escaping in
-/// a URL, a log of Redis or a statement.
+/// The secret name of a session, by which its client recovers it. It needs no escaping in a URL, a
+/// Redis log or a SQL statement.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SessionKey(Arc<str>);
 
-/// A text that no session can have for a key. It does not repeat the text, which may be a secret.
+/// The text is not a valid session key. The error does not repeat the text, which may be a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a session's key is 1 to 64 letters, digits, '-' and '_'")]
 pub struct SessionKeyError;
@@ -77,7 +76,7 @@ impl SessionKey {
         }
     }
 
-    /// One that cannot be guessed.
+    /// A new key that cannot be guessed.
     pub fn random() -> Self {
         Self(Arc::from(random::hex::<16>().as_str()))
     }
@@ -86,8 +85,8 @@ impl SessionKey {
         &self.0
     }
 
-    /// What others know the session by: the key's fingerprint, another one than a sender has who
-    /// says the same text as his token.
+    /// The id by which others know the session: the key's fingerprint. It differs from the id of a
+    /// user whose token is the same text.
     pub fn public_id(&self) -> PublicId {
         let digest = Sha256::new().chain_update("session\n").chain_update(self.as_str()).finalize();
         PublicId::parse(&random::to_hex(&digest[..16])).expect("32 hex digits are a public id")
@@ -100,12 +99,12 @@ impl fmt::Debug for SessionKey {
     }
 }
 
-/// One connection's hold on a session. Whoever claimed the session last holds it.
+/// One connection's hold on a session. The connection that claimed the session last holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Holder(u64);
 
 impl Holder {
-    /// One that nobody else has, ever.
+    /// A new holder, different from all others.
     pub fn random() -> Self {
         let mut random = [0; 8];
         getrandom::fill(&mut random).expect("the system gives random bytes");
@@ -121,7 +120,7 @@ impl Holder {
     }
 }
 
-/// What a client gets back when it takes its session up again.
+/// The state that a client gets back when it recovers its session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRecord {
     pub user: UserId,

@@ -1,8 +1,7 @@
-//! What keeps the connections to Redis honest: settings, the watchdog, and what the bus's health
-//! is made of.
+//! The connections to Redis: their settings, the watchdog, and the parts of the store's health.
 //!
-//! fred's own signs of life are hints: a frozen peer raises none. So somebody asks it every half
-//! second, and a connection that does not answer is cut.
+//! fred's connection events are not enough: a frozen peer causes none. So the watchdog sends a PING
+//! every half second and cuts a connection that does not answer.
 
 use std::{
     collections::BTreeMap,
@@ -30,20 +29,21 @@ use tokio::{
 
 use crate::{shutdown::Tasks, store::Health};
 
-/// A command that takes longer has failed; it may still be executed later.
+/// After this time a command counts as failed; Redis may still execute it later.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// TCP gives up on a peer that does not acknowledge: fred's writer has no timer of its own.
+/// TCP drops a peer that does not acknowledge for this long: fred's writer has no timer of its own.
 const TCP_TIMEOUT: Duration = Duration::from_secs(3);
 const PING_EVERY: Duration = Duration::from_millis(500);
 const PING_EVERY_WHILE_DOWN: Duration = Duration::from_millis(100);
 const FORCE_TIMEOUT: Duration = Duration::from_secs(3);
-/// LogEvents that may wait for the reader: past it fred overwrites, and the log fills the hole.
+/// Messages that may wait for the reader. Beyond it fred overwrites the oldest ones, and the reader
+/// fills the hole from the log.
 const MESSAGES_MAX: usize = 2_048;
-/// Redis releases that have what the scripts use: `MINID` in XADD and XTRIM.
+/// The oldest Redis release that has what the scripts use: `MINID` in XADD and XTRIM.
 const VERSION_MIN: (u32, u32) = (6, 2);
 
-/// How to connect: one for all clients of a bus.
+/// The connection settings that all clients of a store share.
 pub fn builder(url: &str) -> Result<Builder, Error> {
     let url = match url.strip_prefix("unix:") {
         Some(path) => format!("redis+unix://{}", path.trim_start_matches("//")),
@@ -61,7 +61,7 @@ pub fn builder(url: &str) -> Result<Builder, Error> {
             connection_timeout: CONNECT_TIMEOUT,
             internal_command_timeout: CONNECT_TIMEOUT,
             max_command_attempts: 1,
-            // Some managed services refuse CLIENT SETNAME, and then nothing connects.
+            // Some managed services refuse CLIENT SETNAME, and then no connection would succeed.
             auto_client_setname: false,
             reconnect_on_auth_error: true,
             tcp: TcpConfig {
@@ -79,7 +79,7 @@ pub fn builder(url: &str) -> Result<Builder, Error> {
     Ok(builder)
 }
 
-/// The parts that must all work for the bus to be ready.
+/// The parts that must all work for the store to be ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Component {
     Commands,
@@ -88,7 +88,7 @@ pub enum Component {
     Subscription,
 }
 
-/// Health made of parts; the first part that is down gives the reason.
+/// Health made of components; the first one that is down gives the reason.
 #[derive(Debug, Clone)]
 pub struct Status {
     /// The address without its password.
@@ -120,7 +120,7 @@ impl Status {
         });
     }
 
-    /// Whether it makes sense to send Redis a command.
+    /// Whether a command to Redis can succeed.
     pub fn can_append(&self) -> bool {
         let reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
         !reasons.contains_key(&Component::Commands) && !reasons.contains_key(&Component::Server)
@@ -141,7 +141,7 @@ impl Status {
             Some(reason) => Health::Down { reason: reason.clone() },
             None => Health::Ready,
         };
-        // A new wording of the same trouble is no change of state.
+        // Another text for the same problem is no change of state.
         self.told.send_if_modified(|told| {
             let changed = matches!(told, Health::Ready) != matches!(health, Health::Ready);
             *told = health;
@@ -150,9 +150,9 @@ impl Status {
     }
 }
 
-/// Asks the command connection for signs of life, and cuts it when there are none.
-/// While storing fails it tries a write of its own, `probe`: a node that is not ready may be sent
-/// no messages that could show that it works again.
+/// Pings the command connection, and cuts it when there is no answer. While storing fails it tries
+/// a write of its own, `probe`: a node that is not ready may get no messages, and then nothing else
+/// would show that writes work again.
 pub async fn watch(client: Client, status: Status, probe: String, tasks: Tasks) {
     let mut errors = client.error_rx();
     let (mut known_server, mut was_there, mut last_error) = (false, false, None);
@@ -178,7 +178,8 @@ pub async fn watch(client: Client, status: Status, probe: String, tasks: Tasks) 
                     (None, Ok(Err(error))) => error.to_string(),
                     (None, _) => "it does not answer".to_owned(),
                 };
-                // Later, a change of health says it. Before, that has only said "connecting".
+                // Later a change of health logs it. Before the first connection the health only
+                // says "connecting".
                 if !was_there && last_error != known {
                     tracing::warn!(%why, "cannot connect to Redis; trying again");
                 }
@@ -189,20 +190,20 @@ pub async fn watch(client: Client, status: Status, probe: String, tasks: Tasks) 
         };
         tokio::select! {
             () = sleep(pause) => {}
-            // What takes commands may take longer to come back than what hears.
+            // The command connection may take longer to come back than the subscription.
             Ok((error, _server)) = errors.recv() => status.down(Component::Commands, error.details()),
             () = tasks.stopping() => return,
         }
     }
 }
 
-/// The client calls itself connected a moment after its first answers.
+/// fred reports "connected" a moment after the connection's first answers.
 async fn ping(client: &Client) -> Result<(), Error> {
     client.ping::<Value>(None).await?;
     client.wait_for_connect().await
 }
 
-/// Why the library could not connect: it tells whoever listens, not whoever waits for an answer.
+/// Why fred could not connect: it reports that only as an event, not to the caller of a command.
 fn newest_error(errors: &mut Receiver<(Error, Option<Server>)>) -> Option<String> {
     let mut newest = None;
     loop {
@@ -213,7 +214,7 @@ fn newest_error(errors: &mut Receiver<(Error, Option<Server>)>) -> Option<String
         }
     }
     let details = newest?.details().to_owned();
-    // What speaks first to every server; older ones do not know it.
+    // fred sends HELLO first to every server; older ones do not know it.
     let too_old = details.contains("unknown command") && details.contains("HELLO");
     let (major, minor) = VERSION_MIN;
     Some(if too_old {
@@ -228,7 +229,7 @@ async fn write(client: &Client, key: &str) -> bool {
     client.set::<Value, _, _>(key, "1", soon_gone, None, false).await.is_ok()
 }
 
-/// A client that is connecting already is left to its own pace.
+/// Does nothing to a client that is connecting already: it has its own retry delays.
 pub async fn force_reconnection(client: &impl ClientLike) {
     if !client.is_connected() {
         return;
@@ -240,9 +241,10 @@ pub async fn force_reconnection(client: &impl ClientLike) {
     }
 }
 
-/// Once per connection: is it new enough, and does it keep what it is given? `false`: ask again.
+/// Checks once per connection that the server is new enough and does not evict keys. `false`: check
+/// again.
 async fn look_at_server(client: &Client, status: &Status) -> bool {
-    // A service that forbids INFO gets the benefit of the invalidate.
+    // A service that forbids INFO is assumed to be suitable.
     let Ok(info) = client.info::<String>(None::<InfoKind>).await else { return true };
     let field = |name: &str| {
         info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
@@ -253,7 +255,8 @@ async fn look_at_server(client: &Client, status: &Status) -> bool {
     {
         let (major, minor) = VERSION_MIN;
         let why = format!("version {version} is too old: {major}.{minor} or newer is needed");
-        // It is asked again and again, and a newer one may take its place; once is enough to say.
+        // The check is repeated, because a newer server may replace this one; one log line is
+        // enough.
         if !status.is_down(Component::Server) {
             tracing::error!("Redis {why}");
         }

@@ -1,5 +1,5 @@
-//! What a writer does while Redis works on its frame: it tells what became of the frame before, and
-//! encodes the next. Redis waits for nothing but the call itself.
+//! What the writer does while Redis executes a frame: it settles the drafts of the frame before,
+//! and encodes the next frame. So Redis never waits for the writer's own work.
 
 use std::{convert::Infallible, future::pending, mem};
 
@@ -8,7 +8,7 @@ use tokio::task::yield_now;
 use crate::store::redis::batch::{Batch, SettledDraft};
 use crate::store::{log::AppendError, queue::DraftReceiver};
 
-/// What comes after the frame under way, and what is left to tell of the one before.
+/// The next batch, and the drafts of the last frame that are not settled yet.
 pub struct Pipeline {
     drain: DraftReceiver,
     next: Batch,
@@ -20,7 +20,7 @@ impl Pipeline {
         Self { drain, next: Batch::default(), told: Vec::new() }
     }
 
-    /// All that waits, or else the next that comes. `None`: the queue is closed, and nothing is left.
+    /// All drafts that wait, or else the next one. `None`: the queue is closed and empty.
     pub async fn batch(&mut self) -> Option<Batch> {
         self.top_up();
         if self.next.is_empty() {
@@ -32,7 +32,7 @@ impl Pipeline {
         Some(mem::take(&mut self.next))
     }
 
-    /// To be told once the next frame is under way, or nothing waits.
+    /// Settles these drafts once the next frame is in flight, or when no draft waits.
     pub fn tell_later(&mut self, told: impl Iterator<Item = SettledDraft>) {
         self.told.extend(told);
     }
@@ -41,7 +41,7 @@ impl Pipeline {
         self.told.drain(..).for_each(|(settle, outcome)| settle(outcome));
     }
 
-    /// Gathers and tells for as long as something else takes.
+    /// Gathers drafts and settles others until `call` ends.
     pub async fn during<T>(&mut self, call: impl Future<Output = T>) -> T {
         tokio::select! {
             biased;
@@ -50,7 +50,7 @@ impl Pipeline {
         }
     }
 
-    /// Refuses whatever came after the frame under way.
+    /// Refuses the drafts gathered after the frame in flight.
     pub fn refuse(&mut self, error: AppendError) {
         mem::take(&mut self.next).settles.refuse(error);
         while let Some(waiting) = self.drain.try_recv() {
@@ -59,7 +59,7 @@ impl Pipeline {
     }
 
     async fn gather(&mut self) -> Infallible {
-        // The task that writes to Redis was woken on this thread: it has its turn first.
+        // fred's writer task was woken on this thread: it must run first.
         yield_now().await;
         self.tell();
         while !self.next.is_full() {
@@ -107,7 +107,7 @@ mod tests {
         },
     };
 
-    /// Each draft tells its number when it is settled.
+    /// Each draft sends its number when it is settled.
     fn push(queue: &DraftQueue, number: usize, settled: &mpsc::SyncSender<usize>) {
         let settled = settled.clone();
         let settle: Settle = Box::new(move |_| settled.send(number).unwrap());
@@ -118,7 +118,7 @@ mod tests {
         queue.push(draft, settle);
     }
 
-    /// A call that Redis answers when something is so, or never.
+    /// A call that Redis answers once a condition holds, or never.
     async fn answered(pipeline: &mut Pipeline, so: impl Fn() -> bool) {
         let call = async {
             while !so() {
@@ -151,7 +151,7 @@ mod tests {
         for number in 0..COUNT {
             push(&queue, number, &settled);
         }
-        // A call that takes a few turns: long enough to gather something.
+        // A call that yields a few times: long enough to gather drafts.
         let turns = AtomicUsize::new(0);
         answered(&mut pipeline, || turns.fetch_add(1, Ordering::Relaxed) > 8).await;
         assert!(!pipeline.next.is_empty());

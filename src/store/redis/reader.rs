@@ -1,8 +1,8 @@
-//! The one reader of a node: it hears every partition, and fills what it missed from the log.
+//! The one reader of a node: it receives every partition, and fills what it missed from the log.
 //!
-//! Live frames are delivered only when they are next in sequence. Everything else - a hole, a
-//! reconnect, an overrun, a silence while the log moves on - leads to the log. While it is read,
-//! live frames may be dropped by the client library: they are in the log.
+//! Live frames are delivered only when they are next in sequence. Otherwise (a hole, a reconnect,
+//! an overrun, a silent subscription while the log grows) the reader reads the log. Meanwhile fred
+//! may drop live frames: they are in the log.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -36,20 +36,20 @@ use crate::{
     store::{NodeEvent, log::LogEvent},
 };
 
-/// How often the position is compared with the log's.
+/// How often the reader's position is compared with the log's.
 const CHECK_EVERY: Duration = Duration::from_millis(250);
-/// The log moved and nothing was heard for this long: the subscription is deaf.
+/// If the log grew and no frame arrived for this long, the subscription is deaf.
 const DEAF_AFTER: Duration = Duration::from_secs(1);
 const RETRY_EVERY: Duration = Duration::from_millis(100);
-/// Frames in one read of the log: bounds the memory of a catch-up and the time of the script.
-/// Fewer after a read that took too long, since the next one would as well.
+/// Frames in one read of the log: bounds the memory of a catch-up and the time of the script. A
+/// read that took too long is followed by a smaller one.
 const FRAMES_PER_READ_MAX: u64 = 32;
-/// Frames taken from the subscription before they are handed on.
+/// Frames taken from the subscription before they are passed on.
 const DRAIN_MAX: usize = 64;
-/// Longest text that a person may publish by hand.
+/// Longest text that a person may publish with redis-cli.
 const EXTERNAL_BYTES_MAX: usize = 64 << 10;
 
-/// Why the reader stops listening and synchronises again, in words for the log.
+/// Why the reader stops listening and synchronises again, as text for the log.
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
     #[error("this node is stopping")]
@@ -66,35 +66,35 @@ enum Trouble {
     Redis(#[from] Error),
 }
 
-/// The position after which each partition is heard, once it is.
+/// The position after which each partition is received, once the reader has started there.
 pub type Began = Arc<[OnceLock<Position>]>;
 
 pub struct Reader {
     builder: Builder,
     keys: Vec<Keys>,
-    /// The partition onto whose channel a person may publish.
+    /// The partition on whose channel a person may publish.
     lobby: u16,
     status: Status,
-    /// It hears of claims, and of what may have been missed or lost.
+    /// It is told of claims, and of signals that may have been missed or lost.
     node: Arc<Node>,
     out: EventSenders,
     tasks: Tasks,
     trackers: Vec<Tracker>,
     began: Began,
-    /// When each partition was last heard.
+    /// When each partition last received a frame.
     heard: Vec<Instant>,
-    /// The partition that was found deaf, until it is heard again.
+    /// The partition that was found deaf, until it receives a frame again.
     deaf: Option<usize>,
     frames_per_read: u64,
 }
 
-/// Where the reader sends what it received.
+/// The channels for what the reader receives.
 pub struct EventSenders {
     pub log_sender: mpsc::Sender<Vec<LogEvent>>,
     pub node_sender: mpsc::Sender<NodeEvent>,
 }
 
-/// What one read of the subscription brought.
+/// What one read of the subscription returned.
 #[derive(Default)]
 struct Batch {
     log: Vec<LogEvent>,
@@ -104,7 +104,7 @@ struct Batch {
 /// The connections, which live on the reader's own runtime.
 struct Link {
     subscriber: SubscriberClient,
-    /// For reading the log: a subscriber may send nothing but SUBSCRIBE and PING.
+    /// For reading the log: a connection with subscriptions may send only SUBSCRIBE and PING.
     client: Client,
     messages: Receiver<Published>,
     reconnects: Receiver<fred::types::config::Server>,
@@ -145,13 +145,14 @@ impl Reader {
     pub async fn run(mut self) {
         let mut link = match self.connect() {
             Ok(link) => link,
-            // The builder has built one client from the same settings already.
+            // Cannot fail: the builder has built another client from the same settings.
             Err(error) => return tracing::error!(%error, "the Redis reader cannot be built"),
         };
         loop {
             let trouble = match self.synchronise(&mut link).await {
                 Ok(()) => {
-                    // A subscription that was deaf once has to be heard before it is believed.
+                    // A subscription that was deaf must deliver a frame before it counts as
+                    // working.
                     match self.deaf {
                         None => self.status.up(Component::Subscription),
                         Some(_) => self.status.down(Component::Subscription, Trouble::Deaf),
@@ -191,7 +192,7 @@ impl Reader {
         Ok(Link { subscriber, client, messages, reconnects })
     }
 
-    /// Subscribes, makes sure of it, and only then reads the log: nothing falls between.
+    /// Subscribes, confirms that, and only then reads the log: no frame can fall between the two.
     async fn synchronise(&mut self, link: &mut Link) -> Result<(), Trouble> {
         let connected = async {
             link.subscriber.wait_for_connect().await?;
@@ -212,7 +213,8 @@ impl Reader {
             }
         }
         link.subscriber.subscribe(self.node.sessions.channel.clone()).await?;
-        // A subscribe returns when it is written; a pong comes after it has been done.
+        // `subscribe` returns when the command is written; a pong comes after Redis has executed
+        // it.
         ping(&link.subscriber).await?;
         self.missed(0..self.trackers.len()).await?;
         for index in 0..self.keys.len() {
@@ -221,22 +223,23 @@ impl Reader {
         Ok(())
     }
 
-    /// Signals and claims, which the log does not have, may have been missed. A partition that was
-    /// never heard has none to lose.
+    /// Signals and claims may have been missed, and the log does not have them. A partition from
+    /// which nothing was ever received has none to lose.
     async fn missed(&self, partitions: impl Iterator<Item = usize>) -> Result<(), Trouble> {
         self.node.missed();
         let lost = |index| NodeEvent::SignalsLost { partition: number_of(index) };
         self.tell(partitions.map(lost)).await
     }
 
-    /// Delivers until something is wrong.
+    /// Delivers until something goes wrong.
     async fn listen(&mut self, link: &mut Link) -> Trouble {
         let mut checks = interval(CHECK_EVERY);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let outcome = tokio::select! {
                 heard = link.messages.recv() => self.hear(link, heard).await,
-                // The first connection counts too, but `synchronise` has waited for that one.
+                // fred reports the first connection too, but `synchronise` has already waited for
+                // that one.
                 _ = link.reconnects.recv() => Err(Trouble::Reconnected),
                 _ = checks.tick() => self.check(link).await,
                 () = self.tasks.stopping() => Err(Trouble::Stopping),
@@ -258,7 +261,7 @@ impl Reader {
             Err(RecvError::Lagged(missed)) => return self.overrun(link, missed).await,
             Err(RecvError::Closed) => return Err(Trouble::Silent),
         };
-        // Without draining, the library's reader outruns this task and overwrites the queue.
+        // Without this loop fred receives faster than this task takes, and overwrites the queue.
         let mut taken = 0;
         while let Some(published) = next {
             if let Err(index) = self.take(&published, &mut out) {
@@ -281,7 +284,7 @@ impl Reader {
         Ok(())
     }
 
-    /// `Err` is the partition whose log has to be read.
+    /// `Err` is the partition whose log must be read.
     fn take(&mut self, published: &Published, out: &mut Batch) -> Result<(), usize> {
         let channel = &*published.channel;
         if channel == self.node.sessions.channel {
@@ -327,7 +330,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Compares positions with the log, and asks a silent subscription for a sign of life.
+    /// Compares positions with the log, and tests a subscription that is silent.
     async fn check(&mut self, link: &mut Link) -> Result<(), Trouble> {
         for index in 0..self.keys.len() {
             let Some((keys, tracker)) = self.keys.get(index).zip(self.trackers.get(index)) else {
@@ -342,7 +345,7 @@ impl Reader {
             if !same_epoch || top.is_none_or(|top| top < tracker.last) {
                 self.catch_up(&link.client, index).await?;
             } else if (behind || self.deaf == Some(index)) && silent && link.messages.is_empty() {
-                // A frame may be on its way: it counts only if the pong overtakes it.
+                // A frame may still be arriving. It is missing only if the pong comes before it.
                 ping(&link.subscriber).await?;
                 if link.messages.is_empty() {
                     if self.deaf.replace(index).is_none() {
@@ -361,15 +364,15 @@ impl Reader {
         Ok(())
     }
 
-    /// Whether a subscription hears shows only when something is said: the newest frame again, which
-    /// every other node knows.
+    /// Publishes the newest frame of the log again. Only a message shows whether a subscription
+    /// works, and every other node ignores a frame that it knows.
     async fn ask_for_an_echo(&mut self, link: &Link, index: usize) -> Result<(), Error> {
         let Some(keys) = self.keys.get(index) else { return Ok(()) };
         let publish = if link.subscriber.is_clustered() { "SPUBLISH" } else { "PUBLISH" };
         let arguments = [publish.to_owned(), keys.channel()];
         let said = scripts::run(&link.client, &ECHO, vec![keys.log()], arguments).await?;
         if said.first().and_then(number) == Some(0) {
-            // Nothing is left that could be said: the log has been trimmed or lost.
+            // There is no frame to publish: the log has been trimmed or lost.
             self.deaf = None;
             self.status.up(Component::Subscription);
         }
@@ -381,7 +384,8 @@ impl Reader {
         let Some(keys) = self.keys.get(index).cloned() else { return Ok(()) };
         loop {
             let Some(tracker) = self.trackers.get_mut(index) else {
-                // The first look at this partition: what is there now was before our time.
+                // The first read of this partition: records up to here were stored before this node
+                // started.
                 let log = log::read(client, &keys, 0, "", 0).await?;
                 let partition = number_of(index);
                 let began = Position { epoch: log.epoch.clone(), seq: log.top };
@@ -394,7 +398,7 @@ impl Reader {
                     .await?;
             let mut out = Vec::new();
             if log.epoch != tracker.epoch {
-                // A Redis that lost the log may have lost sessions and rosters with it.
+                // If Redis lost the log, it may have lost sessions and rosters too.
                 self.node.forgotten(index);
                 self.missed(std::iter::once(index)).await?;
                 let Some(tracker) = self.trackers.get_mut(index) else { return Ok(()) };
@@ -429,7 +433,7 @@ impl Reader {
         }
     }
 
-    /// Waits for the relay: meanwhile the subscription may overrun, and the log fills the hole.
+    /// Waits for the relay. Meanwhile the subscription may overrun; the log then fills the hole.
     async fn deliver(&self, out: &mut Vec<LogEvent>) -> Result<(), Trouble> {
         if out.is_empty() {
             return Ok(());
@@ -446,7 +450,7 @@ impl Reader {
         Ok(())
     }
 
-    /// A stopping node still shows what it has appended.
+    /// A stopping node still delivers the messages that it has appended.
     async fn bring_out_the_last(&mut self, link: &Link) {
         for index in 0..self.trackers.len() {
             let last = timeout(COMMAND_TIMEOUT, self.catch_up(&link.client, index)).await;
@@ -466,7 +470,7 @@ fn number_of(index: usize) -> u16 {
     u16::try_from(index).expect("partitions are counted by an u16")
 }
 
-/// What a person typed: JSON as JSON, anything else as text.
+/// A text published by a person: valid JSON as JSON, anything else as a string.
 fn external(said: &str, out: &mut Vec<LogEvent>) {
     if said.len() > EXTERNAL_BYTES_MAX {
         return tracing::warn!(bytes = said.len(), "ignored a too long text on the channel");
@@ -481,7 +485,7 @@ fn external(said: &str, out: &mut Vec<LogEvent>) {
 async fn ping(subscriber: &SubscriberClient) -> Result<(), Trouble> {
     match timeout(COMMAND_TIMEOUT, subscriber.ping::<Value>(None)).await {
         Ok(Ok(_pong)) => Ok(()),
-        // The library gives the answer to a refused SUBSCRIBE to the next command.
+        // fred gives Redis's error for a refused SUBSCRIBE to the next command.
         Ok(Err(error)) if error.details().starts_with("NOPERM") => Err(Trouble::Refused(error)),
         Ok(Err(_)) | Err(_) => Err(Trouble::Silent),
     }

@@ -1,6 +1,6 @@
-//! Signals in Redis: how they are written, one line of JSON each, and how they are sent.
+//! Signals in Redis: their format, one line of JSON each, and how they are sent.
 //!
-//! They are not stored, so a node that is cut off misses them: its reader knows when that may be.
+//! They are not stored, so a node misses signals while it is disconnected. Its reader knows when.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -26,10 +26,10 @@ use crate::{
 
 /// Signals of this node that may wait to be sent; those beyond are dropped.
 const WAITING_MAX: usize = 8_192;
-/// What goes out together.
+/// Signals sent together.
 const BATCH_MAX: usize = 256;
 /// How long a stopping node still sends.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+const STOP_SEND_MAX: Duration = Duration::from_millis(200);
 
 /// A user as one JSON object.
 #[derive(Debug, Serialize, Deserialize)]
@@ -50,7 +50,7 @@ enum Line {
     Presence { room: String, version: u64, joined: Vec<UserLine>, left: Vec<String>, count: u32 },
 }
 
-/// What others see of a user, on one line.
+/// A user as others see them, on one line.
 pub fn user_line(user: &User) -> String {
     json(&line_of_user(user))
 }
@@ -80,7 +80,7 @@ pub fn line(signal: Signal) -> String {
     })
 }
 
-/// What was said on the channel of signals, line by line.
+/// Decodes a message of the signal channel, line by line.
 pub fn heard(said: &str, out: &mut Vec<NodeEvent>) {
     for line in said.lines() {
         match signal(line) {
@@ -154,7 +154,7 @@ impl Signals {
     }
 }
 
-/// Sends what waits, each partition's in order, until the node stops.
+/// Sends queued signals, in order within each partition, until the node stops.
 pub async fn send_all(
     mut waiting: mpsc::Receiver<(u16, String)>,
     caller: Caller,
@@ -186,7 +186,7 @@ pub async fn send_all(
             let channel = keys.get(usize::from(partition))?.signals();
             Some(publish(&caller.client, channel, text))
         });
-        let limit = if tasks.is_stopping() { LAST_WORDS } else { COMMAND_TIMEOUT };
+        let limit = if tasks.is_stopping() { STOP_SEND_MAX } else { COMMAND_TIMEOUT };
         match timeout(limit, futures_util::future::try_join_all(sending)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::debug!(%error, "signals were not sent"),

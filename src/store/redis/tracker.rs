@@ -1,4 +1,4 @@
-//! Where one partition's reader stands, and what a frame means from there. No I/O.
+//! The position of the reader in one partition, and what a frame means from there. No I/O.
 
 use std::collections::VecDeque;
 
@@ -12,17 +12,17 @@ use crate::{
     store::log::LogEvent,
 };
 
-/// Frames remembered, to find where two histories part after a rollback.
+/// Frames remembered, to find where two histories diverge after a rollback.
 const REMEMBERED_MAX: usize = 256;
 
-/// What to do about a frame.
+/// What the reader must do with a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is the next one.
+    /// The frame is the next one.
     Deliver,
-    /// It was delivered before.
+    /// The frame was delivered before.
     Known,
-    /// Something is missing before it, or it is of another history: read the log.
+    /// A frame before it is missing, or it belongs to another history: read the log.
     ReadLog,
 }
 
@@ -32,10 +32,10 @@ pub struct Tracker {
     pub epoch: Epoch,
     /// The last seq delivered.
     pub last: u64,
-    /// Since the epoch began without common history and until the log's end was reached: only
-    /// what was written in this epoch is news, the rest was there before.
+    /// Set when an epoch begins without common history, until the end of the log is reached. While
+    /// it is set, only records written in this epoch are delivered: the others are old.
     pub fresh_epoch: bool,
-    /// The newest frames delivered, by their last seq and how they begin.
+    /// The newest delivered frames: the last seq and the beginning of each.
     remembered: VecDeque<(u64, Box<str>)>,
 }
 
@@ -54,7 +54,7 @@ impl Tracker {
         let known = |(seq, begin): &(u64, Box<str>)| {
             *seq == header.last() && **begin == *frame::anchor(frame)
         };
-        // A frame from before this node's time is known too, as long as nothing contradicts it.
+        // A frame from before this node started counts as known, unless something contradicts it.
         let before_memory =
             self.remembered.front().is_none_or(|(oldest, _)| header.last() < *oldest);
         if header.last() <= self.last && (before_memory || self.remembered.iter().any(known)) {
@@ -63,7 +63,7 @@ impl Tracker {
         Verdict::ReadLog
     }
 
-    /// Turns a frame into deliveries and moves on. Messages up to `last` are left out.
+    /// Turns a frame into log events and moves on. Messages up to `last` are left out.
     pub fn take(&mut self, header: &Header, lines: &str, frame: &str, out: &mut Vec<LogEvent>) {
         let mut lines = lines.split('\n');
         for seq in header.first..=header.last() {
@@ -87,7 +87,7 @@ impl Tracker {
         self.remembered.push_back((header.last(), frame::anchor(frame).into()));
     }
 
-    /// The log no longer has what comes before `next`.
+    /// The log no longer has the records before `next`.
     pub fn skip_to(&mut self, next: u64, out: &mut Vec<LogEvent>) {
         if next > self.last + 1 {
             out.push(self.gap(self.last + 1, next - 1));
@@ -106,7 +106,7 @@ impl Tracker {
         out.push(LogEvent::NewEpoch { partition, epoch, last: common });
     }
 
-    /// How the frame at `last` begins, if it is remembered.
+    /// The beginning of the frame at `last`, if it is remembered.
     pub fn anchor(&self) -> &str {
         match self.remembered.back() {
             Some((seq, begin)) if *seq == self.last => begin,
@@ -123,7 +123,7 @@ impl Tracker {
         LogEvent::Gap { partition: self.partition, epoch: self.epoch.clone(), from, to }
     }
 
-    /// What was read of the log, before what comes live.
+    /// Takes what was read from the log, before live frames continue.
     pub fn take_read(&mut self, log: &Log, out: &mut Vec<LogEvent>) {
         let fresh_epoch = self.fresh_epoch;
         if !fresh_epoch {
@@ -142,7 +142,7 @@ impl Tracker {
             self.skip_to(header.first, out);
             self.take(&header, lines, frame, out);
         }
-        // The log's end may lie behind its last frame, when that one was trimmed.
+        // The end of the log can be after its last frame when that one was trimmed.
         if log.frames.is_empty() && log.top > self.last {
             if fresh_epoch {
                 self.last = log.top;

@@ -1,6 +1,6 @@
 //! Pages of a room's history, read from the file beside the writer.
 //!
-//! A page is one snapshot: its messages, what has become of them, `top` and `trimmed` belong together.
+//! A page is one snapshot: its messages, their states, `top` and `trimmed` belong together.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -61,7 +61,7 @@ pub fn page(
     let (mut rows_read, mut more) = (0, false);
     if let Some((id, _)) = known {
         let mut statement = snapshot.prepare_cached(sql).map_err(read_error)?;
-        // One row beyond the page tells whether there is more.
+        // One row more than the page needs shows whether the room has more.
         let mut rows = statement
             .query(params![id, after, before, u64::from(limit) + 1])
             .map_err(read_error)?;
@@ -80,7 +80,7 @@ pub fn page(
     Ok(History { top: Position { epoch: epoch.clone(), seq: top }, messages, more, trimmed })
 }
 
-/// From a row of `seq, body, sender, name, id, at, except_socket, change, of_seq`.
+/// Decodes a row of `seq, body, sender, name, id, at, except_socket, change, of_seq`.
 pub fn record(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Record, ReadError> {
     let seq = row.get(0).map_err(read_error)?;
     let bad_name = |cause: NameError| ReadError::Corrupt(format!("message {seq}: {cause}"));
@@ -104,8 +104,8 @@ pub fn record(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Record, R
     })
 }
 
-/// The message of a row, with its state applied: the tenth column of the row, or null. A message
-/// that cannot be read is passed over.
+/// Decodes a message and applies its state: the tenth column of the row, or null. A message that
+/// cannot be read is passed over.
 pub fn message(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Option<Message> {
     let seq = row.get(0).unwrap_or_default();
     read_message(row, epoch, room).inspect_err(|why| log::passed_over(seq, &why.to_string())).ok()
@@ -121,13 +121,13 @@ fn read_message(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Message
     Ok(message.with_state(state))
 }
 
-/// SQLite's own word decides whether the file is damaged or only out of reach.
+/// SQLite's error code decides whether the file is damaged or only out of reach.
 pub fn read_error(cause: rusqlite::Error) -> ReadError {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     match cause.sqlite_error_code() {
         Some(DatabaseCorrupt | NotADatabase) => ReadError::Corrupt(cause.to_string()),
         Some(_) => ReadError::Unavailable(cause.to_string()),
-        // Not SQLite's error but a column of another type than ours.
+        // Not an error of SQLite: a column has another type than the schema says.
         None => ReadError::Corrupt(cause.to_string()),
     }
 }

@@ -1,10 +1,10 @@
-//! Which message ids are recent, so that a retry is known for what it is.
+//! The recent message ids, so that a retry is recognised.
 //!
-//! Clients choose ids, often random ones, and an index of random keys on disk would rewrite a
-//! page for each message. So the ids of the window are in memory, as hashes that point to rows;
-//! the rows are the truth, and `recent` is filled from them when the file is opened. A hash only
-//! proposes: the row it points to is compared. Should two ids of one generation share all 64 bits
-//! of a randomly keyed hash, the older of the two is forgotten; clients cannot provoke it.
+//! Clients choose ids, often random ones. An index of random keys on disk would rewrite a page for
+//! each message, so the ids of the window are kept in memory, as hashes that point to rows. The
+//! rows are the truth: `recent` is filled from them when the file is opened, and a hash only
+//! proposes a row whose id is then compared. If two ids of one generation share all 64 bits of the
+//! randomly keyed hash, the older one is forgotten. Clients cannot provoke that.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::RandomState},
@@ -14,13 +14,13 @@ use std::{
 
 use crate::domain::name::{MessageId, UserId};
 
-/// Ids known at once: 17 bytes each, so less than 300 MiB, and 139 000 messages a second over a
-/// window of two minutes. Beyond that the writer answers `Busy`: refusing is safe, forgetting
-/// would let a retry show twice.
+/// Most ids known at once. An id takes 17 bytes, so all take less than 300 MiB, enough for 139 000
+/// messages a second over a window of two minutes. Beyond it the writer answers `Busy`: refusing is
+/// safe, while forgetting an id would let a retry show twice.
 pub const IDS_MAX: usize = 16 << 20;
-/// Ids that leave together. It bounds the pause in which a table grows.
+/// Ids that are dropped together. It bounds the pause in which a table grows.
 const GENERATION_IDS_MAX: usize = 1 << 20;
-/// The window is cut in this many parts, so that ids leave soon after they may.
+/// The window is cut into this many generations, so that ids are dropped soon after it has passed.
 const GENERATIONS_PER_WINDOW: u32 = 4;
 
 #[derive(Debug)]
@@ -44,12 +44,12 @@ impl RecentIds {
         Self { hasher: RandomState::new(), window, ids_max, generations: VecDeque::new() }
     }
 
-    /// What stands for an id here.
+    /// The hash that stands for an id here.
     pub fn key(&self, from: &UserId, id: &MessageId) -> u64 {
         self.hasher.hash_one((from, id))
     }
 
-    /// The messages that may carry the id, newest first.
+    /// The sequences of messages that may carry the id, newest first.
     pub fn candidates(&self, key: u64) -> impl Iterator<Item = u64> {
         self.generations.iter().filter_map(move |generation| generation.seqs.get(&key).copied())
     }
@@ -75,8 +75,9 @@ impl RecentIds {
         }
     }
 
-    /// Drops what left the window. The age here is how long this process knows the id, on a clock
-    /// that cannot be set; whether an id counts is decided by the times of the messages.
+    /// Drops the ids that have left the window. Their age here is the time since this process
+    /// learned them, by a clock that cannot be set. Whether an id still counts is decided by the
+    /// times of the messages.
     pub fn expire(&mut self, now: Instant) {
         while self
             .generations

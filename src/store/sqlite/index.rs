@@ -1,9 +1,9 @@
-//! Which words the stored messages have: written behind the log, a little at a time, and looked up.
+//! The word index of the stored messages: written after the log, a little at a time, and searched.
 //!
 //! Indexing a message costs more than storing it. So it is done later, in steps that take a small
-//! share of the writer's time; what is not indexed yet can be looked through. The words are ours
-//! (`domain/search.rs`): nothing in them means anything to FTS5, whose `ascii` tokenizer only parts
-//! them at the spaces.
+//! share of the writer's time; a search scans the messages that are not indexed yet.
+//! `domain/search.rs` makes the words. They contain no FTS5 syntax: its `ascii` tokenizer only
+//! splits them at spaces.
 
 use std::time::{Duration, Instant};
 
@@ -15,18 +15,18 @@ use crate::{
     store::{ReadError, search::words_of},
 };
 
-/// Messages of one step, at most. As long as fewer wait, nothing is done: they are quickly looked through.
+/// Messages per step, at most. While fewer wait, no step is made: a search scans them quickly.
 pub const STEP_MESSAGES: usize = 256;
 /// Bytes of bodies after which a step ends.
 const STEP_BYTES: usize = 128 << 10;
-/// Pages of the index that a step at most rewrites, to keep it in few pieces. By itself FTS5 would do
-/// that seldom and then at length.
+/// Pages of the index that a step rewrites at most, to merge its segments. FTS5 alone would merge
+/// seldom, and then block the writer for long.
 const STEP_PAGES: u32 = 32;
-/// After a step the writer does other things for so many times as long.
+/// After a step the writer does other work for this many times as long as the step took.
 const REST: u32 = 15;
-/// After a step that failed; the log itself may well work.
+/// Pause after a failed step. The log itself may still work.
 const RETRY: Duration = Duration::from_secs(60);
-/// What a room's number is written behind, to be a word that no text has.
+/// Prefix of a room's number in the index. No text contains it, so no text matches a room.
 const ROOM_MARK: char = '\u{e000}';
 
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl Indexer {
         Ok(Self { indexed_to, resume_at: Instant::now() })
     }
 
-    /// How long until a step is due. `None`: not before more is stored.
+    /// Time until a step is due. `None`: not before more messages are stored.
     pub fn wait(&self, last_seq: u64, now: Instant) -> Option<Duration> {
         let is_behind = last_seq.saturating_sub(self.indexed_to) >= STEP_MESSAGES as u64;
         is_behind.then(|| self.resume_at.saturating_duration_since(now))
@@ -64,10 +64,10 @@ impl Indexer {
     }
 }
 
-/// Answers up to where it came.
+/// Returns the sequence up to which everything is indexed.
 fn index(connection: &mut Connection, from: u64, last_seq: u64) -> rusqlite::Result<u64> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // Behind the last row there may be sequences whose rows are gone.
+    // After the last row there may be sequences whose rows were deleted.
     let mut indexed_to = last_seq;
     transaction
         .prepare_cached("INSERT INTO words (words, rank) VALUES ('merge', ?1)")?
@@ -106,7 +106,8 @@ fn insert(transaction: &Transaction<'_>, room: i64, seq: u64, body: &Body) -> ru
     Ok(())
 }
 
-/// A message that has another body now. One that is not indexed yet will be with this one.
+/// Replaces the words of a message whose body changed. A message that is not indexed yet will be
+/// indexed with its new body.
 pub fn replace(
     transaction: &Transaction<'_>,
     room: i64,
@@ -120,7 +121,7 @@ pub fn replace(
     insert(transaction, room, seq, body)
 }
 
-/// Before a room's messages are deleted, up to a sequence.
+/// Removes a room's messages up to a sequence from the index. Call it before they are deleted.
 pub fn forget(transaction: &Transaction<'_>, room: i64, last: u64) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(
@@ -132,7 +133,7 @@ pub fn forget(transaction: &Transaction<'_>, room: i64, last: u64) -> rusqlite::
     Ok(())
 }
 
-/// Every message up to this sequence can be looked up.
+/// Every message up to this sequence is in the index.
 pub fn indexed_to(connection: &Connection) -> Result<u64, ReadError> {
     stored(connection).map_err(read_error)
 }
@@ -141,8 +142,7 @@ fn stored(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row("SELECT indexed_to FROM log", [], |row| row.get(0))
 }
 
-/// The newest messages up to `indexed_to` that are searched for, oldest first, and whether there
-/// are more.
+/// The newest matches up to `indexed_to`, oldest first, and whether there are more.
 pub fn look_up(
     connection: &mut Connection,
     epoch: &Epoch,
@@ -169,7 +169,7 @@ pub fn look_up(
              ORDER BY words.rowid DESC LIMIT ?4",
         )
         .map_err(read_error)?;
-    // One row beyond what was asked for tells whether there is more.
+    // One row more than asked for shows whether there are more.
     let mut rows = statement
         .query(params![expression(room, search), trimmed_to, before, limit + 1])
         .map_err(read_error)?;
@@ -186,7 +186,8 @@ pub fn look_up(
     Ok((messages, false))
 }
 
-/// For FTS5: all of these. Only letters and digits are between the quotes, whatever a client sent.
+/// The FTS5 expression that requires all words. Whatever a client sent, only letters and digits
+/// come between the quotes.
 fn expression(room: i64, search: &Search) -> String {
     let words = search.query.words().iter().map(|word| format!("\"{word}\""));
     words.chain([format!("\"{}\"", room_word(room))]).collect::<Vec<_>>().join(" ")
@@ -206,7 +207,7 @@ mod tests {
         store::sqlite::schema,
     };
 
-    /// A log with these texts in room 1 of two, whose rows have the odd sequences.
+    /// A log with these texts in room 1 of two; the rows of room 1 have the odd sequences.
     fn log(texts: &[String]) -> Connection {
         let connection = schema::writer(None).expect("it opens");
         schema::log(&connection, None).expect("a log");
@@ -253,7 +254,7 @@ mod tests {
         connection.execute("UPDATE rooms SET trimmed_to = 0", []).expect("as before");
         let transaction = connection.transaction().expect("a transaction");
         forget(&transaction, 1, 1_197).expect("they are forgotten");
-        // Once more, and so of rows that are not indexed.
+        // The same again, now with rows that are not indexed.
         forget(&transaction, 1, 1_197).expect("there is nothing to forget");
         transaction.commit().expect("it is written");
         assert_eq!(found(&mut connection, "word", 2), (vec![1_199], false));
@@ -264,7 +265,7 @@ mod tests {
     proptest! {
         #![proptest_config(proptest::test_runner::Config::with_cases(64))]
 
-        /// What is looked up is what looking through all would find.
+        /// The index finds what a scan of all messages would find.
         #[test]
         fn the_index_and_the_rule_agree(
             texts in proptest::collection::vec("[aAbß\u{f6}Ö\u{308}o日本 \"*:(,.\\-0\u{e000}]{0,12}", 1..40),

@@ -1,7 +1,7 @@
-//! The bus of a single node: a SQLite file, or memory. The reference meaning of the contract.
+//! The store of a single node: a SQLite file, or memory. It is the reference for the contract.
 //!
-//! One thread writes: it takes what waits, stores it in one transaction, hands it to the relay,
-//! then settles it. Reading has a connection of its own, so that it goes on when writing cannot.
+//! One thread writes: it takes all queued drafts, stores them in one transaction, sends them to the
+//! relay, then settles them. Reads use a second connection, so they work even when writes fail.
 
 mod history;
 mod ids;
@@ -57,7 +57,7 @@ use crate::{
 
 /// The database's name in the data directory.
 const DATABASE: &str = "roomcast.db";
-/// Held locked while a process uses the data directory. It stays, empty, when the process ends.
+/// This file is locked while a process uses the data directory. The empty file stays afterwards.
 const LOCK: &str = "roomcast.lock";
 
 #[derive(Debug, Clone)]
@@ -68,9 +68,9 @@ pub struct SqliteOptions {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
-    /// Nothing outlives the process.
+    /// Nothing is kept after the process ends.
     Memory,
-    /// The data directory; it is created.
+    /// A data directory, created if it is missing.
     Dir(PathBuf),
 }
 
@@ -98,12 +98,12 @@ pub struct Sqlite {
     jobs: Arc<Jobs>,
     presence: SqlitePresence,
     reader: Arc<Mutex<Connection>>,
-    /// Readers wait here, and not each on a thread of the runtime's blocking pool.
+    /// Readers wait here instead of each blocking a thread of the runtime's blocking pool.
     turn: Arc<Semaphore>,
-    /// Searches wait here first, so that a page of history waits for one of them at most.
+    /// Searches wait here first, so that a page of history waits for at most one of them.
     searches: Semaphore,
     epoch: Epoch,
-    /// What the log had at the start.
+    /// The last sequence of the log when it was opened.
     began: u64,
     health: watch::Receiver<Health>,
     stopped: CancellationToken,
@@ -122,7 +122,7 @@ pub fn open(options: SqliteOptions) -> Result<Opened, OpenError> {
     start(file, lock, Arc::new(Mutex::new(connection)), retention)
 }
 
-/// Starts the bus on a connection that can write.
+/// Starts the store on a connection that can write.
 fn start(
     file: Option<&Path>,
     lock: Option<File>,
@@ -336,8 +336,8 @@ impl Lifecycle for Sqlite {
         self.health.clone()
     }
 
-    /// Ends when the relay has taken what was stored, or is gone: keep reading, or drop the
-    /// deliveries.
+    /// Returns when the relay has received everything that was stored, or has ended. The caller
+    /// must keep reading log events until then, or drop their receiver.
     fn close(&self) -> BoxFuture<'_, ()> {
         self.queue.close();
         Box::pin(self.stopped.cancelled())
@@ -345,7 +345,7 @@ impl Lifecycle for Sqlite {
 }
 
 impl Sqlite {
-    /// What is not indexed yet is looked through, and what lies before it looked up.
+    /// Scans the messages that are not indexed yet, and looks up the older ones in the index.
     async fn find(&self, search: Search) -> Result<Found, ReadError> {
         let _turn = self.searches.acquire().await;
         let indexed_to = self.read(|reader, _epoch| index::indexed_to(reader)).await?;
@@ -371,7 +371,7 @@ impl Sqlite {
         let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|cause| gone(&cause))?;
         let (reader, epoch) = (Arc::clone(&self.reader), self.epoch.clone());
         tokio::task::spawn_blocking(move || {
-            // A caller that went away does not end this read, so it keeps its turn.
+            // A caller that stops waiting does not end this read, so the read keeps its permit.
             let _turn = turn;
             let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
             read(&mut reader, &epoch)
@@ -381,7 +381,7 @@ impl Sqlite {
     }
 }
 
-/// Takes the directory for this process; the kernel gives it back however the process ends.
+/// Locks the directory for this process. The kernel releases the lock however the process ends.
 fn lock(dir: &Path) -> Result<File, OpenError> {
     let failed = |cause| OpenError::Directory { dir: dir.to_owned(), cause };
     std::fs::create_dir_all(dir).map_err(failed)?;

@@ -1,7 +1,7 @@
 //! Which users are in which room of the only node, and signals to that node.
 //!
-//! One lock for both, so that the steps of a roster are sent in the order of their versions. A
-//! signal that finds the channel full is dropped, and the node is told that signals were lost.
+//! One lock guards both, so that the steps of a roster are sent in the order of their versions.
+//! When the channel is full a signal is dropped, and the node gets `SignalsLost`.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -26,10 +26,10 @@ pub struct SqlitePresence(Arc<Mutex<Inner>>);
 #[derive(Debug)]
 struct Inner {
     rooms: HashMap<RoomName, Roster>,
-    /// No roster that is empty had a higher version.
+    /// At least the version of every roster that is empty.
     version: u64,
     sender: mpsc::Sender<NodeEvent>,
-    /// A place in the channel for `SignalsLost`. `None`: that event waits there already.
+    /// A reserved slot of the channel for `SignalsLost`. `None`: that event is queued already.
     last_place: Option<OwnedPermit<NodeEvent>>,
 }
 
@@ -88,7 +88,7 @@ impl SqlitePresence {
         Members { version: roster.version, count: roster.count(), users }
     }
 
-    /// Those with most people first; rooms of two people are left out.
+    /// Rooms with most members first, without rooms of two users.
     pub fn occupied(&self, limit: u32) -> Vec<(RoomName, u32)> {
         let inner = self.0.lock();
         let open = inner.rooms.iter().filter(|(room, _)| !room.is_direct());
@@ -109,7 +109,8 @@ impl Inner {
         if self.last_place.is_none() {
             self.last_place = self.sender.clone().try_reserve_owned().ok();
         }
-        // Dropped only before the node reads `SignalsLost`, and so read anew after it.
+        // A dropped signal does no harm: the node reads everything again after the queued
+        // `SignalsLost`.
         if self.last_place.is_none() || self.sender.try_send(NodeEvent::Signal(signal)).is_ok() {
             return;
         }

@@ -1,7 +1,7 @@
-//! Profiles and read marks in the file: what the writer does in its transaction, and what is read.
+//! Profiles and read marks in the file: what the writer's transaction changes, and what is read.
 //!
-//! A profile whose name was not used for as long as history is kept is as good as gone, whether
-//! its row is there or not.
+//! A profile that was not used for as long as history is kept counts as expired, even while its row
+//! is still there.
 
 use std::time::Duration;
 
@@ -24,17 +24,17 @@ use crate::{
     },
 };
 
-/// What is asked of the writer.
+/// A request to the writer.
 #[derive(Debug)]
 pub enum Job {
     Patch { patch: ProfilePatch, answer: oneshot::Sender<Result<Option<User>, ReadError>> },
     Mark { user: UserId, room: RoomName, seq: u64, answer: oneshot::Sender<Result<u64, ReadError>> },
 }
 
-/// What became of a job, and what is told of it.
+/// The result of a job, and the signal that follows from it.
 #[derive(Debug)]
 pub enum ProfileJobDone {
-    /// The profile, unless its name is another user's, and whether something has changed.
+    /// The profile, or none when its name is another user's; and whether something has changed.
     Patched {
         profile: Result<Option<User>, ReadError>,
         changed: bool,
@@ -46,7 +46,7 @@ pub enum ProfileJobDone {
 }
 
 impl Job {
-    /// After the commit. A caller may have stopped waiting.
+    /// Called after the commit. The caller may have stopped waiting.
     pub fn answer(self, done: ProfileJobDone) -> Option<Signal> {
         match (self, done) {
             (Self::Patch { answer, .. }, ProfileJobDone::Patched { profile, changed }) => {
@@ -70,7 +70,7 @@ impl Job {
     }
 }
 
-/// `life` is how long a name is kept that nobody uses, and a mark that nobody moves.
+/// `life` is how long an unused name and an unmoved read mark are kept.
 pub fn perform(
     transaction: &Transaction<'_>,
     job: &Job,
@@ -201,7 +201,7 @@ pub fn is_known(connection: &Connection, user: &UserId) -> Result<bool, ReadErro
         .map_err(read_error)
 }
 
-/// Rooms of two people that a user has marks in, and the seq of the last message of each.
+/// Rooms of two users in which the user has a mark, with the seq of the last message of each.
 pub fn direct_rooms(
     connection: &Connection,
     user: &UserId,
@@ -223,7 +223,7 @@ pub fn direct_rooms(
     found.into_iter().map(room).collect()
 }
 
-/// One snapshot of a user's marks, and what comes after them.
+/// One snapshot of a user's marks and of the messages after them.
 pub fn unread(
     connection: &mut Connection,
     user: &UserId,
@@ -252,7 +252,7 @@ pub fn unread(
     Ok(found)
 }
 
-/// What the log knows of rooms: of these first, then those that were made last.
+/// Summaries of rooms: the given ones first, then the newest others.
 pub fn rooms(
     connection: &mut Connection,
     occupied: Vec<(RoomName, u32)>,
@@ -279,7 +279,7 @@ pub fn rooms(
              ORDER BY r.id DESC LIMIT ?1",
         ))
         .map_err(read_error)?;
-    // Those with people may be among them.
+    // The rows may contain the given rooms too, so that many more are read.
     let mut rows = statement.query([u64::from(limit) + rooms.len() as u64]).map_err(read_error)?;
     let known: std::collections::HashSet<RoomName> =
         rooms.iter().map(|summary| summary.room.clone()).collect();
@@ -292,7 +292,6 @@ pub fn rooms(
             rooms.push(RoomSummary { room, count: 0, seq: seq.unwrap_or_default() });
         }
     }
-    // Stable: those with people stand in their order already.
     rooms.sort_by_key(|summary| std::cmp::Reverse((summary.count, summary.seq)));
     rooms.truncate(limit as usize);
     Ok(rooms)

@@ -1,13 +1,15 @@
-//! What leaves the log, and when, in steps so small that no message waits long for one.
+//! Deletes old rows from the log, in steps so small that no message waits long for one.
 //!
-//! A message leaves in two moves. First `rooms.trimmed_to` passes it, and history does not show it
-//! any more. Its row goes when its id is out of the idempotency window too, because the row is
-//! how a retry is recognised, after a restart as well. A room without rows is forgotten; what it
-//! lost is then answered for by `log.forgotten_to`. Behind `log.deleted_to` every row is there, of
-//! whatever room, for those who read the log as a whole: rows stay for the recovery window as well.
-//! What has become of a message leaves with its row. Records about messages leave when the room's
-//! messages of their age do, or when there are more of them than of messages, but stay for the same
-//! windows. Sessions, profiles and read marks leave at their end.
+//! A message leaves in two steps. First `rooms.trimmed_to` passes it, and history no longer shows
+//! it. Its row is deleted later, when its id has left the idempotency window, because the row is
+//! how a retry is recognised, also after a restart. A room without rows is forgotten; from then on
+//! `log.forgotten_to` covers its deleted messages.
+//!
+//! After `log.deleted_to` every row of every room is there, for readers of the whole log: so rows
+//! also stay for the recovery window. A message's state is deleted with its row. Records about
+//! messages are deleted with the room's messages of the same age, or when the room has more records
+//! than messages, but they stay for the same windows. Sessions, profiles and read marks are deleted
+//! when they expire.
 
 use std::collections::BTreeSet;
 
@@ -16,24 +18,25 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use crate::store::sqlite::{index, states};
 use crate::{domain::position::Timestamp, store::RetentionPolicy};
 
-/// Rows that one step trims, and rows that one step deletes. More than arrive between two steps,
-/// or the log would grow under load.
+/// Rows that one step trims, and rows that one step deletes. It must be more than arrive between
+/// two steps, or the log would grow under load.
 const STEP_ROWS_MAX: u64 = 4_096;
-/// Rooms that one step visits on its round through all of them.
+/// Rooms that one step visits. Successive steps visit all rooms in turn.
 const STEP_ROOMS_MAX: u32 = 64;
-/// Sessions, profiles and marks that one step deletes, of each: no fewer than begin between two steps.
+/// Sessions, profiles and marks that one step deletes, of each. It must be at least as many as
+/// begin between two steps.
 const STEP_ENDED_MAX: usize = 4_096;
-/// Rooms noticed as too long that wait for a step. The round finds those that found no place.
+/// Over-long rooms that may wait for a step. Rooms beyond it are found when their turn comes.
 const LONG_ROOMS_MAX: usize = 4_096;
 
-/// Messages after which a busy writer makes a step.
+/// A busy writer makes a step after this many messages.
 pub const STEP_EVERY: usize = 2_048;
 
 #[derive(Debug)]
 pub struct Retention {
     retention: RetentionPolicy,
     long_rooms: BTreeSet<i64>,
-    /// The round has visited every room up to this id.
+    /// Every room up to this id was visited in this turn.
     visited_to: i64,
 }
 
@@ -51,7 +54,7 @@ struct Old {
     at: u64,
 }
 
-/// What a step may still do.
+/// What a step may still delete.
 struct Budget {
     trim: u64,
     delete: u64,
@@ -62,14 +65,14 @@ impl Retention {
         Self { retention, long_rooms: BTreeSet::new(), visited_to: 0 }
     }
 
-    /// The writer tells how many messages a room has now, or records if these are more.
+    /// The writer reports how many messages, or records if these are more, a room has.
     pub fn notice(&mut self, room: i64, count: u64) {
         if count > u64::from(self.retention.history_max) && self.long_rooms.len() < LONG_ROOMS_MAX {
             self.long_rooms.insert(room);
         }
     }
 
-    /// One bounded transaction. `true`: there is more to do at once.
+    /// One bounded transaction. `true`: the next step is due at once.
     pub fn step(&mut self, connection: &mut Connection, now: Timestamp) -> rusqlite::Result<bool> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut budget = Budget { trim: STEP_ROWS_MAX, delete: STEP_ROWS_MAX };
@@ -94,7 +97,7 @@ impl Retention {
             let id = room.id;
             self.tick(&transaction, room, now, &mut budget)?;
             if budget.is_spent() {
-                // This room comes first in the next step.
+                // The next step starts with this room.
                 visited_to = id - 1;
                 break;
             }
@@ -185,17 +188,17 @@ impl Budget {
     }
 }
 
-/// The moment before which something of this age limit is too old, on the log's scale.
+/// The time before which something of this age limit is too old, on the log's clock.
 fn before(now: Timestamp, limit: std::time::Duration) -> u64 {
     now.0.saturating_sub(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The moment at which something that lasts this long from now has ended.
+/// The time at which something that lasts this long from now ends.
 pub fn after(now: Timestamp, time: std::time::Duration) -> u64 {
     now.0.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)).min(i64::MAX as u64)
 }
 
-/// The most that was deleted of one kind.
+/// Deletes what has expired. Returns the largest number of rows deleted of one kind.
 fn delete_ended(transaction: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<usize> {
     let ended = [
         "DELETE FROM sessions WHERE id IN
@@ -225,7 +228,7 @@ fn rooms(transaction: &Transaction<'_>, after: i64, limit: u32) -> rusqlite::Res
         .collect()
 }
 
-/// The rows of a room between two sequences, of one kind each.
+/// The rows of a room between two sequences, of one kind (messages or records).
 const MESSAGES: &str = "
     SELECT seq, at FROM messages INDEXED BY messages_by_room
     WHERE room = ?1 AND of_seq IS NULL AND seq > ?2 AND seq < ?3 ORDER BY seq LIMIT ?4";
@@ -233,8 +236,9 @@ const RECORDS: &str = "
     SELECT seq, at FROM messages INDEXED BY records_by_room
     WHERE room = ?1 AND of_seq IS NOT NULL AND seq > ?2 AND seq < ?3 ORDER BY seq LIMIT ?4";
 
-/// How many of a room's oldest rows between two sequences go, and the last of them. It stops
-/// at the first that stays: a row whose clock was ahead holds up those behind it for that long.
+/// How many of a room's oldest rows between two sequences are too old, and the last of them. It
+/// stops at the first row that stays: a row with a time in the future keeps the rows behind it that
+/// long.
 fn oldest(
     transaction: &Transaction<'_>,
     sql: &str,
@@ -256,7 +260,7 @@ fn oldest(
     Ok((count, last))
 }
 
-/// Rows of a room up to a sequence, after which the log is no longer whole.
+/// Deletes rows of a room up to a sequence. After this the log is no longer complete before it.
 fn delete(
     transaction: &Transaction<'_>,
     sql: &str,

@@ -1,7 +1,7 @@
-//! The database: how it is opened, its tables, and the one row that says what the log is.
+//! The database: how it is opened, its tables, and the one row that identifies the log.
 //!
-//! A file is only ever brought forward, one migration per `user_version`; a file that a newer
-//! program wrote is refused, because this one would not know what it must keep.
+//! A file is only migrated forward, one migration per `user_version`. A file of a newer program is
+//! refused, because this program would not know what it must keep.
 
 use std::{path::Path, time::Duration};
 
@@ -15,23 +15,23 @@ const LOCK_WAIT: Duration = Duration::from_secs(1);
 /// Pages of the write-ahead log after which a commit also moves them into the database: 16 MiB.
 /// Fewer means more fsyncs of the database, more means a longer stall and a longer start.
 const CHECKPOINT_PAGES: u32 = 4_096;
-/// Kibibytes of pages that a connection keeps in memory; SQLite wants them negative.
+/// Kibibytes of pages that a connection caches. For SQLite a negative value means kibibytes.
 const CACHE_KIB: i32 = -16_384;
-/// Statements a connection keeps prepared: all of ours.
+/// Prepared statements that a connection caches: enough for all of ours.
 const STATEMENTS_MAX: usize = 64;
 
 /// `rooms.kept` counts the messages after `trimmed_to`, which are the room's history. Rows up to
-/// `trimmed_to` may still be there for the ids they carry. The index ends in `seq` by itself, as
-/// every index of a rowid table does. A row with `of_seq` is a record about that message and none
-/// itself: it is in other indexes, and `rooms.records` counts those that are there.
+/// `trimmed_to` may still be there for their ids. An index ends in `seq` without naming it, as
+/// every index of a rowid table does. A row with `of_seq` is a record about that message, not a
+/// message: other indexes contain it, and `rooms.records` counts such rows.
 ///
-/// `log.deleted_to` is the newest row that is gone. What an older program has deleted is not known,
-/// so a log of its is taken to begin where it ends: positions within it were given to no session.
-/// `words` has the rows up to `log.indexed_to`; of each nothing but which words it has, as `words_of`
-/// makes them, and its room (`index.rs`). Where the rule changes, a migration must empty it.
-/// `states` has what has become of messages (`states.rs`).
-/// `sessions.id` is the public one, and `ends` is null while the session's connection lives. Those
-/// of older programs were found by a secret, and are forgotten.
+/// `log.deleted_to` is the newest deleted row. Nobody knows what an older program has deleted, so
+/// its log counts as deleted up to its end; no session has a position within it. `words` has the
+/// rows up to `log.indexed_to`: of each only its words, as `words_of` makes them, and its room
+/// (`index.rs`). When that rule changes, a migration must empty the table. `states` has the states
+/// of messages (`states.rs`). `sessions.id` is the public id, and `ends` is null while the
+/// session's connection lives. Sessions of older programs had a secret as their key and are
+/// deleted.
 const MIGRATIONS: [&str; 5] = [
     "
     CREATE TABLE log (
@@ -118,7 +118,7 @@ const MIGRATIONS: [&str; 5] = [
 ",
 ];
 
-/// A connection that may write, to a file or, without one, to memory.
+/// A connection that may write: to a file, or to memory when there is none.
 pub fn writer(file: Option<&Path>) -> Result<Connection, OpenError> {
     let failed = |cause| OpenError::Database { file: shown(file), cause };
     let mut connection = match file {
@@ -143,7 +143,7 @@ pub fn reader(file: &Path) -> Result<Connection, OpenError> {
     Ok(connection)
 }
 
-/// The epoch and the last sequence, made with the database.
+/// The epoch and the last sequence. The epoch is chosen when the database is created.
 pub fn log(connection: &Connection, file: Option<&Path>) -> Result<(String, u64), OpenError> {
     let failed = |cause| OpenError::Database { file: shown(file), cause };
     let row = connection
@@ -160,7 +160,7 @@ pub fn log(connection: &Connection, file: Option<&Path>) -> Result<(String, u64)
     Ok((epoch, 0))
 }
 
-/// The file's name for people.
+/// The file's name, to show to an operator.
 pub fn shown(file: Option<&Path>) -> String {
     file.map_or_else(|| "memory".to_owned(), |file| file.display().to_string())
 }

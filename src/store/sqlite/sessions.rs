@@ -1,8 +1,8 @@
-//! What waits for the writer beside messages, and sessions in the file: what it does of them in its
-//! transaction.
+//! The queue of jobs for the writer beside messages, and sessions in the file: what the writer's
+//! transaction does with them.
 //!
-//! A session whose connection lives has no end. One that was released has, and so, from the next
-//! start on, has every session that a process left behind when it died.
+//! A session whose connection lives has no end. A released session has one. After a start, every
+//! session that the last process left open gets one.
 
 use std::{
     collections::VecDeque,
@@ -27,10 +27,10 @@ use crate::{
 
 /// Jobs that may wait for the writer.
 const WAITING_MAX: usize = 65_536;
-/// What one transaction does at most.
+/// Most jobs in one transaction.
 const JOBS_PER_COMMIT: usize = 1_024;
 
-/// What is asked of the writer.
+/// A request to the writer.
 #[derive(Debug)]
 pub enum SessionJob {
     Save {
@@ -52,11 +52,11 @@ pub enum SessionJob {
     People(profiles::Job),
 }
 
-/// Jobs in the order they came, beside the queue of messages: a client that comes back does not
-/// wait until everything that was said before is stored.
+/// Jobs in the order they came, in a queue of their own: a returning client must not wait until all
+/// earlier messages are stored.
 #[derive(Debug)]
 pub struct Jobs {
-    /// `None` once closed.
+    /// `None` after `close`.
     waiting: Mutex<Option<VecDeque<SessionJob>>>,
     work: Notify,
 }
@@ -68,10 +68,11 @@ impl Default for Jobs {
 }
 
 impl Jobs {
-    /// A job that is not taken is dropped, and with it its answer.
+    /// A job that is refused is dropped together with its answer channel, so its caller sees an
+    /// error.
     pub fn push(&self, job: SessionJob) {
         if let Some(waiting) = self.waiting().as_mut() {
-            // There is a release for each connection at most, and nobody would repeat it.
+            // There is at most one release per connection, and no caller would repeat it.
             if waiting.len() < WAITING_MAX || matches!(job, SessionJob::Release { .. }) {
                 waiting.push_back(job);
                 self.work.notify_one();
@@ -79,14 +80,14 @@ impl Jobs {
         }
     }
 
-    /// Returns when there is something to do.
+    /// Waits until a job is queued.
     pub async fn ready(&self) {
         while self.waiting().as_ref().is_none_or(VecDeque::is_empty) {
             self.work.notified().await;
         }
     }
 
-    /// What one transaction takes.
+    /// The jobs for one transaction.
     pub fn take(&self) -> Vec<SessionJob> {
         let mut waiting = self.waiting();
         let Some(waiting) = waiting.as_mut() else { return Vec::new() };
@@ -94,7 +95,7 @@ impl Jobs {
         waiting.drain(..count).collect()
     }
 
-    /// Refuses further jobs, and gives the last ones out.
+    /// Refuses further jobs, and returns those that are left.
     pub fn close(&self) -> Vec<SessionJob> {
         self.waiting().take().unwrap_or_default().into()
     }
@@ -104,7 +105,7 @@ impl Jobs {
     }
 }
 
-/// What became of a job.
+/// The result of a job.
 #[derive(Debug)]
 pub enum Done {
     Saved(bool),
@@ -113,14 +114,15 @@ pub enum Done {
     People(profiles::ProfileJobDone),
 }
 
-/// A record as its row has it. What cannot be read fails its own claim, not the transaction.
+/// A record as its row stores it. A record that cannot be decoded fails its own claim, not the
+/// whole transaction.
 #[derive(Debug)]
 pub struct Columns {
     user: String,
     rooms: String,
 }
 
-/// Gives every session an end that a process left without one.
+/// Sets an end for every session that a process left open.
 pub fn end_all(connection: &Connection, now: Timestamp, window: Duration) -> rusqlite::Result<()> {
     let end = after(now, window);
     connection.execute("UPDATE sessions SET ends = ?1 WHERE ends IS NULL", [end])?;
@@ -206,7 +208,7 @@ fn claim(
     Ok(Done::Claimed { columns: Some(columns), lost_by })
 }
 
-/// What a session has, if it lives or can be claimed.
+/// The record of a session that lives or can still be claimed.
 pub fn read(
     reader: &Connection,
     session: &PublicId,
@@ -224,7 +226,7 @@ pub fn read(
     columns.map(|columns| columns.record()).transpose()
 }
 
-/// SQLite's integers have a sign.
+/// SQLite has only signed integers.
 fn bits(holder: Holder) -> i64 {
     holder.bits().cast_signed()
 }

@@ -58,7 +58,7 @@ pub fn fold(
     Ok(())
 }
 
-/// Removes the old body of an edited message, and every body that a deleted message ever had.
+/// Removes the old body of an edited message, or every body that a deleted message ever had.
 fn replace_body(
     transaction: &Transaction<'_>,
     room: i64,
@@ -84,7 +84,7 @@ fn replace_body(
     index::replace(transaction, room, target_seq, &body)
 }
 
-/// Before a room's messages are deleted, up to a sequence.
+/// Deletes the states of a room's messages up to a sequence. Call it before they are deleted.
 pub fn forget(transaction: &Transaction<'_>, room: i64, last: u64) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(

@@ -1,4 +1,4 @@
-//! The log after a position, for clients that come back: all rooms, a bounded piece at a time.
+//! The log after a position, for returning clients: all rooms, a bounded piece at a time.
 
 use rusqlite::{Connection, params};
 
@@ -14,13 +14,14 @@ use crate::{
     },
 };
 
-/// By the primary key, and each record's room looked up: never the other way round.
+/// Goes through the messages by primary key and looks up each one's room. The opposite join order
+/// would be slow.
 const AFTER: &str = "
     SELECT m.seq, m.body, m.sender, m.name, m.id, m.at, m.except_socket, m.change, m.of_seq, r.name
     FROM messages m CROSS JOIN rooms r ON r.id = m.room
     WHERE m.seq > ?1 ORDER BY m.seq LIMIT ?2";
 
-/// One snapshot of the log of this epoch.
+/// Reads one snapshot of the log of this epoch.
 pub fn read(
     connection: &mut Connection,
     epoch: &Epoch,

@@ -1,4 +1,4 @@
-//! A disk that fails, and what stays of what was to be written.
+//! A failing disk, and which writes survive it.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A store on a file, and the connection that its writer uses, to break it.
+/// A store on a file, with the connection that its writer uses, so that a test can break it.
 struct Breakable {
     _dir: tempfile::TempDir,
     writer: Arc<Mutex<Connection>>,
@@ -114,7 +114,7 @@ async fn a_log_that_is_down_comes_back_without_a_message() {
     assert_eq!(log.append("one", 10).await.map(|stored| stored.position.seq), Ok(1));
 }
 
-/// Nobody would repeat it, and the session would never end.
+/// A lost release would not be repeated, and the session would never end.
 #[tokio::test]
 async fn a_release_is_written_when_it_can_be() {
     let log = Breakable::new();
@@ -148,7 +148,7 @@ async fn room_for_a_message_but_not_for_a_batch_is_not_ready() {
     assert_eq!(log.append("large", 30_000).await, Err(AppendError::Unavailable));
     let mut health = log.store.lifecycle.health();
     health.mark_unchanged();
-    // Each failed try says so again; none in between says ready.
+    // Each failed try reports the failure again; none in between reports ready.
     for _ in 0..2 {
         tokio::time::timeout(DEADLINE, health.changed()).await.expect("a try").expect("runs");
         assert_ne!(*health.borrow_and_update(), Health::Ready);

@@ -1,8 +1,8 @@
-//! The one thread that writes: batches of drafts, sessions with them, retention and the index of
-//! words between them, and word of its health.
+//! The only thread that writes: batches of drafts and session jobs, with retention and the word
+//! index between them. It also reports the health of the store.
 //!
-//! The order is commit, deliver, settle. Nothing of a batch is kept in memory before the commit,
-//! so a failed one leaves no trace and the next starts from what the file says.
+//! The order is commit, deliver, settle. Nothing of a batch is kept in memory before the commit, so
+//! a failed batch leaves no trace, and the next one starts from what the file says.
 
 use std::{
     collections::HashMap,
@@ -42,18 +42,18 @@ use crate::{
     },
 };
 
-/// How often an idle writer looks for what is too old, and one that is down tries again.
+/// How often an idle writer runs retention, and a writer that is down tries again.
 const TICK: Duration = Duration::from_secs(1);
 
 pub struct LogWriter {
-    /// The database, for people.
+    /// The database's name, to show to an operator.
     pub file: String,
     pub lock: Option<File>,
     pub connection: Arc<Mutex<Connection>>,
     pub drain: DraftReceiver,
     pub jobs: Arc<Jobs>,
     pub presence: SqlitePresence,
-    /// Releases that could not be written, and that nobody but this writer would repeat.
+    /// Releases that could not be written. Only this writer would repeat them.
     pub owed: Vec<SessionJob>,
     pub log_sender: mpsc::Sender<Vec<LogEvent>>,
     pub node_sender: mpsc::Sender<NodeEvent>,
@@ -75,20 +75,20 @@ enum Wake {
     Tick,
 }
 
-/// What a committed batch leaves to do.
+/// What must be done after a batch is committed.
 struct Appended {
     records: Vec<Record>,
     /// The key and the sequence of each new record.
     ids: Vec<(u64, u64)>,
-    /// What each draft is told, in order.
+    /// The result of each draft, in order.
     outcomes: Vec<Result<Stored, AppendError>>,
-    /// How many messages, or records, each room has now.
+    /// How many messages, or records if these are more, each room has.
     counts: Vec<(i64, u64)>,
-    /// What became of each job, in order.
+    /// The result of each job, in order.
     done: Vec<Done>,
 }
 
-/// A room as a batch found it, and then with what the batch adds.
+/// A room as a batch found it, then with the rows that the batch adds.
 struct RoomCount {
     place: RoomRow,
     kept: u64,
@@ -100,7 +100,7 @@ impl LogWriter {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let end = End { health: self.health.clone(), jobs: Arc::clone(&self.jobs), stopped };
         std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || {
-            // Dropped last, also by a panic: nobody waits for a writer that is gone.
+            // Dropped last, also in a panic: no caller may wait for a writer that has ended.
             let _end = end;
             self.run(&runtime);
         })?;
@@ -135,7 +135,7 @@ impl LogWriter {
         }
         let last = self.jobs.close();
         self.append(Vec::new(), last);
-        // What is not moved into the database now is when it is next opened.
+        // A checkpoint now saves the time at the next start.
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(cause) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
         {
@@ -242,7 +242,7 @@ impl LogWriter {
         Ok(Appended { records, ids: ids.into_iter().collect(), outcomes, counts, done })
     }
 
-    /// What follows a commit, up to the settling.
+    /// Everything that follows a commit, except settling the drafts.
     fn stored(&mut self, appended: Appended) -> Vec<Result<Stored, AppendError>> {
         let Appended { records, ids, outcomes, counts, done: _ } = appended;
         let Some(last) = records.last() else { return outcomes };
@@ -260,13 +260,14 @@ impl LogWriter {
     }
 
     fn deliver(&self, events: Vec<LogEvent>) {
-        // A relay that is gone has nobody left to deliver to; storing goes on without it.
+        // Without a relay there is no client left to deliver to. Storing goes on.
         if self.log_sender.blocking_send(events).is_err() {
             tracing::trace!("nothing reads the log events");
         }
     }
 
-    /// Tells who has lost a session before who has it now. A caller may have stopped waiting.
+    /// Reports a takeover to the former holder before the new holder. Callers may have stopped
+    /// waiting.
     fn answer(&self, jobs: Vec<SessionJob>, done: Vec<Done>) {
         for (job, done) in jobs.iter().zip(&done) {
             if let (
@@ -275,7 +276,7 @@ impl LogWriter {
             ) = (job, done)
             {
                 let taken = NodeEvent::SessionTaken { session: session.clone(), holder: *holder };
-                // Without a receiver no connection is left to be told.
+                // Without a receiver no connection is left that could be told.
                 if self.node_sender.blocking_send(taken).is_err() {
                     tracing::trace!("nothing reads the node events");
                 }
@@ -294,7 +295,7 @@ impl LogWriter {
                         self.presence.publish(signal);
                     }
                 }
-                // Nobody waits for a release.
+                // A release has no caller that waits.
                 (
                     SessionJob::Save { .. }
                     | SessionJob::Claim { .. }
@@ -306,7 +307,7 @@ impl LogWriter {
         }
     }
 
-    /// After a transaction that failed.
+    /// After a failed transaction.
     fn refuse(&mut self, jobs: Vec<SessionJob>, cause: &rusqlite::Error) {
         let error = || ReadError::Unavailable(cause.to_string());
         for job in jobs {
@@ -319,7 +320,8 @@ impl LogWriter {
         }
     }
 
-    /// RetentionPolicy, or while the log is down a try whether it still is. Answers when to come again.
+    /// Runs retention, or tests the disk while the log is down. Returns the time until the next
+    /// tick.
     fn tick(&mut self) -> Duration {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let is_down = *self.health.borrow() != Health::Ready;
@@ -338,7 +340,7 @@ impl LogWriter {
         }
     }
 
-    /// A step, if it is due. Answers how many messages it counts for.
+    /// Makes an index step if one is due. Returns how many messages it counts for.
     fn index(&mut self) -> usize {
         if self.indexer.wait(self.last_seq, Instant::now()) != Some(Duration::ZERO) {
             return 0;
@@ -362,7 +364,7 @@ impl LogWriter {
     }
 }
 
-/// The ids that a retry may still name, from the rows that carry them.
+/// The ids that a retry may still name, read from the rows that carry them.
 pub fn recent_ids(
     connection: &Connection,
     retention: &RetentionPolicy,
@@ -377,8 +379,8 @@ pub fn recent_ids(
     let mut rows = statement.query([])?;
     let mut keys = Vec::new();
     while let Some(row) = rows.next()? {
-        // Rows are in the order of their times but for the moments they waited in the queue, so
-        // a whole window of slack before the end is more than enough.
+        // Rows are almost in the order of their times: they differ only by the time that drafts
+        // waited in the queue. So one extra window before the end is more than enough.
         if row.get::<_, u64>(3)? < oldest.saturating_sub(oldest.abs_diff(now.0))
             || keys.len() == IDS_MAX
         {
@@ -396,7 +398,7 @@ pub fn recent_ids(
     Ok(recent)
 }
 
-/// The first message with the draft's id, if it is recent enough to be the same one.
+/// The earlier message with the draft's id, if it is recent enough that the draft is its retry.
 fn first(
     transaction: &Transaction<'_>,
     draft: &Draft,
@@ -409,7 +411,7 @@ fn first(
             .query_row(params![seq, draft.from.as_str(), draft.id.as_str()], |row| row.get(0))
             .optional()?;
         if let Some(at) = at {
-            // A clock that was set back gives no age, and then it is the same message.
+            // If the clock was set back there is no age: the draft counts as a retry.
             let age = Duration::from_millis(draft.at.0.saturating_sub(at));
             return Ok((age <= window).then_some((seq, Timestamp(at))));
         }
@@ -429,7 +431,7 @@ fn room(transaction: &Transaction<'_>, name: &str) -> rusqlite::Result<RoomCount
     if let Some(known) = known {
         return Ok(known);
     }
-    // A room of this name may have been forgotten, with messages that are gone.
+    // A room of this name may have been forgotten, and its messages deleted.
     transaction
         .prepare_cached(
             "INSERT INTO rooms (name, kept, trimmed_to) SELECT ?1, 0, forgotten_to FROM log
@@ -465,16 +467,16 @@ fn insert(
     Ok(())
 }
 
-/// Writes as much as the largest batch, and takes it away again: a disk with room for less would
-/// only be called ready until the next batch.
+/// Writes as much as the largest batch, and deletes it again. With a smaller write, a nearly full
+/// disk would look ready until the next batch.
 fn probe(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute("INSERT INTO probe VALUES (zeroblob(?1))", [BATCH_BYTES_MAX])?;
     connection.execute("DELETE FROM probe", [])?;
     Ok(())
 }
 
-/// After a failed fsync of the commit its record may be in the file, and a crash before the next
-/// write would bring it back. Every other failure comes before the record is complete.
+/// When the fsync of a commit fails, its record may be in the file, and a crash before the next
+/// write would bring it back. All other failures happen before the record is complete.
 fn failure(cause: &rusqlite::Error) -> AppendError {
     match cause {
         rusqlite::Error::SqliteFailure(error, _)
@@ -486,7 +488,7 @@ fn failure(cause: &rusqlite::Error) -> AppendError {
     }
 }
 
-/// The end of the writer's thread, however it came.
+/// Runs when the writer's thread ends, also by a panic.
 struct End {
     health: watch::Sender<Health>,
     jobs: Arc<Jobs>,
