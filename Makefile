@@ -1,4 +1,4 @@
-# `make test` is what the continuous integration runs; it gets what is missing first.
+# `make test` is what the continuous integration runs; it first installs what is missing.
 
 .DEFAULT_GOAL := help
 .PHONY: help run test fmt lint unit e2e chaos audit bench tools

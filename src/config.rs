@@ -1,7 +1,7 @@
 //! What an operator can set: flags, each with an environment variable, and their bounds.
 //!
-//! The only file that reads the environment. A wrong value ends the program with code 64 and one
-//! line that names the flag, the value and what is allowed. Secrets are masked when shown.
+//! This is the only file that reads the environment. A wrong value ends the program with code 64
+//! and one line that names the flag, the value and what is allowed. Secrets are masked when shown.
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -84,7 +84,7 @@ pub struct Config {
     )]
     redis: Option<String>,
 
-    /// The variable that hosting platforms set
+    /// The variable that hosting platforms set.
     #[arg(long, env = "REDIS_URL", hide = true, hide_env_values = true)]
     redis_url: Option<String>,
 
@@ -188,11 +188,11 @@ pub enum Storage {
     Redis(RedisUrl),
 }
 
-/// A Redis address. It can hold a password, so it shows itself masked.
+/// A Redis address. It can contain a password, so `Display` and `Debug` mask it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl(String);
 
-/// Why the program does not start, or what it printed instead of starting.
+/// Why the program does not start, or the text that it was asked to print.
 #[derive(Debug)]
 pub enum Refusal {
     /// Help or version: text for standard output, exit code 0.
@@ -215,7 +215,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Rules that a single value cannot show.
+    /// Checks rules that involve several flags.
     fn check(&self) -> Result<(), String> {
         if let Some(url) = self.redis_text() {
             RedisUrl::parse(url).map_err(|why| format!("error: --redis: {why}"))?;
@@ -246,7 +246,7 @@ impl Config {
         }
     }
 
-    /// An empty variable means none, as in a compose file with an unset one.
+    /// An empty variable counts as not set, as compose files pass unset ones.
     fn redis_text<'a>(&'a self) -> Option<&'a str> {
         let set = |url: &'a Option<String>| url.as_deref().filter(|url| !url.is_empty());
         set(&self.redis).or_else(|| set(&self.redis_url))
@@ -285,7 +285,7 @@ impl RedisUrl {
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A query can hold the password of a Sentinel.
+        // The query can contain the password of a Sentinel.
         let url = self.0.split('?').next().unwrap_or_default();
         match (url.split_once("://"), url.rsplit_once('@')) {
             (Some((scheme, _)), Some((_, host))) => write!(f, "{scheme}://***@{host}"),
@@ -301,7 +301,7 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
-/// clap explains over several lines; an operator's log wants one.
+/// clap explains an error over several lines; an operator's log needs one.
 fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -358,7 +358,7 @@ fn origin(text: &str) -> Result<String, String> {
     }
 }
 
-/// Braces would move the cluster's hash tag.
+/// Braces in the prefix would change the hash tag that Redis Cluster uses.
 fn prefix(text: &str) -> Result<String, String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     if (1..=64).contains(&text.len()) && text.chars().all(fine) {

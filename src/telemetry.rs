@@ -1,4 +1,4 @@
-//! Where the log goes: standard error, for people or as JSON lines.
+//! Where the log goes: standard error, as text or as JSON lines.
 
 use std::io::IsTerminal;
 
@@ -6,7 +6,7 @@ use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
 use crate::config::{Config, LogFormat};
 
-/// The line for a filter that cannot be understood.
+/// The error for a filter that cannot be parsed.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "error: --log '{filter}': {why}; expected info, warn, off, or a filter such as roomcast=debug,warn"
@@ -17,7 +17,8 @@ pub struct BadFilter {
 }
 
 pub fn start(config: &Config) -> Result<(), BadFilter> {
-    // The libraries tell of what the program handles and logs itself; a filter can ask for it.
+    // These libraries log errors that the program handles and logs itself. A filter can enable
+    // them.
     let filter = format!("fred=off,socketioxide=error,engineioxide=error,{}", config.log);
     let filter = EnvFilter::try_new(filter)
         .map_err(|why| BadFilter { filter: config.log.clone(), why: why.to_string() })?;

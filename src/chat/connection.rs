@@ -1,7 +1,7 @@
 //! One client's connection as the chat sees it: its session, its rooms, and what it has in flight.
 //!
-//! A connection holds its session for as long as it lives: dropping it releases the session, takes
-//! its rooms off the air and starts the grace period of its presence.
+//! A connection holds its session for as long as it lives. Dropping it releases the session, ends
+//! the delivery to its rooms and starts the grace period of its presence.
 
 use std::sync::{
     Arc, Weak,
@@ -23,7 +23,7 @@ use crate::{
     transport::registry::Admission,
 };
 
-/// Reads of the store that one connection may have in flight.
+/// Store reads that one connection may have in flight.
 const READS_MAX: u32 = 8;
 
 #[derive(Debug)]
@@ -34,9 +34,9 @@ pub struct Connection {
     pub(super) public_id: PublicId,
     pub(super) user: UserId,
     pub(super) memberships: Mutex<MembershipList>,
-    /// Changes of the memberships are stored one after the other, in the client's order.
+    /// Held while memberships are stored: one change after the other, in the client's order.
     pub(super) saving: tokio::sync::Mutex<()>,
-    /// Whether the memberships have changed since they were stored.
+    /// Whether the memberships have changed since they were last stored.
     pub(super) is_stale: AtomicBool,
     pub(super) pending: Mutex<PendingAppends>,
     appends: AtomicU32,
@@ -44,18 +44,18 @@ pub struct Connection {
     _admission: Admission,
 }
 
-/// Who asks: a user, and the connection they ask through, if any.
+/// The user of a request, and the connection through which they ask, if there is one.
 #[derive(Debug, Clone, Copy)]
 pub struct Actor<'a> {
     pub user: &'a UserId,
     pub connection: Option<&'a Arc<Connection>>,
 }
 
-/// One request that is not answered yet. Dropping it makes room for the next.
+/// Permission for one request that is not answered yet. Dropping it allows the next one.
 #[derive(Debug)]
 #[must_use = "dropping it says that the request is answered"]
 pub struct Permit {
-    /// Weak, because a connection that has ended must not live on for a late answer.
+    /// Weak: a late answer must not keep a connection that has ended alive.
     connection: Weak<Connection>,
     counter: fn(&Connection) -> &AtomicU32,
 }
@@ -97,14 +97,14 @@ impl Connection {
         Actor { user: &self.user, connection: Some(self) }
     }
 
-    /// A message that waits for its position.
+    /// A permit for a message that waits to be stored.
     pub(super) fn begin_append(self: &Arc<Self>) -> Result<Permit, Reject> {
         self.begin(|connection| &connection.appends, self.chat.0.limits.in_flight_max).ok_or_else(
             || Reject::new(Code::Busy, "too many messages wait for their ack; wait for some"),
         )
     }
 
-    /// Any other request that waits for the store.
+    /// A permit for any other request that waits for the store.
     pub(super) fn begin_read(self: &Arc<Self>) -> Result<Permit, Reject> {
         let busy = || {
             let why = format!("{READS_MAX} reads are in flight on this connection; wait for one");
@@ -136,13 +136,13 @@ impl Connection {
 }
 
 impl<'a> Actor<'a> {
-    /// A user who asks without a connection, such as by HTTP.
+    /// A user that asks without a connection, for example by HTTP.
     pub fn user(user: &'a UserId) -> Self {
         Self { user, connection: None }
     }
 
-    /// Whether the actor may read and write in a room: it has joined it, or is one of the two
-    /// users whose room it is. Without a connection every open room counts as joined.
+    /// Checks that the actor may read and write in a room: it has joined it, or is one of the two
+    /// users of the room. Without a connection every open room counts as joined.
     pub(super) fn check_inside(&self, room: &RoomName) -> Result<(), Reject> {
         let has_joined = || self.connection.is_none_or(|connection| connection.has_joined(room));
         may_use(self.user, room, has_joined)

@@ -1,9 +1,9 @@
-//! The cutover from replay to live events: a moment in which nothing is delivered and everything
-//! before it is known.
+//! The cutover from replay to live events: a moment in which nothing is delivered, so that
+//! everything before it is known.
 //!
-//! Example: a client joins a room while messages 7 and 8 are on their way. The relay has delivered
-//! 7 and waits. The client gets 7 from the replay buffer, is subscribed, and the relay goes on with
-//! 8, which reaches the client as an event. Nothing is lost and nothing comes twice.
+//! Example: a client joins a room while messages 7 and 8 are being delivered. The relay has
+//! delivered 7 and waits. The client gets 7 from the replay buffer and is subscribed. Then the
+//! relay delivers 8, which reaches the client as an event. No message is lost or comes twice.
 
 use std::{
     sync::{Arc, Weak},
@@ -24,32 +24,32 @@ use crate::{
     },
 };
 
-/// A log that cannot be read is tried again after this time.
+/// Pause before a log that cannot be read is read again.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
 
-/// What the answer to a join says.
+/// The result of a join.
 #[derive(Debug)]
 pub struct JoinResult {
-    /// What was delivered before `begin`: since the position that was asked for, or else since the
-    /// join was asked for.
+    /// What was delivered up to `begin`: after the client's position if it gave one, otherwise
+    /// after the join was requested.
     pub missed: Vec<Arc<ReplayEntry>>,
-    /// Whether a position was asked for, and `missed` is all since then.
+    /// Whether the client gave a position and `missed` is everything since then.
     pub recovered: bool,
-    /// Everything after it comes, or came already, as events.
+    /// Everything after this position comes as events, or has come already.
     pub begin: Position,
-    /// How many users are in the room and, unless they are too many, which.
+    /// How many users are in the room and, unless there are too many, which ones.
     pub members: Option<(u32, Vec<User>)>,
 }
 
-/// A partition that a client is brought live in.
+/// A partition in which a client is to go live.
 pub(super) struct Wanted {
     partition: u16,
     rooms: Vec<RoomName>,
-    /// The client is to be told what comes after this. `None`: the log was not known then.
+    /// The client needs every record after this. `None`: the log was not known at that time.
     from: Option<Position>,
-    /// The same where `from` is out of reach.
+    /// The position to use when `from` is out of reach.
     instead: Option<Position>,
-    /// Where it was to begin, when that is out of reach.
+    /// The position that was out of reach, if there was one.
     lost: Option<Position>,
     is_lost: bool,
 }
@@ -64,19 +64,19 @@ impl Wanted {
     }
 }
 
-/// What there is of one partition at the cutover.
+/// The records of one partition that a client gets at the cutover.
 pub(super) struct Cutover {
     pub partition: u16,
-    /// Everything that was delivered there after `from`, until `end`.
+    /// Everything that was delivered in the rooms after `from`, up to `end`.
     pub entries: Vec<Arc<ReplayEntry>>,
     /// `None`: the log was never reached.
     pub from: Option<Position>,
     pub end: Option<Position>,
-    /// Where it was to begin, when that is out of reach.
+    /// The position that was out of reach, if there was one.
     pub lost: Option<Position>,
 }
 
-/// The later of two positions of one epoch; otherwise the first, if there is one.
+/// The later of two positions of one epoch; otherwise the first one, if there is one.
 fn later(one: Option<Position>, other: Option<&Position>) -> Option<Position> {
     match (&one, other) {
         (Some(at), Some(other)) if at.epoch == other.epoch && at.seq < other.seq => {
@@ -87,7 +87,7 @@ fn later(one: Option<Position>, other: Option<&Position>) -> Option<Position> {
 }
 
 impl Cutover {
-    /// Where the answer to a join ends, for a membership that begins at `since`.
+    /// The position where the answer to a join ends, for a membership that begins at `since`.
     pub fn begin_after(&self, since: Option<Position>) -> Option<Position> {
         later(since, self.from.as_ref())
     }
@@ -115,11 +115,11 @@ impl Cutover {
 }
 
 impl Chat {
-    /// Waits until everything that is wanted can be told without a hole, and calls `told` while
-    /// nothing is delivered. All partitions go live in one moment: the offset of an event says what
-    /// its client has of all of them.
-    /// The connection is held only while nothing is awaited, so that one that has ended is not
-    /// waited for.
+    /// Waits until every wanted partition can be replayed without a hole, then calls `told` while
+    /// nothing is delivered. All partitions go live in one moment, because an event's offset covers
+    /// all of them.
+    ///
+    /// The connection is held only between awaits, so that nothing here keeps a closed one alive.
     pub(super) async fn cut_over(
         &self,
         connection: Weak<Connection>,
@@ -158,8 +158,8 @@ impl Chat {
         }
     }
 
-    /// What there is of one partition now, while the cutover is held. Otherwise the log must first
-    /// be read, or delivered, from this position on.
+    /// The records of one partition, while the cutover is held. On error, the log must first be
+    /// read, or delivered, from the returned position.
     fn find(&self, wanted: &mut Wanted) -> Result<Cutover, (Position, Missed)> {
         let partition = wanted.partition;
         let end = self.0.replay.position(partition);
@@ -169,7 +169,7 @@ impl Chat {
                 let from = end.clone();
                 return Ok(Cutover { partition, entries: Vec::new(), from, end, lost });
             }
-            // A log that was not known then was delivered from its first event on.
+            // If the log was unknown at that time, every record since `began` was delivered here.
             let began = || self.0.store.log.began(partition);
             wanted.from = wanted.from.take().or_else(began);
             let Some(after) = wanted.from.clone() else {

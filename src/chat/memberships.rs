@@ -1,8 +1,8 @@
 //! The rooms of one connection: join, leave, and the restore after a recovery.
 //!
-//! What a client gets of a room comes in two ways that never overlap: the answer to its join
-//! contains what lies before the position where its membership begins, events everything after.
-//! That position is stored with the session before the client is answered, so a recovery goes on
+//! A client gets the records of a room in two ways that never overlap: the answer to its join has
+//! those before the position where its membership begins, and events bring all later ones. That
+//! position is stored with the session before the client is answered, so a recovery continues
 //! exactly where the answer ended. A join or a leave that cannot be stored changes nothing.
 
 use std::sync::{Arc, Weak, atomic::Ordering};
@@ -28,18 +28,18 @@ use crate::{
 pub(super) struct MembershipList {
     all: Vec<Membership>,
     /// The client has left the namespace. The next session on this connection is another one, and
-    /// nothing of this one is for it.
+    /// must get nothing that was meant for this one.
     has_disconnected: bool,
-    /// Numbers joins: a room may be left and joined again while a join is in flight.
+    /// Numbers the joins: a room may be left and joined again while a join is in flight.
     joins: u64,
 }
 
-/// A room of a connection.
+/// A room that a connection has joined.
 #[derive(Debug)]
 struct Membership {
     joined: JoinedRoom,
     state: MembershipState,
-    /// A leave is being stored: the client counts as outside already, and is told events still.
+    /// A leave is being stored: the client counts as outside already, but still receives events.
     is_leaving: bool,
     /// Whether the user is counted among the room's members.
     is_counted: bool,
@@ -51,28 +51,28 @@ enum MembershipState {
     Restoring,
     /// Waits for the cutover of this join.
     Joining(u64),
-    /// What is delivered reaches the socket.
+    /// The room's events reach the socket.
     Live,
 }
 
-/// A join that was decided and has to be carried out.
+/// A join that was accepted and must be carried out.
 #[derive(Debug)]
 struct Join {
     room: RoomName,
     partition: u16,
-    /// What the client has of the room already.
+    /// The position up to which the client already has the room's records.
     after: Option<Position>,
     began: Began,
 }
 
-/// How a room is found, or added.
+/// The state of the room when a join begins.
 #[derive(Debug)]
 struct Began {
-    /// From where on the client is told events of the room.
+    /// The client receives the room's events after this position.
     since: Option<Position>,
     /// The number of the join, if the membership is a new one.
     number: Option<u64>,
-    /// Whether the client is told events of the room already.
+    /// Whether the client receives the room's events already.
     is_told: bool,
 }
 
@@ -88,8 +88,9 @@ impl Connection {
         rooms.filter(|room| !room.is_personal()).cloned().collect()
     }
 
-    /// Joins a room. Decided at once; the result follows when the session is stored with the room
-    /// and what was delivered there after `after` is known. Events go on from where that ends.
+    /// Joins a room. Accepted or refused at once; the result follows when the session is stored
+    /// with the room and the records after `after` are known. Events continue where the result
+    /// ends.
     pub fn join(
         self: &Arc<Self>,
         room: RoomName,
@@ -137,12 +138,12 @@ impl Connection {
         let asked = after.is_some();
         let (from, instead) = match after {
             Some(after) => (Some(after), since.clone()),
-            // Everything since the membership began was told as events.
+            // Everything since the membership began came as events.
             None if is_told => (chat.0.replay.position(partition), None),
             None => (since.clone(), None),
         };
         let client = Arc::downgrade(&self);
-        // Held only while nothing is awaited: a client that has gone is not waited for.
+        // Held only between awaits, so that nothing here keeps a closed connection alive.
         drop(self);
         let mut result = None;
         let mut has_moved = false;
@@ -155,8 +156,8 @@ impl Connection {
             let begin = match is_told {
                 true if asked => cutover.begin_after(since),
                 true => since,
-                // What came while the join was stored is in the answer too: as an event it would
-                // have an offset below those of other rooms' events that the client has.
+                // Records that came while the join was stored belong into the answer. As events
+                // their offsets would be below those that the client has from other rooms.
                 false => cutover.end.clone(),
             };
             result = Some(cutover.join_result(&connection.public_id, &room, begin, asked));
@@ -171,14 +172,14 @@ impl Connection {
             connection.undo_join(&room, number);
             return Err(reject);
         }
-        // Between two presence events: the next goes on from what is answered here.
+        // Between two presence events, so that the next one continues from this answer.
         let _cutover = chat.0.replay.cutover().await;
         let members = if has_members { chat.0.presence.members(&room) } else { None };
         Ok(JoinResult { members, ..result })
     }
 
-    /// The membership of this join begins where the replay ends. Answers whether the room has
-    /// records between there and where it began before.
+    /// Lets the membership of this join begin where the replay ends. Returns whether the room has
+    /// records between that position and the former beginning.
     fn begin_at_end(&self, number: u64, cutover: &Cutover) -> bool {
         let mut memberships = self.memberships.lock();
         let is_it = |one: &&mut Membership| one.state == MembershipState::Joining(number);
@@ -196,7 +197,7 @@ impl Connection {
         has_moved
     }
 
-    /// The store has not taken the join: the client is where it was.
+    /// The store has not accepted the join: the former memberships are restored.
     fn undo_join(self: &Arc<Self>, room: &RoomName, number: Option<u64>) {
         if number.is_some() && self.memberships.lock().begin_leave(room).is_ok() {
             self.finish_leave(room);
@@ -204,8 +205,8 @@ impl Connection {
         }
     }
 
-    /// Leaves a room. Decided at once; when the session is stored without the room, delivery ends
-    /// and the result follows.
+    /// Leaves a room. Accepted or refused at once; when the session is stored without the room,
+    /// delivery ends and the result follows.
     pub fn leave(
         self: &Arc<Self>,
         room: RoomName,
@@ -230,7 +231,7 @@ impl Connection {
 
     fn finish_leave(&self, room: &RoomName) {
         let mut memberships = self.memberships.lock();
-        // Joined again meanwhile, it stays.
+        // A room that was joined again meanwhile stays.
         let has_left = |one: &mut Membership| one.is_leaving && one.joined.room == *room;
         for membership in memberships.all.extract_if(.., has_left) {
             if membership.is_live() {
@@ -249,7 +250,8 @@ impl Connection {
         self.save_again();
     }
 
-    /// Stores the session as it is. One save serves all that wait for the same state.
+    /// Stores the current state of the session. One save serves all callers that wait for the same
+    /// state.
     pub(super) async fn save(&self) -> Result<(), Reject> {
         let _turn = self.saving.lock().await;
         if !self.is_stale.swap(false, Ordering::AcqRel) {
@@ -268,7 +270,8 @@ impl Connection {
         Err(Reject::new(Code::Unavailable, "the session cannot be stored now; nothing changed"))
     }
 
-    /// After a change that was undone: a store that tries again by itself must not bring it back.
+    /// Stores again after an undone change: the store retries failed saves, and must not bring the
+    /// undone change back.
     fn save_again(self: &Arc<Self>) {
         self.is_stale.store(true, Ordering::Release);
         let connection = Arc::clone(self);
@@ -279,7 +282,7 @@ impl Connection {
         });
     }
 
-    /// Brings the rooms of a new or recovered session live, now that the client is told that it is
+    /// Lets the rooms of a new or recovered session go live, after the client was told that it is
     /// connected.
     pub(super) fn restore(self: &Arc<Self>, until: Until) {
         self.add_presence();
@@ -296,9 +299,9 @@ impl Connection {
         });
     }
 
-    /// At the cutover of all partitions in which the session has rooms.
+    /// Called at the cutover of all partitions in which the session has rooms.
     fn restored(&self, cutovers: &[Cutover]) {
-        // Of these partitions the client has what came with its CONNECT reply, and in the others it
+        // In these partitions the client has everything up to its CONNECT reply; in the others it
         // has no rooms.
         let mut offsets = self.chat.0.replay.offsets();
         for Cutover { partition, from, .. } in cutovers {
@@ -340,7 +343,7 @@ impl Connection {
         cutover.end.iter().for_each(|end| offsets.set(cutover.partition, end.seq));
     }
 
-    /// Tells what cannot be replayed any more.
+    /// Reports records that can no longer be replayed.
     fn emit_lost(&self, cutover: &Cutover, which: impl Fn(&Membership) -> bool) {
         let (Some(lost), Some(end)) = (&cutover.lost, &cutover.end) else { return };
         let subscriptions = &self.chat.0.subscriptions;
@@ -359,7 +362,7 @@ impl Connection {
         }
     }
 
-    /// Counts the user among the members of their rooms.
+    /// Counts the user as a member of its rooms.
     fn add_presence(&self) {
         if !self.recipient.dialect.features().presence {
             return;
@@ -376,7 +379,8 @@ impl Connection {
         }
     }
 
-    /// The client has left the namespace on purpose: it counts no more, and is not expected back.
+    /// The client has left the namespace on purpose: it stops counting at once, without a grace
+    /// period.
     pub fn disconnect(&self) {
         let mut memberships = self.memberships.lock();
         memberships.has_disconnected = true;
@@ -387,7 +391,7 @@ impl Connection {
         }
     }
 
-    /// From now on what is delivered in these rooms reaches the client.
+    /// From now on the events of these rooms reach the client.
     fn go_live(&self, which: impl Fn(&Membership) -> bool) {
         let subscriptions = &self.chat.0.subscriptions;
         let mut memberships = self.memberships.lock();
@@ -429,12 +433,12 @@ impl MembershipList {
         Self { all, has_disconnected: false, joins: 0 }
     }
 
-    /// Those that the client has not left.
+    /// The memberships that are not being left.
     fn open(&self) -> impl Iterator<Item = &Membership> {
         self.all.iter().filter(|membership| !membership.is_leaving)
     }
 
-    /// Adds a room unless it is there.
+    /// Adds a room, unless it is there already.
     fn join(&mut self, room: &RoomName, now: Position, rooms_max: usize) -> Result<Began, Reject> {
         let told_by = |one: &&Membership| one.joined.room != *room && hears(&one.joined.room, room);
         let personal = self.open().find(told_by).map(|one| one.joined.since.clone());
@@ -450,7 +454,7 @@ impl MembershipList {
         }
         self.joins += 1;
         let joined = JoinedRoom { room: room.clone(), since: Some(now.clone()) };
-        // Most clients are in one room or two.
+        // Most clients are in one or two rooms, so the vector must not reserve more.
         self.all.reserve_exact(1);
         let state = MembershipState::Joining(self.joins);
         self.all.push(Membership { joined, state, is_leaving: false, is_counted: false });

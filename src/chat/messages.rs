@@ -1,8 +1,8 @@
-//! Sending, and changing what was sent: checked at once, appended in each connection's order.
+//! Sending and changing messages: checked at once, appended in each connection's order.
 //!
-//! Before a message to one user or one connection the store is asked whether they are known;
-//! before a change of an earlier message, whether that message exists and whose it is. What the
-//! client sends meanwhile, to any room, waits behind it, so its order stays.
+//! Before a message to one user or one connection, the store is asked whether they are known.
+//! Before a change of a message, it is asked whether that message exists and who sent it. Later
+//! requests of the same client, to any room, wait behind it, so the client's order stays.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -29,9 +29,9 @@ use crate::{
     store::{ReadError, log::AppendError},
 };
 
-/// How long the marks of a room of two users are trusted before they are set again.
+/// How long this node trusts that both users of a room have marks; then the marks are set again.
 const OPENED_FOR: Duration = Duration::from_secs(600);
-/// Rooms of two users that one node remembers; above it all are forgotten.
+/// Rooms of two users that one node remembers. Above it, all are forgotten.
 const OPENED_MAX: usize = 65_536;
 
 /// A message or a change that is stored.
@@ -40,34 +40,34 @@ pub struct Sent {
     pub room: RoomName,
     pub id: MessageId,
     pub position: Position,
-    /// Of the first attempt, when this was a retry.
+    /// The time of the first attempt, if this was a retry.
     pub at: Timestamp,
 }
 
 type Done = Box<dyn FnOnce(Result<Sent, Reject>) + Send>;
 
-/// What one connection wants appended while the store is asked about something before it.
+/// Appends of one connection that wait while the store answers a question for an earlier one.
 #[derive(Debug, Default)]
 pub(super) struct PendingAppends {
     waiting: VecDeque<PendingAppend>,
-    /// Whether a task takes from the front.
+    /// Whether a task is working on the queue.
     is_running: bool,
 }
 
 struct PendingAppend {
     draft: Draft,
-    /// Of the message that it changes.
+    /// The epoch of the message that is changed.
     epoch: Option<Epoch>,
     permit: Option<Permit>,
     done: Done,
 }
 
-/// Rooms of two users that both have marks in, and when those were set.
+/// Rooms of two users in which both have marks, and when those were set.
 pub(super) type OpenedRooms = HashMap<RoomName, Instant>;
 
 impl Chat {
-    /// Stores a message and announces it. `done` is called once: with its position when it is
-    /// stored, or with the reason why it is not. Calls of one connection keep their order.
+    /// Stores a message and announces it. `done` is called once, with its position or with the
+    /// reason why it was not stored. Calls of one connection keep their order.
     pub fn send(
         &self,
         actor: Actor<'_>,
@@ -225,13 +225,13 @@ impl Chat {
         check_target(draft, target)
     }
 
-    /// Whether both users of the room were marked there lately.
+    /// Whether marks for both users of the room were set lately.
     fn is_opened(&self, room: &RoomName) -> bool {
         self.0.opened.lock().get(room).is_some_and(|at| at.elapsed() < OPENED_FOR)
     }
 
-    /// Lists the room of two users for both, before the first message there. `false`: the other
-    /// one was never seen.
+    /// Lists the room for both of its users, before its first message. `false`: the other user was
+    /// never here.
     async fn open_direct(&self, room: &RoomName, own: &UserId) -> Result<bool, ReadError> {
         let RoomKind::Direct { first, second } = room.kind() else { return Ok(false) };
         let other = if first == own.as_str() { second } else { first };
@@ -252,7 +252,7 @@ impl Chat {
         Ok(true)
     }
 
-    /// Whether a session is told what is addressed to it alone, now or when it comes back.
+    /// Whether a session can receive messages that are addressed to it, now or after a recovery.
     async fn is_reached(&self, session: PublicId) -> Result<bool, ReadError> {
         if self.0.subscriptions.recipient(session.as_str()).is_some() {
             return Ok(true);
@@ -263,7 +263,7 @@ impl Chat {
 }
 
 impl Connection {
-    /// `None`: nothing waits any more, and the next append need not wait.
+    /// `None`: the queue is empty, and the next append need not wait.
     fn next_append(&self) -> Option<PendingAppend> {
         let mut pending = self.pending.lock();
         let next = pending.waiting.pop_front();

@@ -57,7 +57,7 @@ use crate::{
     transport::Sid,
 };
 
-/// Clients that wait for the cutover at a time: the relay waits in one line with them.
+/// Clients that wait for the cutover at a time. The relay waits in the same queue with them.
 const CUTOVERS_MAX: usize = 16;
 
 /// A clonable handle.
@@ -71,31 +71,31 @@ struct Inner {
     replay: ReplayBuffer,
     tasks: Tasks,
     presence: Presence,
-    /// The socket of each session that a connection of this node holds. Of two connections that
-    /// claim one session, both may be here.
+    /// The socket of each session that a connection of this node holds. Two connections that claim
+    /// one session can both be here, with different holders.
     held: Mutex<HashMap<Holder, Sid>>,
-    /// Connections whose client is being told that it is connected.
+    /// Connections whose clients are just being told that they are connected.
     restoring: Mutex<HashMap<Sid, (Weak<Connection>, Until)>>,
-    /// Memory for what returning clients missed and have not taken yet, in KiB.
+    /// Memory, in KiB, for records that returning clients missed and have not received yet.
     replay_budget: Arc<Semaphore>,
     admissions: Semaphore,
     cutovers: Semaphore,
     /// Users with a connection here that takes part in presence.
     users: Mutex<HashMap<UserId, OnlineUser>>,
-    /// How often all of them had to be registered again.
+    /// How often all users had to be registered again.
     registrations: AtomicU64,
-    /// Rooms of two users that both have in their list.
+    /// Rooms of two users that both users have in their list.
     opened: Mutex<OpenedRooms>,
 }
 
-/// What is kept for connections, to see that it goes with them.
+/// Counts of what is kept per connection, so that tests can see that it is freed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     /// Sessions that connections of this node hold.
     pub connections: usize,
-    /// Of these, the ones whose client is being told that it is connected.
+    /// Those of them whose client is just being told that it is connected.
     pub restoring: usize,
-    /// Clients whose CONNECT reply has not passed yet.
+    /// Clients whose CONNECT reply was not sent yet.
     pub connect_replies: usize,
     /// Rooms with a subscribed socket.
     pub rooms: usize,
@@ -131,13 +131,13 @@ impl Chat {
         }))
     }
 
-    /// Starts to emit presence. To be called once, before any client comes.
+    /// Starts to emit presence. Call it once, before any client connects.
     pub fn open(&self, broadcaster: Broadcaster) {
         self.0.tasks.spawn_vital("presence", self.0.presence.clone().run(broadcaster));
         self.0.tasks.spawn_vital("rosters", self.0.presence.clone().read_rosters());
     }
 
-    /// Handles what the store tells beside the log, until the store or the node stops.
+    /// Handles the store's node events until the store or the node stops.
     pub async fn run(self, mut events: NodeEvents, tasks: Tasks) {
         loop {
             tokio::select! {
@@ -161,7 +161,7 @@ impl Chat {
             }
             NodeEvent::SignalsLost { partition } => {
                 self.0.presence.invalidate(partition);
-                // The store may have been emptied, and the lists of users' rooms with it.
+                // The store may have lost its content, and with it the users' lists of rooms.
                 self.0.opened.lock().clear();
                 self.register_again();
             }
@@ -193,7 +193,7 @@ async fn turn(turns: &Semaphore) -> SemaphorePermit<'_> {
     turns.acquire().await.expect("the semaphore is never closed")
 }
 
-/// The answer to a request that the store could not serve; `what` is for the log.
+/// The answer to a request that the store could not serve; `what` is for the operator's log.
 fn unavailable(what: &'static str) -> impl Fn(ReadError) -> Reject {
     move |error| {
         tracing::debug!(%error, "{what} failed");

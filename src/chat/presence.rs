@@ -1,8 +1,8 @@
-//! Carries out presence on this node: edges go out to the store, signals come in, and what they
-//! change is told to the clients in batches.
+//! Carries out presence on this node: sends joins and leaves to the store, takes signals from it,
+//! and emits the changes to clients in batches.
 //!
-//! What counts and what is told is decided by `domain::presence`. This file has the lock, the
-//! tasks and the calls. A user counts once however many connections it has.
+//! `domain::presence` decides who counts and which events are emitted. This file has the lock, the
+//! tasks and the calls. A user counts once, however many connections it has.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -33,10 +33,10 @@ use crate::{
 
 /// Rosters that are read at a time.
 const READS_AT_ONCE: usize = 16;
-/// A roster that could not be read is read again after this time. Until then nothing else is read
-/// in its place: where one cannot be read the others mostly cannot either.
+/// Pause before a roster that could not be read is read again. It keeps its place among the reads
+/// until then: if one roster cannot be read, most others cannot either.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// Signals that may wait to be told.
+/// Signals that may wait to be emitted.
 const SIGNALS_MAX: usize = 65_536;
 /// How long a join waits for the roster.
 const READ_MAX: Duration = Duration::from_secs(2);
@@ -52,9 +52,9 @@ struct Inner {
     tasks: Tasks,
     settings: PresenceSettings,
     shared: Mutex<Shared>,
-    /// There is something to tell.
+    /// Wakes the task that emits changes.
     work: Notify,
-    /// A roster must be read.
+    /// Wakes the task that reads rosters.
     asked: Notify,
 }
 
@@ -63,7 +63,7 @@ struct Shared {
     state: PresenceState,
     /// Joins that wait until the roster of a room is known.
     waiting: HashMap<RoomName, Arc<Notify>>,
-    /// Read marks that the clients have not been told yet.
+    /// Read marks that were not emitted to clients yet.
     reads: Vec<(UserId, RoomName, u64)>,
 }
 
@@ -82,7 +82,7 @@ impl Presence {
 
     /// A connection of this user is in the room.
     pub fn enter(&self, room: &RoomName, user: &User) {
-        // The store is told under the lock: a late `add` would count the user for ever.
+        // The store is called under the lock: a late `add` would count the user for ever.
         let mut shared = self.shared();
         if shared.state.enter(room, &user.id) {
             self.0.store.presence.add(room.clone(), user.clone());
@@ -90,7 +90,7 @@ impl Presence {
         }
     }
 
-    /// A connection of this user is no longer in the room, and its client wanted that.
+    /// A connection of this user has left the room because its client asked to.
     pub fn leave(&self, room: &RoomName, user: &UserId) {
         let mut shared = self.shared();
         if shared.state.leave(room, user) {
@@ -99,7 +99,7 @@ impl Presence {
         }
     }
 
-    /// The same for a connection that was lost: it may come back.
+    /// A connection of this user in the room was lost. It may come back.
     pub fn lost(&self, room: &RoomName, user: &UserId) {
         self.shared().state.lost(room, user, now());
         self.0.work.notify_one();
@@ -113,7 +113,7 @@ impl Presence {
         }
     }
 
-    /// A user of this node types, or stops. Other nodes are told, unless they know it.
+    /// A user of this node starts or stops typing. Other nodes are told, unless they know it.
     pub fn types(&self, room: RoomName, user: User, typing: bool) {
         let change = TypingChange { room, user, typing };
         let mut shared = self.shared();
@@ -128,7 +128,7 @@ impl Presence {
         self.0.store.presence.publish(Signal::Typing { room, user, typing });
     }
 
-    /// Takes what a node has said, this one included.
+    /// Handles a signal of a node, this one included.
     pub fn on_event(&self, signal: Signal) {
         let mut shared = self.shared();
         let waiting = shared.state.signals_waiting() + shared.reads.len();
@@ -138,7 +138,8 @@ impl Presence {
                 shared.wake(&room);
                 self.0.asked.notify_one();
             }
-            // They are told again with the next one, and nothing is built upon them.
+            // A dropped signal of this kind does no harm: the next one repeats it, and no state
+            // depends on it.
             _ if waiting >= SIGNALS_MAX => {
                 return tracing::warn!(max = SIGNALS_MAX, "dropped a signal that came too fast");
             }
@@ -177,13 +178,13 @@ impl Presence {
         Some(Arc::clone(known).notified_owned())
     }
 
-    /// How many users are in a room and, if they are not too many, which: what its clients have
-    /// been told. Where that is not known the next event has all of them.
+    /// The number of users in a room and, unless there are too many, which ones: as the room's
+    /// clients were told. If that is not known, the next event has all of them.
     pub fn members(&self, room: &RoomName) -> Option<(u32, Vec<User>)> {
         self.shared().state.members(room)
     }
 
-    /// Tells the clients what has changed, in batches.
+    /// Emits changes to the clients, in batches.
     pub async fn run(self, broadcaster: Broadcaster) {
         let tasks = self.0.tasks.clone();
         loop {
@@ -194,7 +195,7 @@ impl Presence {
                 () = self.0.work.notified() => {}
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
-            // Whatever else comes in this time is told together.
+            // Changes that come within this time are emitted together.
             tokio::select! {
                 () = tasks.stopping() => return,
                 () = sleep(self.0.settings.told_every) => {}
@@ -236,7 +237,7 @@ impl Presence {
         }
     }
 
-    /// At the cutover: a client that joins is told the roster as of before or after this.
+    /// Runs at the cutover: a joining client gets the roster from either before or after this.
     async fn tell_changes(&self, broadcaster: &Broadcaster) {
         if !self.shared().state.has_changes() {
             return;
@@ -249,8 +250,8 @@ impl Presence {
         }
     }
 
-    /// Reads the rosters that must be read, those first that were asked for first. A room whose
-    /// roster cannot be read holds up no other.
+    /// Reads the rosters that must be read, in the order of the requests. A room whose roster
+    /// cannot be read delays no other room.
     pub async fn read_rosters(self) {
         let next = async |()| Some((self.next_unread().await, ()));
         let reading = stream::unfold((), next)

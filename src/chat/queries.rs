@@ -1,4 +1,4 @@
-//! What is asked and not sent: history, search, rooms, read marks, profiles, typing.
+//! Requests that are not messages: history, search, rooms, read marks, profiles, typing.
 //!
 //! Each call is checked when it is made, in the client's order; the future that it returns only
 //! waits for the store.
@@ -22,13 +22,13 @@ use crate::{
     },
 };
 
-/// Bytes of bodies and reactions in one page: far below what may wait for a client.
+/// Bytes of bodies and reactions in one page: far below what may be queued for a client.
 pub(super) const PAGE_BYTES_MAX: usize = 256 << 10;
-/// Rooms in one list, and beside them rooms of two users.
+/// Rooms in a list, and separately rooms of two users.
 const ROOMS_MAX: u32 = 500;
 const DIRECT_ROOMS_MAX: usize = 200;
 
-/// Rooms, and what the user has read of those that are theirs.
+/// Rooms, and the read marks of those that the user is in.
 #[derive(Debug)]
 pub struct ListedRooms {
     pub rooms: Vec<RoomSummary>,
@@ -50,8 +50,8 @@ impl Chat {
         }
     }
 
-    /// A position of another epoch says nothing about this log: the answer is the newest page, and
-    /// that what lay between is gone.
+    /// A position of another epoch says nothing about this log. Then the answer is the newest page,
+    /// marked as one with a gap before it.
     async fn page(&self, request: PageRequest) -> Result<History, ReadError> {
         let PageRequest { room, page, limit, epoch } = request;
         let log = &self.0.store.log;
@@ -107,7 +107,7 @@ impl Chat {
         }
     }
 
-    /// Moves the user's mark in a room forward. Answers where it is then.
+    /// Moves the user's mark in a room forward. Returns where it is then.
     pub fn mark_read(
         &self,
         actor: Actor<'_>,
@@ -123,7 +123,7 @@ impl Chat {
         }
     }
 
-    /// Changes what others see of the user; answers the whole of it. What is `None` stays.
+    /// Changes the user's profile; returns all of it. A `None` leaves that part as it is.
     pub fn set_profile(
         &self,
         actor: Actor<'_>,
@@ -140,7 +140,7 @@ impl Chat {
         }
     }
 
-    /// Tells the others in a room that the user types, or stops.
+    /// Tells the other users in a room that the user starts or stops typing.
     pub fn typing(&self, actor: Actor<'_>, room: RoomName, typing: bool) -> Result<(), Reject> {
         actor.check_inside(&room)?;
         self.signal_typing(room, actor.user, typing);
@@ -148,7 +148,7 @@ impl Chat {
     }
 }
 
-/// Rooms of two users as they stand in a list; both are always in it.
+/// Rooms of two users as entries of a list, newest first. Both users count as members.
 fn newest(mut rooms: Vec<(RoomName, u64)>) -> impl Iterator<Item = RoomSummary> {
     rooms.sort_unstable_by_key(|(_, seq)| std::cmp::Reverse(*seq));
     let summary = |(room, seq): (RoomName, u64)| RoomSummary { count: 2, room, seq };

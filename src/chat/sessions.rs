@@ -1,8 +1,8 @@
 //! Admit a client: a new session, or its old one with what it missed.
 //!
-//! A client that comes back gets what it missed in three pieces that fit: with its CONNECT reply
-//! what was delivered until then, after it what came while it was being answered, and then it is
-//! live. The last two meet at the cutover, so nothing is lost and nothing comes twice.
+//! A returning client gets what it missed in three parts without a hole: with its CONNECT reply
+//! what was delivered until then, after it what was delivered meanwhile, and from then on live
+//! events. The last two meet at the cutover, so no record is lost or comes twice.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,31 +37,31 @@ use crate::{
     transport::{Sid, connect_reply::ConnectReply},
 };
 
-/// Bytes that one returning client is replayed; a client that missed more gets a new session.
+/// Most bytes that one returning client is replayed. A client that missed more gets a new session.
 const REPLAY_BYTES_MAX: usize = 16 << 20;
-/// The same for all clients that have not taken it yet, in KiB.
+/// The limit for all clients that have not received their replay yet, in KiB.
 pub(super) const REPLAY_KIB_MAX: usize = 128 << 10;
-/// How long a client waits for its share of that; then it must come again.
+/// How long a client waits for its part of that budget. Then it must connect again.
 const REPLAY_WAIT_MAX: Duration = Duration::from_secs(5);
-/// Clients that are admitted at a time. When those of a dead node come all at once, the others
-/// wait here, where they cost next to nothing, and live traffic goes on.
+/// Clients that are admitted at a time. When all clients of a dead node return at once, the others
+/// wait here, where they cost almost nothing, and live traffic continues.
 pub(super) const ADMISSIONS_MAX: usize = 64;
 
-/// What a returning client says.
+/// The session and the offset that a returning client sends.
 #[derive(Debug)]
 pub struct Returning {
     pub key: SessionKey,
-    /// The last event that it has; `None`: it has none.
+    /// The last event that the client has; `None`: it has none.
     pub offset: Option<Offset>,
 }
 
-/// A client that wants to come in.
+/// A client that asks to be admitted.
 pub struct Arrival<'a> {
     pub recipient: Recipient,
     pub returning: Option<Returning>,
-    /// The user in a session of this key.
+    /// The user of a client whose session has this key.
     pub user: &'a (dyn Fn(&SessionKey) -> UserId + Sync),
-    /// Whether its connection is still there.
+    /// Whether the client's connection is still open.
     pub is_here: &'a (dyn Fn() -> bool + Sync),
 }
 
@@ -72,19 +72,19 @@ struct Recovery {
     until: Until,
 }
 
-/// Up to where a client was told what it missed, by partition. `None`: nothing was known of it.
+/// The position up to which a client was replayed, by partition. `None`: no position was known.
 pub(super) type Until = Vec<(u16, Option<Position>)>;
 
 impl Chat {
     /// Gives a client its session, and the session's key, before it is told that it is connected.
-    /// When the log cannot be read, a client that comes back must try again: a new session would
-    /// hide what it missed.
+    /// When the log cannot be read, a returning client must try again: a new session would hide
+    /// that it missed something.
     pub async fn admit(
         &self,
         arrival: Arrival<'_>,
     ) -> Result<(Arc<Connection>, SessionKey), ReadError> {
         let _turn = turn(&self.0.admissions).await;
-        // It must not take its session away from a newer connection of the same client.
+        // A closed connection must not take the session away from a newer connection of the client.
         if !(arrival.is_here)() {
             return Err(ReadError::Unavailable("the client did not wait".to_owned()));
         }
@@ -116,7 +116,7 @@ impl Chat {
         Ok((connection, key))
     }
 
-    /// The client has been told that it is connected: its rooms go live.
+    /// The client was told that it is connected: its rooms go live.
     pub fn enter(&self, sid: Sid) {
         let restoring = self.0.restoring.lock().remove(&sid);
         if let Some((connection, until)) = restoring
@@ -126,7 +126,7 @@ impl Chat {
         }
     }
 
-    /// Another connection has this session now, so the one here must go.
+    /// Another connection has claimed this session, so the one here is closed.
     pub(super) fn superseded(&self, holder: Holder) {
         let sid = self.0.held.lock().get(&holder).copied();
         if let Some(sid) = sid {
@@ -134,7 +134,7 @@ impl Chat {
         }
     }
 
-    /// The connection has ended: its session waits for its client.
+    /// The connection has ended: its session can be recovered from now on.
     pub(super) fn release(&self, connection: &Connection) {
         let holder = connection.holder;
         if connection.recipient.dialect.features().presence {
@@ -170,7 +170,8 @@ impl Chat {
         Recovery { record: SessionRecord { user, rooms }, frames: Bytes::new(), until }
     }
 
-    /// `None`: the session is unknown or another user's, or not all that was missed can be told.
+    /// `None`: the session is unknown or another user's, or not everything it missed can be
+    /// replayed.
     async fn recover(
         &self,
         arrival: &Arrival<'_>,
@@ -189,7 +190,7 @@ impl Chat {
             Ok((frames, until)) => return Ok(Some(Recovery { record, frames, until })),
             Err(why) => why,
         };
-        // No connection has it. Otherwise it would be kept alive for as long as this node lives.
+        // No connection uses the session. Without this release it would live as long as this node.
         sessions.release(session, holder);
         match why {
             TooOld::Read(error) => Err(error),
@@ -200,7 +201,7 @@ impl Chat {
         }
     }
 
-    /// A session may come back in another dialect, which may have no personal room.
+    /// A client can recover its session in another dialect, which may have no personal room.
     fn fit(&self, record: &mut SessionRecord, recipient: Recipient) {
         let personal = RoomName::personal(&record.user);
         let is_there = record.rooms.iter().any(|joined| joined.room == personal);
@@ -212,8 +213,8 @@ impl Chat {
         }
     }
 
-    /// What was delivered to this session in these rooms after `offset`, as frames, and until
-    /// where.
+    /// What was delivered to this session in these rooms after `offset`, as frames, and up to which
+    /// position.
     async fn missed(
         &self,
         session: &PublicId,
@@ -255,7 +256,8 @@ impl Chat {
         Ok((self.frames(&parts, offsets, recipient.dialect).await?, until))
     }
 
-    /// From where on a session is told events of a partition again. `positions` are this node's.
+    /// The position after which a session receives records of a partition. `positions` are this
+    /// node's.
     fn after(
         &self,
         joined: &[JoinedRoom],
@@ -275,15 +277,15 @@ impl Chat {
                 let seq = OffsetVector::new(positions).seq_of(offset, partition);
                 let epoch = positions.get(usize::from(partition)).map(|at| at.epoch.clone());
                 let (epoch, seq) = epoch.zip(seq).ok_or(TooOld::Gone)?;
-                // The last event may have come long before the rooms of this partition were joined.
+                // The last event can be much older than the memberships in this partition.
                 let since = self.since(joined, partition).filter(|since| since.epoch == epoch);
                 Ok(Position { epoch, seq: seq.max(since.map_or(0, |since| since.seq)) })
             }
         }
     }
 
-    /// Where the first membership in a partition begins. `None`: that is unknown, or was in several
-    /// epochs of the log, and so it is unknown what came since.
+    /// Where the first membership in a partition begins. `None`: that is unknown, or the
+    /// memberships began in several epochs, and so nobody knows which records came since.
     fn since(&self, joined: &[JoinedRoom], partition: u16) -> Option<Position> {
         let here = joined.iter().filter(|joined| self.partition(&joined.room) == partition);
         let since: Option<Vec<&Position>> = here.map(|joined| joined.since.as_ref()).collect();
@@ -293,7 +295,8 @@ impl Chat {
         is_one.then(|| Position::clone(first))
     }
 
-    /// Kept in memory until the client has taken them, and so bounded for all clients together.
+    /// The frames stay in memory until the client has received them, so one budget bounds all
+    /// clients.
     async fn frames(
         &self,
         parts: &[MissedPart],
@@ -323,7 +326,8 @@ impl Chat {
         if offsets.is_shared() {
             frames().for_each(|frame| all.extend_from_slice(frame));
         } else {
-            // The offsets are the client's own: another one has other things of other partitions.
+            // The offsets are this client's own: another client has received other records of other
+            // partitions.
             for MissedPart { partition, entries, end } in parts {
                 for entry in entries {
                     let offset = offsets.pass(*partition, &entry.record().position);
@@ -352,11 +356,11 @@ impl fmt::Debug for Arrival<'_> {
 struct MissedPart {
     partition: u16,
     entries: Vec<Arc<ReplayEntry>>,
-    /// The client has everything up to here then.
+    /// After this part the client has everything up to here.
     end: u64,
 }
 
-/// Frames, and the memory that they were allowed.
+/// Frames, and the permit for the memory that they use.
 struct BudgetedFrames {
     frames: Vec<u8>,
     _permit: OwnedSemaphorePermit,

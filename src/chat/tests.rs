@@ -1,4 +1,4 @@
-//! What is told while the bus has not answered yet, with a bus that answers when it is let.
+//! What clients are told while the store has not answered yet, with a store that answers on demand.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -28,13 +28,13 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Answers what it is asked about profiles, and about the rooms that it is let.
+/// Answers requests for profiles, and for rosters of the rooms that a test allows.
 #[derive(Debug)]
 struct Slow {
     profile: User,
     profiles: Semaphore,
     rooms: watch::Sender<HashSet<RoomName>>,
-    /// How many rosters are being read, and how many were at most.
+    /// How many rosters are being read, and the largest number so far.
     reading: Mutex<(usize, usize)>,
 }
 

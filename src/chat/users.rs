@@ -15,15 +15,15 @@ use crate::{
     store::ReadError,
 };
 
-/// A user that could not be registered is registered after this time.
+/// Pause before a user that could not be registered is registered again.
 const REGISTER_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
-/// A user, and how many connections of this node are theirs.
+/// A user, and how many connections of this node belong to it.
 #[derive(Debug)]
 pub(super) struct OnlineUser {
     pub user: User,
     connections: u32,
-    /// How often a profile was applied. 0: the user is shown as a guest until then.
+    /// How often a profile was applied. 0: until then the user is shown as a guest.
     version: u64,
 }
 
@@ -38,7 +38,7 @@ impl Chat {
         self.users().get(id).and_then(|online| online.user.said_name().cloned())
     }
 
-    /// Changes what others see of a user, if anything. `None`: another user has this name.
+    /// Changes the user's profile where it differs. `None`: another user has this name.
     pub(super) async fn patch_profile(
         &self,
         patch: ProfilePatch,
@@ -54,8 +54,8 @@ impl Chat {
         Ok(user)
     }
 
-    /// Lists an online user by their new name in their rooms. What was read at `read_at` is
-    /// outdated if the version is another one by now: the store tells every change, in order.
+    /// Shows an online user under the new name in its rooms. A profile read at `read_at` is
+    /// outdated if the version has changed since: the store reports every change, in order.
     pub(super) fn apply_profile(&self, user: &User, read_at: Option<u64>) {
         let mut users = self.users();
         let Some(online) = users.get_mut(&user.id) else { return };
@@ -64,25 +64,25 @@ impl Chat {
         }
         online.version += 1;
         online.user = user.clone();
-        // Under the lock, so that no connection enters a room by a name that was just given up.
+        // Under the lock, so that no connection enters a room with a name that was just given up.
         self.0.presence.rename(user);
     }
 
-    /// Tells the others that a user types in a room, or stops, unless they know.
+    /// Tells the other users that a user starts or stops typing in a room, unless they know.
     pub(super) fn signal_typing(&self, room: RoomName, id: &UserId, typing: bool) {
         if let Some(user) = self.online(id) {
             self.0.presence.types(room, user, typing);
         }
     }
 
-    /// What is known of a user; a new one is a guest.
+    /// The user's profile; a new user is a guest.
     async fn profile(&self, id: &UserId) -> Result<User, ReadError> {
         let known = self.0.store.profiles.profile(id.clone()).await?;
         Ok(known.unwrap_or_else(|| User::guest(id.clone())))
     }
 
-    /// A connection of this user has come. The user is online before the profile is read: a change
-    /// that is told meanwhile is newer than what is read.
+    /// Called when a connection of this user begins. The user is online before the profile is read,
+    /// so that a change reported meanwhile is known to be newer than the profile read.
     pub(super) async fn register(&self, id: &UserId) {
         let version = {
             let mut users = self.users();
@@ -97,7 +97,7 @@ impl Chat {
         }
         match tokio::join!(self.profile(id), self.mark_known(id)).0 {
             Ok(user) => self.apply_profile(&user, Some(version)),
-            // A guest for now; the profile is read again at the user's next connection.
+            // The user is a guest until its next connection, which reads the profile again.
             Err(error) => tracing::debug!(%error, "a profile cannot be read"),
         }
     }
@@ -112,28 +112,27 @@ impl Chat {
         }
     }
 
-    /// Remembers that the user was here, so that others can write to them. Answers whether that is
-    /// done.
+    /// Records that the user was here, so that others can write to it. Returns whether that worked.
     async fn mark_known(&self, id: &UserId) -> bool {
         let marked = self.0.store.inbox.mark_read(id.clone(), RoomName::personal(id), 0).await;
         marked.inspect_err(|error| tracing::debug!(%error, "a user is not known yet")).is_ok()
     }
 
-    /// The store was away, and may have forgotten who was here.
+    /// The store was unreachable, and may have lost which users were here.
     pub(super) fn register_again(&self) {
         let number = self.0.registrations.fetch_add(1, Ordering::Relaxed) + 1;
         let chat = self.clone();
         self.0.tasks.spawn("register again", async move {
             let everybody: Vec<UserId> = chat.users().keys().cloned().collect();
             for id in everybody {
-                // Events may be back before writes are.
+                // Events may work again before writes do.
                 while chat.online(&id).is_some() && !chat.mark_known(&id).await {
                     tokio::select! {
                         () = sleep(REGISTER_AGAIN_AFTER) => {}
                         () = chat.0.tasks.stopping() => return,
                     }
                 }
-                // The store was away again, and a newer task does the same.
+                // The store was unreachable again, and a newer task does the same work.
                 if chat.0.registrations.load(Ordering::Relaxed) != number {
                     return;
                 }

@@ -1,4 +1,4 @@
-//! Emits to the sockets of this node: rendered once for each dialect that is spoken in a room.
+//! Emits to the sockets of this node. An event is rendered once per dialect of the room's sockets.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ use crate::{
     transport::{Io, adapter::Adapter, registry::Registry},
 };
 
-/// A clonable handle. What one caller tells is told in order.
+/// A clonable handle. Events from one caller are emitted in the order of its calls.
 #[derive(Clone)]
 pub struct Broadcaster {
     io: Io,
@@ -29,11 +29,12 @@ impl Broadcaster {
         Self { io, subscriptions, registry }
     }
 
-    /// Emits a record to everybody who receives it. `offset` is that of a client that has it.
+    /// Emits a record to every socket that receives it. `offset` is the one of a client that has
+    /// received everything up to this record.
     pub async fn record(&self, record: &Record, offset: &str) {
         let recipient_of = |session: &PublicId| self.subscriptions.recipient(session.as_str());
         let except = record.except.as_ref().and_then(recipient_of).map(|to| to.sid);
-        // A session has no Socket.IO room: its socket is found by its id.
+        // A session has no Socket.IO room, so its socket is looked up by the session's id.
         if let RoomKind::Socket { session } = record.room.kind() {
             let to = self.subscriptions.recipient(session).filter(|to| except != Some(to.sid));
             if let Some(to) = to
@@ -57,8 +58,8 @@ impl Broadcaster {
         }
     }
 
-    /// Emits anything else to the members of these rooms, except the connections of one user. A
-    /// member of several rooms gets it once.
+    /// Emits an event that is not stored to the members of these rooms, except the connections of
+    /// one user. A member of several rooms gets it once.
     pub async fn live(&self, rooms: &[RoomName], except: Option<&UserId>, event: &LiveEvent<'_>) {
         let except = except.map(RoomName::personal);
         for dialect in DialectId::all() {
@@ -68,7 +69,7 @@ impl Broadcaster {
             let rooms = rooms.iter().filter(|room| except.as_ref() != Some(room));
             let rooms: Vec<_> =
                 rooms.filter(is_spoken).map(|room| dialect.socket_room(room)).collect();
-            // No room at all would mean every socket.
+            // For Socket.IO an empty list of rooms means every socket.
             if rooms.is_empty() {
                 continue;
             }
@@ -80,7 +81,7 @@ impl Broadcaster {
         }
     }
 
-    /// Whether a client on this node that takes part in presence receives what is sent to the room.
+    /// Whether the room has a client on this node that takes part in presence.
     pub fn reaches(&self, room: &RoomName) -> bool {
         let is_reached = |room: RoomName| {
             self.subscriptions.dialects(&room).any(|dialect| dialect.features().presence)

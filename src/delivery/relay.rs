@@ -1,7 +1,7 @@
-//! The one task per node that brings log events to the sockets, in one order.
+//! The only task of a node that takes log events to the sockets, in one order.
 //!
-//! It delivers while it holds the cutover: a task that holds the cutover knows exactly what was
-//! delivered and what was not.
+//! It delivers while it holds the cutover lock: another task that holds the lock knows exactly what
+//! was delivered and what was not.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Ends when the store closes.
+    /// Runs until the store closes.
     pub async fn run(self, mut events: LogEvents) {
         while let Some(batch) = events.recv().await {
             let cutover = self.replay.cutover().await;

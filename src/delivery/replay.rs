@@ -1,12 +1,12 @@
-//! What this node delivered lately, and the moment between two deliveries.
+//! The replay buffer: what this node delivered lately, and the lock that stops delivery.
 //!
-//! A client that comes back is told what it missed from here, and goes live at the cutover: while
-//! the cutover is held nothing is delivered, so what was delivered before belongs to the replay, and
-//! what comes after reaches the client by itself. Nothing is lost or shown twice there.
+//! A returning client gets what it missed from here, and goes live at the cutover. While the
+//! cutover lock is held nothing is delivered: so earlier records belong to the replay, and later
+//! ones reach the client as events. No record is lost or shown twice.
 //!
 //! A tail is the newest part of a partition's log without a hole. It grows at its end by what the
-//! relay delivers, and at its front, when somebody was away for longer, by what the log still has:
-//! one read for all who ask.
+//! relay delivers, and at its front by reads of the log, when a client was away for longer. One
+//! such read serves all clients that need it.
 
 mod tail;
 
@@ -31,30 +31,30 @@ use crate::{
     },
 };
 
-/// How long a client that comes back waits for a node that has just started, and how often the
-/// node looks.
+/// How long a returning client waits for a node that has just started, and how often the node
+/// checks.
 const BEGIN_WAIT_MAX: Duration = Duration::from_secs(2);
 const BEGIN_LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How often one read may fail, and the pause before the next.
+/// How often one read may fail, and the pause before the next try.
 const READ_TRIES: u32 = 10;
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Messages in one read of the log.
 const READ_MAX: u32 = 2_000;
 
-/// What a client missed, or why that cannot be told from here.
+/// What a client missed, or why this buffer does not have it.
 #[derive(Debug)]
 pub enum Missed {
-    /// Everything there from there to `end`.
+    /// All records of these rooms up to `end`.
     Entries { entries: Vec<Arc<ReplayEntry>>, end: Position },
-    /// The tail begins later.
+    /// The tail begins after that position.
     Behind,
-    /// This node has not delivered that much yet.
+    /// This node has not delivered that position yet.
     Ahead,
-    /// The log is another one now.
+    /// The log has another epoch now.
     OtherEpoch,
 }
 
-/// Why a tail cannot reach back.
+/// Why a tail cannot reach back to a position.
 #[derive(Debug, thiserror::Error)]
 pub enum TooOld {
     #[error("the log no longer has all of it, or is another one")]
@@ -74,7 +74,7 @@ struct Inner {
     log: Arc<dyn MessageLog>,
     cutover: CutoverLock<()>,
     tails: Mutex<Vec<PartitionTail>>,
-    /// One reader of the log at a time.
+    /// Held while the log is read, so that there is one read at a time.
     filling: CutoverLock<()>,
     moved: Notify,
 }
@@ -91,31 +91,32 @@ impl ReplayBuffer {
         }))
     }
 
-    /// Waits for the moment between two deliveries; while it is held none is made.
+    /// Waits for the moment between two deliveries. Nothing is delivered while the guard is held.
     pub async fn cutover(&self) -> CutoverGuard<'_, ()> {
         self.0.cutover.lock().await
     }
 
-    /// What was delivered last of this partition, on this node. `None`: the log was never reached.
+    /// The last position of this partition that this node delivered. `None`: the log was never
+    /// reached.
     pub fn position(&self, partition: u16) -> Option<Position> {
         let delivered = self.tail(partition, |tail| tail.end.clone());
         delivered.or_else(|| self.0.log.began(partition))
     }
 
-    /// The same of all partitions, where offsets are vectors of them. `None`: offsets are no
-    /// vectors, or this node does not know all partitions yet.
+    /// The positions of all partitions, when offsets are vectors of them. `None`: offsets are no
+    /// vectors, or this node does not know all positions yet.
     pub fn positions(&self) -> Option<Vec<Position>> {
         let partitions = self.0.log.partitions();
         let are_vectors = (2..=VECTOR_PARTITIONS_MAX).contains(&partitions);
         are_vectors.then(|| (0..partitions).map(|it| self.position(it)).collect()).flatten()
     }
 
-    /// For clients that have been told everything that was delivered so far; at the cutover.
+    /// Offsets for clients that have everything that was delivered so far. Call it at the cutover.
     pub fn offsets(&self) -> OffsetCursor {
         OffsetCursor::new(self.positions().map(|positions| OffsetVector::new(&positions)))
     }
 
-    /// The relay delivers this, at the cutover.
+    /// The relay adds what it delivers, at the cutover.
     pub(super) fn push(&self, event: LogEvent) {
         match event {
             LogEvent::Record(record) => {
@@ -132,18 +133,19 @@ impl ReplayBuffer {
         }
     }
 
-    /// Says to those who wait for it that something was delivered.
+    /// Wakes the tasks that wait for a delivery.
     pub(super) fn moved(&self) {
         self.0.moved.notify_waiters();
     }
 
-    /// What those in any of these rooms were told after `after`.
+    /// The records after `after` that members of any of these rooms received.
     pub fn missed(&self, partition: u16, after: &Position, rooms: &[RoomName]) -> Missed {
         let began = self.0.log.began(partition);
         self.tail(partition, |tail| tail.missed(began, after, rooms))
     }
 
-    /// Waits a moment until this node hears the partition: until then it knows nothing of it.
+    /// Waits a moment until this node receives the partition: before that it knows no position of
+    /// it.
     pub async fn begun(&self, partition: u16) -> Result<(), ReadError> {
         let deadline = Instant::now() + BEGIN_WAIT_MAX;
         while self.position(partition).is_none() {
@@ -157,7 +159,8 @@ impl ReplayBuffer {
         Ok(())
     }
 
-    /// Whether the log has come as far as `position`. What a client says need not be true.
+    /// Checks that the log reaches `position`. A client can send any position, also one that never
+    /// existed.
     pub async fn check_stored(&self, partition: u16, position: &Position) -> Result<(), TooOld> {
         match self.0.log.tail(partition, position.clone(), 1).await? {
             LogTail::Records { top, .. } if top.seq >= position.seq => Ok(()),
@@ -165,8 +168,8 @@ impl ReplayBuffer {
         }
     }
 
-    /// Waits until this node has delivered `position`, which must be in the log, or is on another
-    /// epoch.
+    /// Waits until this node has delivered `position`, or its epoch has ended. `position` must be
+    /// in the log.
     pub async fn reach(&self, partition: u16, position: &Position) -> Result<(), TooOld> {
         self.begun(partition).await?;
         self.check_stored(partition, position).await?;
@@ -181,7 +184,7 @@ impl ReplayBuffer {
         }
     }
 
-    /// Makes the tail reach back to `after`, from the log.
+    /// Extends the tail back to `after`, from the log.
     pub async fn reach_back(&self, partition: u16, after: &Position) -> Result<(), TooOld> {
         let _turn = self.0.filling.lock().await;
         let mut older = Vec::new();
@@ -189,12 +192,12 @@ impl ReplayBuffer {
         let mut at = after.clone();
         let mut failures = 0;
         loop {
-            // What somebody else has read meanwhile, or what the relay has made superfluous.
+            // Another client's read, or the relay, may have made this read unnecessary.
             if !matches!(self.missed(partition, after, &[]), Missed::Behind) {
                 return Ok(());
             }
             let read = match self.0.log.tail(partition, at.clone(), READ_MAX).await {
-                // What is read already is not thrown away because of one slow answer.
+                // One slow answer must not throw away what was read already.
                 Err(error) if failures < READ_TRIES => {
                     failures += 1;
                     tracing::debug!(%error, "the log is read again");

@@ -1,5 +1,5 @@
-//! Which sockets of this node are subscribed to which rooms, and in which dialects: an event that
-//! no socket here wants is neither rendered nor queued.
+//! Which sockets of this node are subscribed to which rooms, and in which dialects, so that an
+//! event without a subscriber here is neither rendered nor queued.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// A socket, and the dialect that it speaks for life.
+/// A socket, and the dialect that it keeps until it closes.
 #[derive(Debug, Clone, Copy)]
 pub struct Recipient {
     pub sid: Sid,
@@ -35,8 +35,8 @@ type Count = [u32; DIALECTS];
 struct Inner {
     registry: Registry,
     rooms: Mutex<HashMap<RoomName, Count>>,
-    /// The socket of each session that can be addressed alone. A Socket.IO room for each would
-    /// cost an idle connection much more.
+    /// The socket of each session that can be addressed alone. A Socket.IO room for each session
+    /// would cost an idle connection much more memory.
     addressed: Mutex<HashMap<PublicId, (Holder, Recipient)>>,
 }
 
@@ -46,7 +46,7 @@ impl Subscriptions {
         Self(Arc::new(Inner { registry, rooms, addressed }))
     }
 
-    /// From now on what is delivered in the room reaches the socket.
+    /// From now on the room's events reach the socket.
     pub fn subscribe(&self, to: Recipient, room: &RoomName) {
         self.0.registry.join(to.sid, to.dialect.socket_room(room));
         self.0.rooms.lock().entry(room.clone()).or_default()[to.dialect.index()] += 1;
@@ -57,7 +57,7 @@ impl Subscriptions {
         self.forget(to, room);
     }
 
-    /// The socket has ended, or is another session's by now: it keeps its transport rooms.
+    /// The socket has closed, or another session uses it now: only the bookkeeping is removed here.
     pub fn forget(&self, to: Recipient, room: &RoomName) {
         let mut rooms = self.0.rooms.lock();
         if let Some(count) = rooms.get_mut(room) {
@@ -73,17 +73,17 @@ impl Subscriptions {
         DialectId::all().filter(move |dialect| count[dialect.index()] > 0)
     }
 
-    /// Every room that a socket of this node is subscribed to.
+    /// Every room that has a subscribed socket on this node.
     pub fn rooms(&self) -> Vec<RoomName> {
         self.0.rooms.lock().keys().cloned().collect()
     }
 
-    /// From now on what is addressed to this session alone goes to this socket.
+    /// From now on events for this session alone go to this socket.
     pub fn address(&self, session: &PublicId, holder: Holder, to: Recipient) {
         self.0.addressed.lock().insert(session.clone(), (holder, to));
     }
 
-    /// Unless another holder of the session is addressed here by now.
+    /// Does nothing if another holder of the session is addressed on this node by now.
     pub fn unaddress(&self, session: &PublicId, holder: Holder) {
         let mut addressed = self.0.addressed.lock();
         if addressed.get(session).is_some_and(|(known, _)| *known == holder) {
@@ -99,7 +99,7 @@ impl Subscriptions {
         self.0.addressed.lock().len()
     }
 
-    /// Emits to one socket, in one order with everything that is broadcast.
+    /// Emits to one socket, in one order with all broadcasts.
     pub fn emit(&self, to: Recipient, event: &LiveEvent<'_>) {
         if let Some(event) = to.dialect.live(event) {
             self.emit_event(to, &event);
@@ -110,14 +110,14 @@ impl Subscriptions {
         self.0.registry.emit(to.sid, event.name, &event.arguments);
     }
 
-    /// Emits what the log holds, if the socket's dialect has an event for it.
+    /// Emits a stored record, if the socket's dialect has an event for it.
     pub fn emit_stored(&self, to: Recipient, record: &Record, offset: String) {
         if let Some(event) = to.dialect.record(record, offset) {
             self.emit_event(to, &event);
         }
     }
 
-    /// Admits the socket, whose client is told `reply` when it has connected.
+    /// Admits the socket; its client gets `reply` once it is connected.
     pub fn admit(&self, to: Recipient, reply: ConnectReply) -> Admission {
         self.0.registry.admit(to.sid, Some(reply))
     }
@@ -126,9 +126,9 @@ impl Subscriptions {
         self.0.registry.connect_replies_waiting()
     }
 
-    /// The session of this socket was claimed on another connection. No DISCONNECT packet, after
-    /// which its client would stay away: a connection that was given up can be served late, after
-    /// the one that its client uses.
+    /// The session of this socket was claimed by another connection. No DISCONNECT packet is sent:
+    /// after it a client does not reconnect, and a packet on an abandoned connection can arrive
+    /// after the client has reconnected elsewhere.
     pub fn close_superseded(&self, sid: Sid) {
         self.0.registry.close(sid, CloseReason::SessionTaken);
     }

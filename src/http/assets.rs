@@ -1,8 +1,8 @@
-//! The chat page and the official socket.io-client bundle, out of the binary.
+//! Serves the chat page and the official socket.io-client bundle from the binary.
 //!
-//! Every file is a route of its own, made at start from what was embedded: a path that was never
-//! a file cannot be asked for. A browser keeps what it has and asks each time whether it is still
-//! right, so an upgrade of the server is an upgrade of every page.
+//! Every file has a route of its own, made at start from the embedded files: no other path can be
+//! read. A browser caches the files but asks each time whether they have changed, so a new server
+//! version also updates every page.
 
 use axum::{
     Router,
@@ -15,17 +15,17 @@ use tower_http::{compression::CompressionLayer, set_header::SetResponseHeaderLay
 
 use crate::random;
 
-/// Everything below `static/`. A debug build reads the files when they are asked for, so an edit
-/// of the page needs only a reload.
+/// Everything below `static/`. A debug build reads the files on each request, so an edited page
+/// needs only a reload.
 #[derive(Embed)]
 #[folder = "static/"]
 struct Files;
 
-/// Where the untouched files of the npm package are.
+/// The folder of the unchanged files of the npm package.
 const CLIENT: &str = "vendor/socket.io-client/";
 
-/// The page runs its own scripts and styles and talks to its own server, and nothing else. `ws:`
-/// and `wss:` are named because some browsers do not count them as `'self'`.
+/// The page may run its own scripts and styles and connect to its own server, and nothing else.
+/// `ws:` and `wss:` are named because some browsers do not count them as `'self'`.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";
@@ -44,7 +44,7 @@ pub fn routes() -> Router {
                 let route = format!("/socket.io/{name}");
                 client = client.route(&route, get(move |headers| serve_client(path, headers)));
             }
-            // The licence and the hashes are for readers of the repository.
+            // The licence and the hashes are only for readers of the repository.
             Some(_) => {}
             None => {
                 let route = format!("/{path}");
@@ -65,7 +65,7 @@ fn always(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<Heade
     SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value))
 }
 
-/// The tag is weak because the same file also goes out compressed.
+/// The tag is weak because the same file is also sent compressed.
 #[expect(clippy::unused_async, reason = "axum's handlers are async")]
 async fn serve_page(path: impl AsRef<str>, headers: HeaderMap) -> Response {
     let Some(file) = Files::get(path.as_ref()) else {
@@ -79,7 +79,7 @@ async fn serve_page(path: impl AsRef<str>, headers: HeaderMap) -> Response {
     answer(file, &headers, format!("W/\"{hash}\""), "no-cache", content_type)
 }
 
-/// As the Node server does it: the version is the tag, and a source map is JSON.
+/// As the Node.js server does it: the version is the tag, and a source map is JSON.
 #[expect(clippy::unused_async, reason = "axum's handlers are async")]
 async fn serve_client(path: impl AsRef<str>, headers: HeaderMap) -> Response {
     let Some(file) = Files::get(path.as_ref()) else {
@@ -114,7 +114,7 @@ fn answer(
     (headers, [(header::CONTENT_TYPE, content_type)], file.data.into_owned()).into_response()
 }
 
-/// Whether an `If-None-Match` names this tag; a proxy that compresses may have made it weak.
+/// Whether an `If-None-Match` contains this tag. A proxy that compresses may have made it weak.
 fn is_among(tag: &str, tags: &str) -> bool {
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     tags.split(',').any(|one| one.trim() == "*" || opaque(one) == opaque(tag))

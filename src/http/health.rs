@@ -1,4 +1,4 @@
-//! `/healthz`: the process answers. `/readyz`: it can do its work, or why not.
+//! `/healthz`: the process answers. `/readyz`: it can store and deliver messages, or why not.
 
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use serde::Serialize;

@@ -35,7 +35,7 @@ fn is_local(host: &str) -> bool {
     matches!(name, "localhost" | "127.0.0.1" | "[::1]")
 }
 
-/// As Express's examples set it: GET and POST, with credentials.
+/// As in Express's examples: GET and POST, with credentials.
 pub fn cors(origins: Origins) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(move |origin, request| {
@@ -46,7 +46,7 @@ pub fn cors(origins: Origins) -> CorsLayer {
         .allow_credentials(true)
 }
 
-/// Answers 403 to a page of another origin. Programs that are no browser send no origin.
+/// Answers 403 to a page of another origin. Programs that are not browsers send no origin.
 pub async fn guard(State(origins): State<Origins>, request: Request, next: Next) -> Response {
     match request.headers().get(header::ORIGIN) {
         Some(origin) if !origins.allow(origin, request.headers()) => {

@@ -48,14 +48,14 @@ impl<'a> SentAck<'a> {
     }
 }
 
-/// The answer to a request that was not done.
+/// The answer to a request that was refused or failed.
 #[derive(Serialize)]
 pub struct RejectAck<'a> {
     ok: bool,
     error: RejectEvent<'a>,
 }
 
-/// The same as an `error` event, for a client that asked for no answer.
+/// The same as an `error` event, for a client that asked for no ack.
 #[derive(Serialize)]
 pub struct RejectEvent<'a> {
     code: &'a str,
@@ -80,7 +80,7 @@ pub struct HistoryAck<'a> {
     ok: bool,
     room: &'a str,
     epoch: &'a str,
-    /// Where the log stands: later messages come as events.
+    /// The end of the log: later messages come as events.
     seq: u64,
     messages: Vec<PageMessage<'a>>,
     more: bool,
@@ -110,7 +110,7 @@ pub struct SearchAck<'a> {
     epoch: &'a str,
     messages: Vec<PageMessage<'a>>,
     more: bool,
-    /// What lies before was not looked at.
+    /// Where the next search must go on: messages before it were not searched.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<u64>,
 }
@@ -136,17 +136,16 @@ pub struct JoinAck<'a> {
     room: &'a str,
     epoch: &'a str,
     seq: u64,
-    /// Whether `messages` and `changes` are all that lies between the position that the client gave
-    /// and this one.
+    /// Whether `messages` and `changes` are everything between the client's position and this one.
     recovered: bool,
     messages: Vec<NativeMessage<'a>>,
-    /// What was said of messages, of these and of earlier ones.
+    /// Changes of messages, of these and of earlier ones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     changes: Vec<NativeChange<'a>>,
-    /// People in the room; left out while that is not known.
+    /// Users in the room; left out while the number is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<u32>,
-    /// Who they are, unless they are too many.
+    /// The users, unless there are too many.
     #[serde(skip_serializing_if = "Option::is_none")]
     members: Option<Vec<NativeUser<'a>>>,
 }
@@ -195,8 +194,8 @@ struct ListedRoom<'a> {
     room: &'a str,
     count: u32,
     seq: u64,
-    /// What the user has read of it, and how many messages of others he has not; left out where
-    /// he is not, or has never said.
+    /// The user's read mark, and how many messages of others come after it. Left out when the user
+    /// is not in the room or has no mark.
     #[serde(skip_serializing_if = "Option::is_none")]
     read: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -238,7 +237,7 @@ impl<'a> ReadAck<'a> {
 pub struct ProfileAck<'a> {
     ok: bool,
     user: NativeUser<'a>,
-    /// The secret by which he is the same user wherever he comes back.
+    /// The secret that makes a client the same user on every connection.
     token: &'a str,
 }
 

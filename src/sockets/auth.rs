@@ -1,23 +1,24 @@
-//! What a client says when it connects.
+//! The `auth` object that a client sends when it connects.
 
 use serde::Deserialize;
 
 use crate::{chat::Returning, dialects::offset::Offset, store::sessions::SessionKey};
 
-/// What a client may say when it connects. Everything is optional.
+/// The client's `auth` object. Every field is optional.
 #[derive(Debug, Default, Deserialize)]
 pub struct Auth {
-    /// A secret the client made up and keeps: it is the same sender wherever it comes back.
+    /// A secret that the client has chosen and keeps: with it the client is the same user
+    /// everywhere.
     pub token: Option<String>,
-    /// What the last CONNECT reply said: the session to take up again. A client that does not keep
-    /// it as it was begins a new one.
+    /// The session to recover: `pid` of the last CONNECT reply. A client that does not send it back
+    /// unchanged begins a new session.
     pub pid: Option<serde_json::Value>,
-    /// The last argument of the last event, if that was a text.
+    /// The last argument of the last event, if that was a string.
     pub offset: Option<serde_json::Value>,
 }
 
 impl Auth {
-    /// Frontends may have fields of these names and another meaning, which makes them new here.
+    /// A frontend may use these field names for something else; such a client gets a new session.
     pub fn returning(&self) -> Option<Returning> {
         let key = SessionKey::parse(self.pid.as_ref()?.as_str()?).ok()?;
         let offset = match &self.offset {

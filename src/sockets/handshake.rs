@@ -1,5 +1,4 @@
-//! The handshake: which user a client is, which dialect it speaks, and its way out of the
-//! namespace.
+//! The handshake: which user a client is, which dialect it speaks, and how it leaves the namespace.
 
 use std::{
     sync::{Arc, Weak},
@@ -27,10 +26,10 @@ use crate::{
 
 /// Longest `auth.token`, in bytes.
 const TOKEN_BYTES_MAX: usize = 256;
-/// How long a client that is turned away may take to go.
+/// How long a client that is turned away may take to close its connection.
 const GOING_MAX: Duration = Duration::from_secs(5);
 
-/// Why a client was not let in; it reads this as `connect_error`.
+/// Why a client was not admitted; the client gets this text with `connect_error`.
 #[derive(Debug, thiserror::Error)]
 pub enum NotAdmitted {
     #[error("bad_request: auth is {{token?, pid?, offset?}}: {0}")]
@@ -60,9 +59,9 @@ impl Sockets {
             return Err(NotAdmitted::Token);
         }
         let recipient = Recipient { sid: socket.id, dialect: dialect(socket)? };
-        // Without a token the session itself is the sender.
+        // A client without a token is identified by its session's key.
         let user = |key: &SessionKey| user_id(auth.token.as_deref().unwrap_or(key.as_str()));
-        // That a polling client has gone shows only when a ping is due.
+        // The end of a polling client is noticed only when a ping is due.
         let polls = socket.transport_type() == TransportType::Polling;
         let is_here = || polls || self.registry.lane(socket.id).is_some();
         let arrival =
@@ -74,7 +73,7 @@ impl Sockets {
                 return Err(self.turn_away(socket.id, CloseReason::TryAgainLater).await);
             }
         };
-        // Only an answer to `profile` shows it.
+        // Only the answer to `profile` shows the token.
         let token = match recipient.dialect.features().presence {
             true => auth.token.as_deref().unwrap_or(key.as_str()).into(),
             false => "".into(),
@@ -86,16 +85,16 @@ impl Sockets {
         Ok(())
     }
 
-    /// Ends the transport. A refusal would keep the client away for good, and a CONNECT reply
-    /// would begin a new session; a lost connection brings it back.
+    /// Closes the transport. After a refusal the client would not reconnect, and a CONNECT reply
+    /// would begin a new session; after a lost connection the client reconnects.
     async fn turn_away(&self, sid: Sid, reason: CloseReason) -> NotAdmitted {
         self.registry.close(sid, reason);
         tokio::time::sleep(GOING_MAX).await;
         NotAdmitted::TurnedAway
     }
 
-    /// The client has left the namespace. It may come in again on its connection, but not stay
-    /// outside: the engine passes over a CONNECT that comes before it is quite done with the last,
+    /// The client has left the namespace. It may enter again on the same connection, but not stay
+    /// outside: engineioxide ignores a CONNECT that comes while the last one is still being ended,
     /// and the client would wait for ever.
     fn left_namespace(&self, sid: Sid) {
         let (registry, tasks) = (self.registry.clone(), self.tasks.clone());
@@ -111,8 +110,8 @@ impl Sockets {
     }
 }
 
-/// Takes a socket out of the namespace while its reader waits: a CONNECT that comes next is then
-/// not taken for a second one. A function that socketioxide is given would run later.
+/// Removes a socket from the namespace while its reader waits, so that a CONNECT that comes next is
+/// not treated as a second one. A plain function as handler would run later.
 struct OnDisconnect {
     sockets: Arc<Sockets>,
     connection: Weak<Connection>,
@@ -137,7 +136,7 @@ impl DisconnectHandler<Adapter, ()> for OnDisconnect {
     }
 }
 
-/// From the query of the handshake.
+/// The dialect, from the query of the handshake.
 fn dialect(socket: &SocketRef<Adapter>) -> Result<DialectId, NotAdmitted> {
     let query = socket.req_parts().uri.query().unwrap_or_default();
     match query.split('&').find_map(|pair| pair.strip_prefix("dialect=")) {
@@ -146,7 +145,7 @@ fn dialect(socket: &SocketRef<Adapter>) -> Result<DialectId, NotAdmitted> {
     }
 }
 
-/// A token is a secret, so others are shown its fingerprint.
+/// A token is a secret, so other users see only its fingerprint.
 fn user_id(token: &str) -> UserId {
     let digest = Sha256::digest(token.as_bytes());
     UserId::parse(&random::to_hex(&digest[..12])).expect("24 hex digits are a user id")

@@ -31,13 +31,13 @@ use crate::{
     transport::{Io, adapter::Adapter, registry::Registry},
 };
 
-/// A client that has opened a session, or has left the namespace, must join the namespace within
+/// A client that has opened a session, or has left the namespace, must enter the namespace within
 /// this time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Packets that may wait for one client: a burst of 5 000 messages must pass.
+/// Packets that may wait for one client. A burst of 5 000 messages must fit.
 const PACKETS_MAX: usize = 16_384;
-/// Kept for each connection. Longer messages get room while they come in, and the lane reads more
-/// at a time than this.
+/// Memory for reading that each connection keeps. A longer message gets a larger buffer while it is
+/// received.
 const READ_BUFFER_BYTES: usize = 128;
 
 /// Socket.IO over HTTP, with axum's answer for any other request.

@@ -1,5 +1,4 @@
-//! The answer to one event. It goes the same way as every message of the room, and so arrives in
-//! order with them.
+//! The answer to one event. It uses the same queue as the room's messages, so they arrive in order.
 
 use serde::Serialize;
 use socketioxide_core::{Value, packet::Packet};
@@ -29,7 +28,7 @@ impl Reply {
         Self { registry, sid, ack_id, in_flight }
     }
 
-    /// A client that asked for no answer sees success by the event that comes of it.
+    /// A client that asked for no ack sees success by the event that follows.
     pub fn send(self, answer: &impl Serialize) {
         if let Some(ack_id) = self.ack_id {
             let packet = Packet::ack("/", json(&(answer,)), ack_id);

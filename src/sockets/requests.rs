@@ -27,7 +27,7 @@ use crate::{
     transport::{adapter::Adapter, lane::Busy},
 };
 
-/// Messages that `join` answers, and bytes of them; a client that missed more reads them with
+/// Messages, and their bytes, in the answer to `join`. A client that missed more reads them with
 /// `history`.
 const JOIN_MESSAGES_MAX: usize = 1_000;
 const JOIN_BYTES_MAX: usize = 256 << 10;

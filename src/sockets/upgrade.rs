@@ -1,6 +1,6 @@
-//! The door of `/socket.io/`: websocket handshakes go to our acceptor, the rest to the engine.
+//! The entry of `/socket.io/`: websocket handshakes go to our acceptor, the rest to engineioxide.
 //!
-//! The CONNECT reply of a client that polls is exchanged here, in the body of the poll.
+//! For a client that polls, the CONNECT reply is replaced here, in the body of the poll.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -26,7 +26,7 @@ use crate::transport::{
 #[derive(Debug, Clone)]
 pub struct ConnectionPermit(pub Arc<OwnedSemaphorePermit>);
 
-/// What to mount at `path`.
+/// The route to mount at `path`.
 pub fn route(path: &'static str, service: Service, registry: Registry) -> MethodRouter {
     let acceptor = Acceptor::new(service.clone(), path, registry.clone());
     any(move |request: Request| {
@@ -54,7 +54,7 @@ pub fn route(path: &'static str, service: Service, registry: Registry) -> Method
 
 async fn connect_reply(answer: Response, registry: &Registry, sid: Sid) -> Response {
     let (mut head, body) = answer.into_parts();
-    // The engine has built it whole, and bounds it.
+    // engineioxide has built the body in memory already, and bounds it.
     let payload = match to_bytes(body, usize::MAX).await {
         Ok(payload) if head.status == StatusCode::OK => {
             registry.replace_connect_reply(sid, payload)

@@ -1,4 +1,4 @@
-// The socket: events in, questions out. The only file that knows socket.io-client.
+// The socket: events come in, requests go out. The only file that knows socket.io-client.
 
 import { io } from "/socket.io/socket.io.esm.min.js";
 
@@ -6,7 +6,7 @@ const ANSWER_MS = 8_000;
 const REFUSED_RETRY_MS = 5_000;
 const RECONNECT_MS = { reconnectionDelay: 250, reconnectionDelayMax: 2_000 };
 
-/** Why a question has no good answer; `code` is the server's, or one of ours. */
+/** Why a request failed; `code` is the server's, or one of ours. */
 export class AskError extends Error {
   constructor(code, message = "", retryAfterMs = undefined) {
     super(message);
@@ -40,7 +40,7 @@ export class Connection {
     return this.#socket.connected;
   }
 
-  /** Answers what the server acked with `ok`, or throws an AskError. Never queues. */
+  /** Returns the server's answer to `event`, or throws an AskError. Never queues. */
   async ask(event, ...args) {
     if (!this.connected) throw new AskError("disconnected");
     let answer;
@@ -54,7 +54,7 @@ export class Connection {
     throw new AskError(code, message, retry_after_ms);
   }
 
-  // The client tries again by itself, except where the server said no: then `active` is false.
+  // socket.io-client reconnects on its own, except after a refusal: then `active` is false.
   #connectAgain() {
     if (this.#socket.active) return;
     setTimeout(() => this.#socket.connect(), REFUSED_RETRY_MS);

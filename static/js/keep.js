@@ -1,4 +1,4 @@
-// What this browser keeps between visits: who it is, and which messages it wrote.
+// What this browser stores between visits: the user's token, and which messages it sent.
 
 const TOKEN_KEY = "roomcast.token";
 const SENT_KEY = "roomcast.sent";
@@ -10,7 +10,7 @@ export function randomId() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-// A browser that forbids storage still chats; it is only somebody else after a reload.
+// Without storage the chat still works, but after a reload this browser is another user.
 function read(key) {
   try {
     return localStorage.getItem(key);
@@ -23,11 +23,11 @@ function write(key, value) {
   try {
     localStorage.setItem(key, value);
   } catch {
-    // Full or forbidden: nothing that the chat cannot do without.
+    // Storage is full or forbidden. The chat works without it.
   }
 }
 
-/** The same after a reload and a reconnect, so a retry comes from the same sender. */
+/** The same after a reload and a reconnect, so a retry comes from the same user. */
 export function token() {
   const kept = read(TOKEN_KEY);
   if (kept) return kept;
@@ -36,7 +36,7 @@ export function token() {
   return fresh;
 }
 
-/** The ids of the messages written in this browser, the newest `SENT_MAX` of them. */
+/** The ids of the messages sent from this browser, the newest `SENT_MAX` of them. */
 export class SentIds {
   #ids = new Set(parse(read(SENT_KEY)));
 
@@ -45,7 +45,7 @@ export class SentIds {
   }
 
   add(id) {
-    // Another tab may have written since.
+    // Another tab may have stored ids since.
     this.#ids = new Set([...parse(read(SENT_KEY)), ...this.#ids, id].slice(-SENT_MAX));
     write(SENT_KEY, JSON.stringify([...this.#ids]));
   }

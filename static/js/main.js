@@ -1,4 +1,4 @@
-// Puts the page together: who tells whom.
+// Creates the parts of the page and connects them.
 
 import { Connection } from "./connection.js";
 import { SentIds, token } from "./keep.js";
@@ -46,7 +46,7 @@ const connection = new Connection(token(), {
   message: (body, offset) => room.takeLive(body, offset),
   gap: (it) => room.takeGap(it),
   notice: ({ code, message }) => {
-    // The history tells the rest.
+    // The history shows the other changes.
     if (code === "new_epoch") recover();
     else timeline.appendDivider(message);
   },
@@ -54,7 +54,9 @@ const connection = new Connection(token(), {
 
 let recovering = null;
 
-/** Reads what was missed, then sends what is waiting: a message that got there is not resent. */
+/**
+ * Reads what was missed, then sends what is waiting: a message that was stored is not sent again.
+ */
 async function recover() {
   clearTimeout(recovering);
   try {
@@ -70,7 +72,7 @@ async function recover() {
 }
 
 function recoverSoon(error) {
-  // A new connection recovers by itself.
+  // The next connection starts its own recovery.
   if (!connection.connected) return;
   if (error.code === "unavailable") status.store(true);
   clearTimeout(recovering);
@@ -81,11 +83,11 @@ async function readBefore() {
   try {
     await room.readBefore();
   } catch {
-    // Older messages are asked for again with the next scroll to the top.
+    // The next scroll to the top asks for older messages again.
   }
 }
 
-/** "xhr poll error" and the like are the transport's words, not the server's. */
+/** "xhr poll error" and similar texts come from the transport, not from the server. */
 const isRefusal = (message) => !/^(xhr|websocket|timeout|transport|parse|server error)/.test(message);
 
 const input = document.getElementById("message");

@@ -1,13 +1,13 @@
-// What was written here and has not come back yet.
+// Messages written here that the room has not shown yet.
 //
 // A message keeps its id until it is seen in the room, so sending it again is always safe: the
-// server stores it once. The order of writing is kept.
+// server stores it once. Messages are sent in the order in which they were written.
 
 import { AskError } from "./connection.js";
 import { randomId } from "./keep.js";
 import * as words from "./words.js";
 
-/** Trying again can help with these, and only with these. */
+/** Errors that a retry can solve. */
 const PASSING = new Set([
   "disconnected",
   "unanswered",
@@ -16,9 +16,9 @@ const PASSING = new Set([
   "busy",
   "rate_limited",
 ]);
-/** A message that is quickly back is never shown as pending. */
+/** A message that comes back within this time is never shown as pending. */
 const SHOWN_AFTER_MS = 200;
-/** Stored but not heard for so long: something was missed. */
+/** A message was stored, but no event for it came for this long: the page has missed something. */
 const OVERDUE_MS = 3_000;
 
 /** Handlers: claim(position) -> shown, sent(id), stored(), trouble(error), overdue(). */
@@ -29,7 +29,7 @@ export class Outbox {
   #handlers;
   #entries = new Map();
 
-  /** `rows` shows pending lines; `position()` says how far the room was seen. */
+  /** `rows` shows pending lines; `position()` is the newest position that the room has shown. */
   constructor(ask, rows, position, handlers) {
     this.#ask = ask;
     this.#rows = rows;
@@ -46,30 +46,30 @@ export class Outbox {
     this.#entries.set(entry.id, entry);
     this.#handlers.sent(entry.id);
     setTimeout(() => this.#showPending(entry), SHOWN_AFTER_MS);
-    // Not this one alone: what waits already was written before it.
+    // Sends all waiting messages, because they were written before this one.
     this.flush();
   }
 
-  /** Sends again whatever is waiting, in the order written. */
+  /** Sends all waiting messages again, in the order in which they were written. */
   flush() {
     for (const entry of this.#entries.values()) {
       if (entry.state === "waiting") this.#send(entry);
     }
   }
 
-  /** Where to read from, so that a message whose answer was lost is recognised. */
+  /** The position to read from, so that a message whose answer was lost is found in the history. */
   earliest() {
     const tried = [...this.#entries.values()].filter((entry) => entry.since !== null);
     return tried[0]?.since ?? null;
   }
 
-  /** The history has this message. */
+  /** The history contains this message. */
   seen(id) {
     const entry = this.#entries.get(id);
     if (entry) this.#settle(entry);
   }
 
-  /** A live message has this position: is it ours? */
+  /** A live message has this position. Returns whether it is one of ours. */
   seenAt({ epoch, seq }) {
     for (const entry of this.#entries.values()) {
       if (entry.stored?.epoch !== epoch || entry.stored.seq !== seq) continue;

@@ -1,7 +1,7 @@
-// One room as this page knows it: every stored message once, in the order of its position.
+// One room as this page shows it: every stored message once, in the order of positions.
 //
-// What comes live while history is being read is held and then merged by position, so the seam
-// has neither a hole nor a double. Whatever was missed is asked for, never guessed.
+// Live messages that come while history is being read are held, then merged by position, so that
+// none is missing and none is shown twice. What was missed is always read from the server.
 
 import * as words from "./words.js";
 
@@ -9,7 +9,7 @@ const FIRST_PAGE = 50;
 const CATCH_UP_PAGE = 200;
 const HELD_MAX = 1_000;
 
-/** The last part of an offset is the sequence; an epoch may itself have a `-`. */
+/** The last part of an offset is the sequence; an epoch may itself contain a `-`. */
 export function parseOffset(offset) {
   if (typeof offset !== "string") return null;
   const cut = offset.lastIndexOf("-");
@@ -17,14 +17,14 @@ export function parseOffset(offset) {
   return cut > 0 && Number.isSafeInteger(seq) ? { epoch: offset.slice(0, cut), seq } : null;
 }
 
-/** Handlers: isMine(id), seen(id), seenAt(position) -> mine, lost(): catch up, please. */
+/** Handlers: isMine(id), seen(id), seenAt(position) -> mine, lost(): a catch-up is needed. */
 export class Room {
   #name;
   #ask;
   #timeline;
   #handlers;
   #epoch = null;
-  /** Everything up to this `seq` was shown; null until the first page is here. */
+  /** Everything up to this `seq` was shown; null until the first page was read. */
   #caughtUp = null;
   #pastEpochs = new Set();
   #moreBefore = false;
@@ -45,12 +45,12 @@ export class Room {
     return this.#caughtUp === null ? null : { epoch: this.#epoch, seq: this.#caughtUp };
   }
 
-  /** From now on, until `catchUp` has ended, live messages wait. */
+  /** From now on, until `catchUp` has ended, live messages are held. */
   hold() {
     this.#held ??= [];
   }
 
-  /** A live event. What has no position is not stored, so nothing can be merged with it. */
+  /** Takes a live event. An event without a position is not stored, so it is shown at once. */
   takeLive(body, offset) {
     const position = parseOffset(offset);
     if (position === null) {
@@ -63,7 +63,7 @@ export class Room {
     } else if (this.#held.length < HELD_MAX) {
       this.#held.push(message);
     } else {
-      // It is stored, so the history has it as well.
+      // The message is stored, so the history has it as well.
       this.#heldTooMany = true;
     }
   }
@@ -73,15 +73,15 @@ export class Room {
     if (epoch === this.#epoch) this.#timeline.insertDivider(to, words.gap(from, to));
   }
 
-  /** Whether the message of this position is shown; from now on as one of ours. */
+  /** Whether the message at this position is shown. If so, it is marked as one of ours. */
   claim({ epoch, seq }) {
     return epoch === this.#epoch && this.#timeline.markMine(seq);
   }
 
   /**
-   * Reads what was missed, then lets the held messages follow. `since` reaches further back
-   * than what was shown, for messages of ours whose fate is unknown. Answers false when a later
-   * call has taken over.
+   * Reads what was missed, then shows the held messages. `since` reaches further back than what was
+   * shown, for messages of ours that may have been stored or not. Returns false when a later call
+   * has taken over.
    */
   async catchUp(since = null) {
     const turn = ++this.#turn;
@@ -114,7 +114,7 @@ export class Room {
     }
   }
 
-  /** The timeline let go of its oldest rows; they can be asked for again. */
+  /** The timeline has removed its oldest rows; they can be read again. */
   forgotOldest() {
     this.#moreBefore = true;
   }
@@ -144,8 +144,8 @@ export class Room {
   }
 
   /**
-   * A new log: positions of the old one say nothing about it. A short one is shown below what was
-   * there; a long one takes its place, as after a reload.
+   * Handles a new epoch: positions of the old one say nothing about it. A short log is shown below
+   * the old messages; a long one replaces them, as after a reload.
    */
   async #startOver(turn) {
     const answer = await this.#history({ limit: FIRST_PAGE });
@@ -168,7 +168,7 @@ export class Room {
 
   #show(message) {
     if (this.#pastEpochs.has(message.epoch)) return;
-    // Where history cannot be read, the chat goes on with what is heard.
+    // If history cannot be read, the chat continues with live messages.
     this.#epoch ??= message.epoch;
     if (message.epoch !== this.#epoch) {
       this.hold();

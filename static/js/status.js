@@ -1,4 +1,4 @@
-// How well it goes, in the header, below the messages and in the tab's title.
+// The state of the connection, in the header, below the messages and in the tab's title.
 
 import { STATES } from "./words.js";
 
@@ -25,7 +25,7 @@ export class Status {
     this.#show();
   }
 
-  /** `refusal` is what the server said, if it was the server. */
+  /** `refusal` is the server's text, if the server has refused the connection. */
   away(refusal = null) {
     this.#connection = "away";
     this.#refusal = refusal;
@@ -49,7 +49,8 @@ export class Status {
     this.#document.title = this.#title;
   }
 
-  // A device without a network can still reach a server on itself, so the connection counts more.
+  // A device without a network can still reach a server on itself, so the connection state is
+  // checked first.
   get #state() {
     if (this.#connection === "connected") return this.#storeAway ? "store" : "connected";
     if (this.#connection === "away" && !navigator.onLine) return "offline";

@@ -1,6 +1,6 @@
-// The messages on the screen, in order, and the place where the reader is.
+// The messages on the screen, in order, and the scroll position.
 //
-// What people wrote becomes text nodes in cloned templates, never markup.
+// Text from users becomes text nodes in cloned templates, never markup.
 
 import * as words from "./words.js";
 
@@ -15,12 +15,12 @@ export class Timeline {
   #empty;
   #templates;
   #handlers;
-  /** The rows of the present log by their `seq`. */
+  /** The rows of the current epoch by their `seq`. */
   #rows = new Map();
   #atEnd = true;
   #unseen = 0;
   #scrollAsked = false;
-  /** Where the last scroll to the end arrived. */
+  /** The scroll position that the last scroll to the end reached. */
   #endTop = 0;
 
   constructor(document, handlers) {
@@ -39,11 +39,11 @@ export class Timeline {
     this.#log.append(this.#pending);
     this.#log.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.#newButton.addEventListener("click", () => this.scrollToEnd());
-    // A phone's keyboard, or a turned screen, must not hide the newest message.
+    // When a phone's keyboard opens or the screen turns, the newest message must stay visible.
     new ResizeObserver(() => this.#atEnd && this.scrollToEnd()).observe(this.#log);
   }
 
-  /** Puts a stored message in its place; one that is there already stays as it is. */
+  /** Adds a stored message at its place; a message that is there already stays as it is. */
   insert({ seq, body, at, mine }) {
     const there = this.#rows.get(seq);
     if (there) {
@@ -56,7 +56,7 @@ export class Timeline {
     this.#put(row, this.#placeOf(seq), mine);
   }
 
-  /** Shows what has no place in the log where it is heard. */
+  /** Adds a message without a position at the end. */
   append({ body, at }) {
     this.#put(this.#messageRow(body, at, false), this.#pending, false);
   }
@@ -78,7 +78,7 @@ export class Timeline {
     this.#rows.clear();
   }
 
-  /** A new log begins: nothing of it may stand above this line. */
+  /** A new epoch begins: its messages all come below this line. */
   beginBelow(text) {
     this.#rows.clear();
     const divider = this.#divider(text);
@@ -86,14 +86,14 @@ export class Timeline {
     this.#put(divider, this.#pending, true);
   }
 
-  /** Whether the message is shown; it now looks like one of ours. */
+  /** Whether the message is shown. If so, it is marked as one of ours. */
   markMine(seq) {
     const row = this.#rows.get(seq);
     row?.classList.add("row-mine");
     return row !== undefined;
   }
 
-  /** The smallest `seq` of the present log on the screen, or null. */
+  /** The smallest `seq` of the current epoch on the screen, or null. */
   oldestSeq() {
     let oldest = null;
     for (let row = this.#log.lastElementChild; row; row = row.previousElementSibling) {
@@ -103,14 +103,14 @@ export class Timeline {
     return oldest && Number(oldest.dataset.seq);
   }
 
-  /** Does something above what is being read, without moving it. */
+  /** Changes rows above the visible part without moving what the reader sees. */
   keepPlace(change) {
     const fromEnd = this.#log.scrollHeight - this.#log.scrollTop;
     change();
     this.#log.scrollTop = this.#log.scrollHeight - fromEnd;
   }
 
-  /** Nothing to scroll: then there is no other way to ask for more. */
+  /** There is nothing to scroll, so a scroll cannot ask for older messages. */
   get isShort() {
     return this.#log.scrollHeight <= this.#log.clientHeight;
   }
@@ -122,7 +122,7 @@ export class Timeline {
   scrollToEnd() {
     this.#atEnd = true;
     if (this.#scrollAsked) return;
-    // Many messages in one frame cost one layout.
+    // Many messages in one frame cause only one layout.
     this.#scrollAsked = true;
     requestAnimationFrame(() => {
       this.#scrollAsked = false;
@@ -215,7 +215,7 @@ export class Timeline {
 
   #scrolled() {
     const { scrollTop, scrollHeight, clientHeight } = this.#log;
-    // What came since the last scroll is about to be scrolled to, and no move of the reader.
+    // A scroll to the end is about to happen, so this is not the reader's move.
     const behind = this.#scrollAsked && scrollTop >= this.#endTop;
     if (!behind) this.#atEnd = scrollHeight - scrollTop - clientHeight < NEAR_PX;
     if (this.#atEnd) this.#sawAll();
@@ -243,7 +243,7 @@ function sibling(row, step) {
 
 const nextMessage = (row) => sibling(row, "nextElementSibling");
 
-/** The day stands above the first message of it. */
+/** The day is shown above its first message. */
 function showDay(row) {
   if (!row || !("day" in row.dataset)) return;
   const before = sibling(row, "previousElementSibling");

@@ -1,4 +1,4 @@
-// How things are said: message bodies, times, states and errors. No DOM, no network.
+// Texts of the page: message bodies, times, states and errors. No DOM, no network.
 
 const timeFormat = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const dayFormat = new Intl.DateTimeFormat(undefined, {
@@ -12,7 +12,7 @@ const DAY_MS = 24 * 60 * 60 * 1000;
 
 export const time = (at) => timeFormat.format(at);
 
-/** Names the local day; two times are of one day when this is the same text. */
+/** Names the local day; two times are on the same day when this text is equal. */
 export function day(at) {
   const name = new Date(at).toDateString();
   if (name === new Date().toDateString()) return "Today";
@@ -24,7 +24,7 @@ const NAME_FIELDS = ["name", "username", "user", "sender", "author"];
 const TEXT_FIELDS = ["text", "message", "msg"];
 
 /**
- * Any JSON may come: programs send objects, and a person at redis-cli sends what he likes.
+ * Any JSON may come: programs send objects, and a person with redis-cli can publish anything.
  * @returns {{name?: string, text: string, kind: "text" | "json"}}
  */
 export function readable(body) {
@@ -53,12 +53,12 @@ const ERRORS = {
   unauthorized: "you are not signed in",
 };
 
-/** Why a message is not there yet, after "Not sent: " or "Waiting to send: ". */
+/** Why a message was not sent yet, after "Not sent: " or "Waiting to send: ". */
 export function reason(error) {
   return ERRORS[error.code] ?? (error.message || "something went wrong");
 }
 
-/** The state in the header, and what to tell below if it is not all well. */
+/** The state in the header, and the text below if something is wrong. */
 export const STATES = {
   connecting: { label: "Connecting" },
   connected: { label: "Connected" },

@@ -1,11 +1,12 @@
-//! The rules of the house that a compiler does not know: who may name whom, and which crate stops
-//! at which door. ARCHITECTURE.md says why.
+//! Rules that the compiler does not check: which module may import which, and which files may use a
+//! crate. ARCHITECTURE.md gives the reasons.
 
 mod circles;
 
 use std::{fs, path::Path};
 
-/// Each top module of `src/` and what it may import. Leaves come last: everybody may import them.
+/// Each top module of `src/` and what it may import. Leaves come last: every module may import
+/// them.
 const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["server"]),
     (
@@ -27,10 +28,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("random", &["domain"]),
 ];
 const LEAVES: &[&str] = &["config", "telemetry", "shutdown", "clock", "random"];
-/// What must be the same in every program needs no clock, configuration or task.
+/// These modules may not use the leaves: they need no clock, configuration or task.
 const WITHOUT_LEAVES: &[&str] = &["domain", "config", "telemetry", "shutdown", "clock", "random"];
 
-/// Crates, and the beginnings of the paths that may name them.
+/// Crates, and the path prefixes of the files that may use them.
 const DOORS: &[(&str, &[&str])] = &[
     ("fred", &["src/store/redis"]),
     ("rusqlite", &["src/store/sqlite"]),
@@ -45,7 +46,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("clap", &["src/config"]),
 ];
 
-/// Written apart, so that this file does not break its own rules.
+/// Written in parts, so that this file does not break its own rule.
 const MARKERS: &[&str] = &[concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
 const MACHINE_PATHS: &[&str] = &[
     concat!("/ho", "me/"),
@@ -55,11 +56,11 @@ const MACHINE_PATHS: &[&str] = &[
     concat!("C:", "\\"),
 ];
 
-/// Not ours, made by a tool, or not kept.
+/// Folders with files from others, generated files, or files that are not committed.
 const SKIPPED: &[&str] =
     &[".git", "target", "node_modules", "vendor", "data", "Cargo.lock", "package-lock.json"];
 
-/// What is wrong with a file, `path` relative to the repository.
+/// The rules that a file breaks; `path` is relative to the repository.
 fn violations(path: &str, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let rust = path.ends_with(".rs");
@@ -107,14 +108,14 @@ fn closed_doors(path: &str, code: &str) -> Vec<String> {
         .collect()
 }
 
-/// The top module that a file belongs to.
+/// The top module of a file.
 fn layer(path: &str) -> &str {
     let inside = path.trim_start_matches("src/");
     let first = inside.split('/').next().unwrap_or(inside);
     first.trim_end_matches(".rs")
 }
 
-/// First segments of every path from the crate's root, however it is written.
+/// First segments of every path from the crate's root, in whatever form it is written.
 fn imported<'a>(path: &str, code: &'a str) -> Vec<&'a str> {
     let depth = path.trim_end_matches("/mod.rs").matches('/').count();
     let up = "super::".repeat(depth);
@@ -135,7 +136,7 @@ fn imported<'a>(path: &str, code: &'a str) -> Vec<&'a str> {
     names
 }
 
-/// The first words of the members of `{a::b, c::{d, e}}`, the opening brace taken off.
+/// The first words of the members of `{a::b, c::{d, e}}`, without the opening brace.
 fn group_heads(group: &str) -> Vec<&str> {
     let mut heads = Vec::new();
     let (mut depth, mut start) = (0, 0);
@@ -172,7 +173,8 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty())
 }
 
-/// Comments may name what code must not. Good enough for code that rustfmt has written.
+/// Comments may name what code must not. This simple parser is enough for code that rustfmt has
+/// written.
 fn without_comments(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
     for line in text.lines() {

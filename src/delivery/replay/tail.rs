@@ -1,4 +1,4 @@
-//! The newest part of a partition's log, and where in it each room is.
+//! The newest part of a partition's log, with an index by room.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry as Slot},
@@ -16,16 +16,16 @@ use crate::{
     transport::packet,
 };
 
-/// Bytes kept of a partition, what they are kept in and the frames made of them included.
+/// Bytes kept per partition, including the containers and the encoded frames.
 const TAIL_BYTES_MAX: usize = 4 << 20;
-/// The same while clients come back that were away for longer.
+/// The limit while clients return that were away for longer.
 pub const RECOVERY_BYTES_MAX: usize = 64 << 20;
-/// How long after the last such client.
+/// How long that larger limit stays after the last such client.
 const RECOVERY_BYTES_FOR: Duration = Duration::from_secs(30);
-/// About what one record takes beside its body, with its place in a room of its own.
+/// Approximate bytes that a record takes beside its body, including its index entry in a room.
 const ENTRY_BYTES: usize = 400;
 
-/// A record that was delivered, and the frames that were made of it.
+/// A delivered record, and the frames encoded from it.
 #[derive(Debug)]
 pub struct ReplayEntry {
     record: Record,
@@ -45,14 +45,15 @@ impl ReplayEntry {
         &self.record
     }
 
-    /// The event as a websocket frame, made once for all who missed it; nothing where the dialect
-    /// has none. Its offset is the record's position: right where there is one partition.
+    /// The event as a websocket frame, encoded once for all clients that missed it; empty if the
+    /// dialect has no event for it. Its offset is the record's position, which is correct only with
+    /// one partition.
     pub fn frame(&self, dialect: DialectId) -> &Bytes {
         let offset = || Offset::Position(self.record.position.clone()).to_string();
         self.frames[dialect.index()].get_or_init(|| self.frame_with(dialect, offset()))
     }
 
-    /// The same with an offset of one client's own.
+    /// The same frame with another client's offset.
     pub fn frame_with(&self, dialect: DialectId, offset: String) -> Bytes {
         match dialect.record(&self.record, offset) {
             Some(event) => packet::frames(packet::event(event.name, &event.arguments)),
@@ -60,7 +61,7 @@ impl ReplayEntry {
         }
     }
 
-    /// The body is there twice once somebody has missed it.
+    /// A body counts twice, because its frame contains it again once a client has missed it.
     pub fn bytes(&self) -> usize {
         ENTRY_BYTES + 2 * self.record.entry.bytes()
     }
@@ -69,11 +70,11 @@ impl ReplayEntry {
 /// The newest part of one partition's log, without a hole.
 #[derive(Debug, Default)]
 pub struct PartitionTail {
-    /// What was delivered last; `None` until the log was reached.
+    /// The last delivered position; `None` until the log was reached.
     pub end: Option<Position>,
     entries: VecDeque<Arc<ReplayEntry>>,
-    /// Where in it those in a room are told something: what a client missed is found without
-    /// looking at what everybody else did.
+    /// The sequences that members of each room received. So what a client missed is found without a
+    /// scan of other rooms' records.
     told: HashMap<RoomName, VecDeque<u64>>,
     bytes: usize,
     roomy_until: Option<Instant>,
@@ -113,7 +114,7 @@ impl PartitionTail {
         }
     }
 
-    /// What comes next stands behind a hole.
+    /// The next record comes after a hole.
     pub fn cut(&mut self, end: Position) {
         self.clear();
         self.end = Some(end);
@@ -134,7 +135,7 @@ impl PartitionTail {
         first.or_else(|| self.end.clone()).or(began)
     }
 
-    /// What was told after `after` in any of these rooms.
+    /// The records after `after` in any of these rooms.
     pub fn missed(&self, began: Option<Position>, after: &Position, rooms: &[RoomName]) -> Missed {
         let Some(begin) = self.begin(began) else { return Missed::Ahead };
         let end = self.end.clone().unwrap_or_else(|| begin.clone());
@@ -158,8 +159,8 @@ impl PartitionTail {
         Missed::Entries { entries: seqs.into_iter().filter_map(entry).collect(), end }
     }
 
-    /// Puts older messages in front, as far as there are none yet. `false`: some are missing
-    /// between them.
+    /// Adds older records at the front, those that are not there yet. `false`: some records between
+    /// them are missing.
     pub fn prepend(&mut self, began: Option<Position>, older: &mut Vec<Arc<ReplayEntry>>) -> bool {
         let (Some(begin), Some(last)) = (self.begin(began), older.last()) else { return false };
         if last.record.position.epoch != begin.epoch || last.record.position.seq < begin.seq {
@@ -215,7 +216,7 @@ mod tests {
         }
     }
 
-    /// The same by looking at all of them.
+    /// The same result from a scan of all records.
     fn looked(from: u64, to: u64, rooms: &[&str]) -> Vec<u64> {
         let is_told = |seq: &u64| {
             let room = record(*seq).room;

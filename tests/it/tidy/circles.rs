@@ -7,8 +7,8 @@ use std::{
 
 use super::{files, without_comments};
 
-/// Files that may import each other: mostly a module that declares what its children share, and
-/// those children. `domain` has none.
+/// Files that may import each other: mostly a module with shared declarations and its children.
+/// `domain` has none.
 const ONE_IDEA: &[&[&str]] = &[
     &[
         "chat",
@@ -54,7 +54,7 @@ fn sources() -> Vec<(String, String)> {
     all.into_iter().map(|(path, text)| (path, code(&text))).collect()
 }
 
-/// The module that a file is: `src/store/mod.rs` and `src/store.rs` are `store`.
+/// The module of a file: `src/store/mod.rs` and `src/store.rs` are `store`.
 fn module(path: &str) -> String {
     let inside = path.trim_start_matches("src/").trim_end_matches(".rs");
     let inside = inside.strip_suffix("/mod").unwrap_or(inside);
@@ -84,7 +84,7 @@ fn expand(tree: &str) -> Vec<String> {
     inside.flat_map(|member| expand(member)).map(|path| format!("{head}{path}")).collect()
 }
 
-/// The use tree, or the path, that this code begins with.
+/// The use tree, or the path, at the beginning of this code.
 fn tree(code: &str) -> &str {
     let mut depth = 0;
     for (at, c) in code.char_indices() {
@@ -161,7 +161,7 @@ fn reached(graph: &Graph, from: &str) -> BTreeSet<String> {
     reached
 }
 
-/// Each largest group of modules that reach each other.
+/// Every largest group of modules that import each other, directly or through others.
 fn circles(graph: &Graph) -> BTreeSet<Vec<String>> {
     let reached: BTreeMap<&String, _> =
         graph.keys().map(|from| (from, reached(graph, from))).collect();
