@@ -147,7 +147,7 @@ impl Chat {
             match reached {
                 Ok(()) => {}
                 Err(TooOld::Read(error)) => {
-                    tracing::debug!(%error, "what a client missed is read again");
+                    tracing::debug!(%error, "what a client missed cannot be read; trying again");
                     sleep(RETRY_EVERY).await;
                 }
                 Err(TooOld::Gone | TooOld::TooMuch) => {

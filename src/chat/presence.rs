@@ -280,7 +280,7 @@ impl Presence {
                 self.0.work.notify_one();
             }
             Err(error) => {
-                tracing::debug!(%room, %error, "a roster is read again later");
+                tracing::debug!(%room, %error, "a roster cannot be read; trying again later");
                 sleep(READ_AGAIN_AFTER).await;
                 self.shared().state.ask(&room);
             }

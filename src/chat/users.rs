@@ -115,7 +115,7 @@ impl Chat {
     /// Records that the user was here, so that others can write to it. Returns whether that worked.
     async fn mark_known(&self, id: &UserId) -> bool {
         let marked = self.0.store.inbox.mark_read(id.clone(), RoomName::personal(id), 0).await;
-        marked.inspect_err(|error| tracing::debug!(%error, "a user is not known yet")).is_ok()
+        marked.inspect_err(|error| tracing::debug!(%error, "a user is not stored yet")).is_ok()
     }
 
     /// The store was unreachable, and may have lost which users were here.

@@ -91,7 +91,7 @@ impl Broadcaster {
 
     async fn emit(&self, to: BroadcastOperators<Adapter>, event: &Event<'_>) {
         if let Err(error) = to.emit(event.name, &event.arguments).await {
-            tracing::debug!(event = event.name, %error, "not every connection took an event");
+            tracing::debug!(event = event.name, %error, "an event did not reach every connection");
         }
     }
 }

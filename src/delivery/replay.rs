@@ -59,7 +59,7 @@ pub enum Missed {
 pub enum TooOld {
     #[error("the log no longer has all of it, or is another one")]
     Gone,
-    #[error("more than {RECOVERY_BYTES_MAX} bytes came meanwhile")]
+    #[error("more than {RECOVERY_BYTES_MAX} bytes of messages were stored since then")]
     TooMuch,
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -200,7 +200,7 @@ impl ReplayBuffer {
                 // One slow answer must not throw away what was read already.
                 Err(error) if failures < READ_TRIES => {
                     failures += 1;
-                    tracing::debug!(%error, "the log is read again");
+                    tracing::debug!(%error, "the log cannot be read; trying again");
                     sleep(READ_AGAIN_AFTER).await;
                     continue;
                 }

@@ -61,7 +61,7 @@ async fn connect_reply(answer: Response, registry: &Registry, sid: Sid) -> Respo
         }
         Ok(payload) => payload,
         Err(error) => {
-            tracing::debug!(%error, "a poll's answer broke off");
+            tracing::debug!(%error, "the response to a poll ended early");
             head.status = StatusCode::INTERNAL_SERVER_ERROR;
             return Response::from_parts(head, Body::empty());
         }

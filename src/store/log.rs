@@ -6,7 +6,8 @@
 //!   the order of the calls, from the store's own task or thread; a refusal may come sooner, even
 //!   inside the call of `append`. `settle` must not block.
 //! - A draft with the sender and message id of an earlier one, within the window, gets the
-//!   position of the earlier one, and nothing is announced twice. This holds across nodes and restarts.
+//!   position of the earlier one, and nothing is announced twice. This holds across nodes and
+//!   restarts.
 //! - Log events come in order of position, each once, without a hole: the store fills holes from
 //!   its log, and sends `Gap` or `NewEpoch` only when the log cannot fill them.
 //! - A draft that changes an earlier message is stored and announced like any other, but only log
@@ -163,7 +164,7 @@ pub const TAIL_BYTES_MAX: usize = 256 << 10;
 
 /// Logs that a stored record is damaged, and so is left out of an answer.
 pub fn passed_over(seq: u64, why: &str) {
-    tracing::error!(seq, why, "a stored record cannot be read; it is passed over");
+    tracing::error!(seq, why, "a stored record cannot be read; it is skipped");
 }
 
 /// The records of a partition's log after a position.

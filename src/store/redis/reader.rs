@@ -349,7 +349,7 @@ impl Reader {
                 ping(&link.subscriber).await?;
                 if link.messages.is_empty() {
                     if self.deaf.replace(index).is_none() {
-                        tracing::warn!("the subscription to Redis is deaf; subscribing anew");
+                        tracing::warn!("the Redis subscription receives nothing; trying again");
                     }
                     return Err(Trouble::Deaf);
                 }
@@ -460,7 +460,7 @@ impl Reader {
         }
         for quit in [link.subscriber.quit().await, link.client.quit().await] {
             if let Err(error) = quit {
-                tracing::debug!(%error, "Redis was gone before the connection closed");
+                tracing::debug!(%error, "Redis disconnected before the connection was closed");
             }
         }
     }
@@ -473,7 +473,7 @@ fn number_of(index: usize) -> u16 {
 /// A text published by a person: valid JSON as JSON, anything else as a string.
 fn external(said: &str, out: &mut Vec<LogEvent>) {
     if said.len() > EXTERNAL_BYTES_MAX {
-        return tracing::warn!(bytes = said.len(), "ignored a too long text on the channel");
+        return tracing::warn!(bytes = said.len(), "ignored a channel text that is too long");
     }
     let json = match serde_json::from_str::<serde::de::IgnoredAny>(said) {
         Ok(_) => said.trim().to_owned(),

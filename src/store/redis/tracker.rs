@@ -75,7 +75,7 @@ impl Tracker {
             out.push(match frame::record(line, position) {
                 Ok(record) => LogEvent::Record(record),
                 Err(error) => {
-                    tracing::error!(seq, %error, "a record of the log cannot be read; told as a gap");
+                    tracing::error!(seq, %error, "a record of the log cannot be read; skipping it");
                     self.gap(seq, seq)
                 }
             });

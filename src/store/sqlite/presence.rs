@@ -26,7 +26,7 @@ pub struct SqlitePresence(Arc<Mutex<Inner>>);
 #[derive(Debug)]
 struct Inner {
     rooms: HashMap<RoomName, Roster>,
-    /// At least the version of every roster that is empty.
+    /// At least the last version of every roster that has become empty.
     version: u64,
     sender: mpsc::Sender<NodeEvent>,
     /// A reserved slot of the channel for `SignalsLost`. `None`: that event is queued already.

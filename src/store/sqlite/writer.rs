@@ -262,7 +262,7 @@ impl LogWriter {
     fn deliver(&self, events: Vec<LogEvent>) {
         // Without a relay there is no client left to deliver to. Storing goes on.
         if self.log_sender.blocking_send(events).is_err() {
-            tracing::trace!("nothing reads the log events");
+            tracing::trace!("log events have no receiver");
         }
     }
 
@@ -278,7 +278,7 @@ impl LogWriter {
                 let taken = NodeEvent::SessionTaken { session: session.clone(), holder: *holder };
                 // Without a receiver no connection is left that could be told.
                 if self.node_sender.blocking_send(taken).is_err() {
-                    tracing::trace!("nothing reads the node events");
+                    tracing::trace!("node events have no receiver");
                 }
             }
         }
