@@ -156,7 +156,7 @@ impl Connection {
             let begin = match is_told {
                 true if asked => cutover.begin_after(since),
                 true => since,
-                // Records that came while the join was stored belong into the answer. As events
+                // Records that came while the join was stored belong in the answer. As events
                 // their offsets would be below those that the client has from other rooms.
                 false => cutover.end.clone(),
             };

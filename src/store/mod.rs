@@ -41,7 +41,7 @@ pub struct Store {
     pub lifecycle: Arc<dyn Lifecycle>,
 }
 
-/// A store that was opened, and the two streams that it tells this node with.
+/// An open store, and its two streams of events for this node.
 #[derive(Debug)]
 pub struct Opened {
     pub store: Store,
@@ -52,14 +52,14 @@ pub struct Opened {
 pub trait Lifecycle: Send + Sync + std::fmt::Debug + 'static {
     fn health(&self) -> watch::Receiver<Health>;
 
-    /// Settles what was submitted, then stops. Later drafts settle with `Unavailable`. It returns
-    /// when the relay has taken what was stored, or is gone: keep reading, or drop the receiver of
-    /// log events.
+    /// Settles all drafts that were submitted, then stops. Later drafts settle with `Unavailable`.
+    /// It returns when the relay has received everything that was stored, or has ended: the caller
+    /// must keep reading log events until then, or drop their receiver.
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
 impl Store {
-    /// Every port of one value that has them all.
+    /// Builds a store from one value that implements every port.
     fn of<T>(all: &Arc<T>) -> Self
     where
         T: MessageLog
@@ -85,7 +85,7 @@ impl Store {
 /// Node events that may wait to be handled.
 pub const NODE_EVENTS_MAX: usize = 16_384;
 
-/// What a store tells a node beside the log. Its place among the log events means nothing.
+/// An event from the store that is not in the log. It has no order relative to log events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeEvent {
     /// Another connection has claimed this node's session; `holder` is the one that has lost it.

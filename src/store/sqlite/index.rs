@@ -26,7 +26,7 @@ const STEP_PAGES: u32 = 32;
 const REST: u32 = 15;
 /// Pause after a failed step. The log itself may still work.
 const RETRY: Duration = Duration::from_secs(60);
-/// Prefix of a room's number in the index. No text contains it, so no text matches a room.
+/// Prefix of a room's number in the index. No indexed word contains it, so none equals a room.
 const ROOM_MARK: char = '\u{e000}';
 
 #[derive(Debug)]
