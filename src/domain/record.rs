@@ -18,7 +18,9 @@ impl Body {
     /// `json` must be one valid JSON value. In valid JSON a line break can only stand between two
     /// tokens. A space means the same there, so replacing the line break changes no value.
     pub fn from_json(json: &str) -> Self {
-        if json.contains(['\n', '\r']) {
+        // Bytes are searched much faster than characters, and every body comes through here.
+        let bytes = json.as_bytes();
+        if bytes.contains(&b'\n') || bytes.contains(&b'\r') {
             Self(Arc::from(json.replace(['\n', '\r'], " ")))
         } else {
             Self(Arc::from(json))
