@@ -4,15 +4,12 @@
 
 use serde_json::json;
 
-use crate::{
-    harness::{
-        PATIENCE,
-        client::{Client, Transport},
-        node::Node,
-        redis::{Keeps, Redis},
-    },
-    recovery::{join, native, send},
-    together::own_id,
+use crate::harness::{
+    PATIENCE,
+    chat::{join, native, own_id, send},
+    client::{Client, Transport},
+    node::Node,
+    redis::{Keeps, Redis},
 };
 
 /// Calls of scripts since the server started.

@@ -5,17 +5,14 @@ mod shown;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::{
-    direct::code,
-    harness::{
-        PATIENCE,
-        client::{Client, Options, Transport},
-        eventually,
-        packet::Event,
-        redis::{Keeps, Redis},
-    },
-    recovery::{Away, join, offset, plain, say, send, two_nodes},
-    together::{World, of, own_id},
+use crate::harness::{
+    PATIENCE,
+    away::Away,
+    chat::{World, error_code, join, offset, own_id, plain, say, send, two_nodes, with_token},
+    client::{Client, Options, Transport},
+    eventually,
+    packet::Event,
+    redis::{Keeps, Redis},
 };
 
 /// A request about a message, which may be as an answer or an event has it.
@@ -94,11 +91,14 @@ async fn all_join(clients: &[Client], room: &str) {
 #[tokio::test]
 async fn everybody_in_the_room_is_told_in_every_tab() {
     for world in World::both().await {
-        let clients =
-            [world.comes(0, "ann").await, world.comes(1, "ann").await, world.comes(1, "bob").await];
+        let clients = [
+            world.connect(0, "ann").await,
+            world.connect(1, "ann").await,
+            world.connect(1, "bob").await,
+        ];
         all_join(&clients, "attic").await;
         let (ann, bob) = (own_id(&clients[0]).await, own_id(&clients[2]).await);
-        let outside = world.comes(1, "eve").await;
+        let outside = world.connect(1, "eve").await;
         let said = send(&clients[0], "attic", "one").await;
         let reacted = react(&clients[2], &said, "👍", true).await;
         let edited = edit(&clients[1], &said, "two").await;
@@ -122,9 +122,9 @@ async fn everybody_in_the_room_is_told_in_every_tab() {
 #[tokio::test]
 async fn in_a_room_of_two_people_both_are_told_and_nobody_else() {
     for world in World::both().await {
-        let anns = [world.comes(0, "ann").await, world.comes(1, "ann").await];
-        let bobs = [world.comes(0, "bob").await, world.comes(1, "bob").await];
-        let eve = world.comes(1, "eve").await;
+        let anns = [world.connect(0, "ann").await, world.connect(1, "ann").await];
+        let bobs = [world.connect(0, "bob").await, world.connect(1, "bob").await];
+        let eve = world.connect(1, "eve").await;
         let to = json!({ "to": own_id(&bobs[0]).await, "text": "one" });
         let said = anns[0].request("send", &[to]).await;
         let answers = [
@@ -145,7 +145,7 @@ async fn in_a_room_of_two_people_both_are_told_and_nobody_else() {
             ("delete", json!({})),
             ("react", json!({ "emoji": "+", "on": true })),
         ] {
-            assert_eq!(code(&eve, name, about(&said, more)).await, "forbidden");
+            assert_eq!(error_code(&eve, name, about(&said, more)).await, "forbidden");
         }
         assert!(!eve.drain().iter().any(is_stored));
     }
@@ -154,7 +154,7 @@ async fn in_a_room_of_two_people_both_are_told_and_nobody_else() {
 #[tokio::test]
 async fn what_may_not_be_done_is_refused_and_changes_nothing() {
     for world in World::both().await {
-        let clients = [world.comes(0, "ann").await, world.comes(1, "bob").await];
+        let clients = [world.connect(0, "ann").await, world.connect(1, "bob").await];
         all_join(&clients, "attic").await;
         let [ann, bob] = &clients;
         let said = send(ann, "attic", "one").await;
@@ -184,18 +184,18 @@ async fn what_may_not_be_done_is_refused_and_changes_nothing() {
             ("deleted", gone),
         ] {
             for (name, request) in requests(&target) {
-                assert_eq!(code(ann, name, request).await, "not_found", "{name}: {why}");
+                assert_eq!(error_code(ann, name, request).await, "not_found", "{name}: {why}");
             }
         }
         for (name, request) in &requests(&other)[..2] {
-            assert_eq!(code(ann, name, request.clone()).await, "forbidden", "{name}");
+            assert_eq!(error_code(ann, name, request.clone()).await, "forbidden", "{name}");
         }
-        let eve = world.comes(1, "eve").await;
+        let eve = world.connect(1, "eve").await;
         for (name, request) in requests(&said) {
-            assert_eq!(code(&eve, name, request).await, "not_joined", "{name}");
+            assert_eq!(error_code(&eve, name, request).await, "not_joined", "{name}");
         }
         let large = about(&said, json!({ "text": "x".repeat(33 << 10) }));
-        assert_eq!(code(ann, "edit", large).await, "too_large");
+        assert_eq!(error_code(ann, "edit", large).await, "too_large");
         for (name, wrong) in [
             ("edit", about(&said, json!({}))),
             ("edit", about(&said, json!({ "text": 7 }))),
@@ -209,11 +209,11 @@ async fn what_may_not_be_done_is_refused_and_changes_nothing() {
             ("react", about(&said, json!({ "emoji": "x".repeat(33), "on": true }))),
             ("react", about(&said, json!({ "emoji": "a\nb", "on": true }))),
         ] {
-            assert_eq!(code(ann, name, wrong.clone()).await, "bad_request", "{name} {wrong}");
+            assert_eq!(error_code(ann, name, wrong.clone()).await, "bad_request", "{name} {wrong}");
         }
         let lobby = plain(&world.nodes[0], Transport::WebSocket).await;
         for (name, request) in requests(&said) {
-            assert_eq!(code(&lobby, name, request).await, "bad_request", "{name}");
+            assert_eq!(error_code(&lobby, name, request).await, "bad_request", "{name}");
         }
         send(bob, "attic", "end").await;
         let expected =
@@ -227,7 +227,7 @@ async fn what_may_not_be_done_is_refused_and_changes_nothing() {
 #[tokio::test]
 async fn a_message_has_room_for_twenty_emoji() {
     for world in World::both().await {
-        let clients = [world.comes(0, "ann").await, world.comes(1, "bob").await];
+        let clients = [world.connect(0, "ann").await, world.connect(1, "bob").await];
         all_join(&clients, "attic").await;
         let [ann, bob] = &clients;
         let said = send(ann, "attic", "one").await;
@@ -236,7 +236,7 @@ async fn a_message_has_room_for_twenty_emoji() {
         }
         let one_more = about(&said, json!({ "emoji": "+", "on": true }));
         for client in &clients {
-            assert_eq!(code(client, "react", one_more.clone()).await, "too_many");
+            assert_eq!(error_code(client, "react", one_more.clone()).await, "too_many");
         }
         for (emoji, on) in [("0", true), ("+", false)] {
             assert_eq!(react(bob, &said, emoji, on).await["ok"], json!(true));
@@ -250,7 +250,7 @@ async fn a_message_has_room_for_twenty_emoji() {
 #[tokio::test]
 async fn a_retry_is_told_once() {
     for world in World::both().await {
-        let clients = [world.comes(0, "ann").await, world.comes(1, "ann").await];
+        let clients = [world.connect(0, "ann").await, world.connect(1, "ann").await];
         all_join(&clients, "attic").await;
         let said = send(&clients[0], "attic", "one").await;
         for (name, more) in [
@@ -276,7 +276,7 @@ async fn a_retry_is_told_once() {
 #[tokio::test]
 async fn what_one_client_does_keeps_its_order() {
     for world in World::both().await {
-        let clients = [world.comes(0, "ann").await, world.comes(1, "bob").await];
+        let clients = [world.connect(0, "ann").await, world.connect(1, "bob").await];
         all_join(&clients, "attic").await;
         let ann = &clients[0];
         let mut expected = Vec::new();
@@ -318,8 +318,8 @@ async fn what_one_client_does_keeps_its_order() {
 #[tokio::test]
 async fn who_comes_back_is_told_what_became_of_messages_in_order() {
     for world in World::both().await {
-        let ann = world.comes(0, "ann").await;
-        let bob = world.comes(0, "bob").await;
+        let ann = world.connect(0, "ann").await;
+        let bob = world.connect(0, "bob").await;
         for client in [&ann, &bob] {
             join(client, "attic", None).await;
         }
@@ -331,7 +331,7 @@ async fn who_comes_back_is_told_what_became_of_messages_in_order() {
         let second = send(&ann, "attic", "three").await;
         react(&ann, &said, "+", false).await;
         delete(&ann, &second).await;
-        let bob = away.recovered(world.nodes.last().expect("a node"), of("bob")).await;
+        let bob = away.recovered(world.nodes.last().expect("a node"), with_token("bob")).await;
         edit(&ann, &said, "live").await;
         let events = told(&bob, 6).await;
         let expected =
@@ -340,7 +340,7 @@ async fn who_comes_back_is_told_what_became_of_messages_in_order() {
         // Also when a record is the last that it has.
         let away = Away::of(bob, events.last()).await;
         edit(&ann, &said, "last").await;
-        let bob = away.recovered(&world.nodes[0], of("bob")).await;
+        let bob = away.recovered(&world.nodes[0], with_token("bob")).await;
         assert_eq!(lines(&told(&bob, 1).await), ["edit last"]);
     }
 }
@@ -348,10 +348,10 @@ async fn who_comes_back_is_told_what_became_of_messages_in_order() {
 #[tokio::test]
 async fn the_answer_to_a_join_has_messages_and_what_became_of_them() {
     for world in World::both().await {
-        let ann = world.comes(0, "ann").await;
+        let ann = world.connect(0, "ann").await;
         join(&ann, "attic", None).await;
         let said = send(&ann, "attic", "one").await;
-        let bob = world.comes(1, "bob").await;
+        let bob = world.connect(1, "bob").await;
         let after = json!({ "epoch": said["epoch"], "seq": said["seq"] });
         let nothing = join(&bob, "attic", Some(after.clone())).await;
         assert_eq!((&nothing["messages"], nothing.get("changes")), (&json!([]), None));
@@ -360,7 +360,7 @@ async fn the_answer_to_a_join_has_messages_and_what_became_of_them() {
         let reacted = react(&ann, &second, "+", true).await;
         let deleted = delete(&ann, &second).await;
         let events = told(&bob, 4).await;
-        let eve = world.comes(1, "eve").await;
+        let eve = world.connect(1, "eve").await;
         let answer = join(&eve, "attic", Some(after)).await;
         assert_eq!(answer["recovered"], json!(true), "{answer}");
         assert_eq!(answer["messages"], json!([events[1].arg(0)]));
@@ -381,7 +381,7 @@ async fn plain_clients_are_told_nothing_and_read_what_is_left() {
     let redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis, &[]).await;
     for transport in Transport::ALL {
-        let ann = Client::connected(nodes[0].address, of("ann")).await;
+        let ann = Client::connected(nodes[0].address, with_token("ann")).await;
         join(&ann, "lobby", None).await;
         let client = plain(&nodes[1], transport).await;
         let said = send(&ann, "lobby", "one").await;
@@ -422,7 +422,7 @@ async fn plain_clients_are_told_nothing_and_read_what_is_left() {
 async fn while_the_log_is_away_each_is_refused_and_later_ones_are_done() {
     let mut redis = Redis::start(Keeps::Everything).await;
     let [node, _] = two_nodes(&redis, &[]).await;
-    let ann = Client::connected(node.address, of("ann")).await;
+    let ann = Client::connected(node.address, with_token("ann")).await;
     join(&ann, "attic", None).await;
     let said = send(&ann, "attic", "one").await;
     redis.kill();

@@ -14,7 +14,6 @@ use std::{
 
 use roomcast::{
     domain::{
-        message::Message,
         page::Page,
         record::{Body, Draft, Entry},
     },
@@ -26,8 +25,8 @@ use roomcast::{
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::harness::store::{
-    DEADLINE, Log, check_dense, draft, later, must_append, originals, record, retention, room,
-    telling, until,
+    DEADLINE, Log, check_dense, draft, later, must_append, originals, page_of, record, retention,
+    room, telling, until,
 };
 
 pub async fn order_of_80_000<L: Log>() {
@@ -198,7 +197,7 @@ pub async fn history_pages<L: Log>() {
         for limit in [1, 2, 7, 100] {
             let check = async |page: Page| {
                 let got = node.history(name, page, limit).await;
-                let (messages, more) = model(&all, &page, limit as usize);
+                let (messages, more) = page_of(&all, &page, limit as usize);
                 assert_eq!(got.messages, messages, "{name} {page:?} {limit}");
                 assert_eq!(got.more, more, "{name} {page:?} {limit}");
                 assert!(!got.trimmed, "{name} {page:?} {limit}");
@@ -212,23 +211,6 @@ pub async fn history_pages<L: Log>() {
         }
     }
     node.store.lifecycle.close().await;
-}
-
-/// What a page of a list is, and whether there is more in its direction.
-pub fn model(all: &[Message], page: &Page, limit: usize) -> (Vec<Message>, bool) {
-    match *page {
-        Page::Newest => model(all, &Page::Before(u64::MAX), limit),
-        Page::Before(seq) => {
-            let until = all.partition_point(|message| message.position.seq < seq);
-            let from = until.saturating_sub(limit);
-            (all[from..until].to_vec(), from > 0)
-        }
-        Page::After(seq) => {
-            let from = all.partition_point(|message| message.position.seq <= seq);
-            let until = (from + limit).min(all.len());
-            (all[from..until].to_vec(), until < all.len())
-        }
-    }
 }
 
 /// RetentionPolicy may take its time, but a page is whole or says that it is not.

@@ -2,16 +2,14 @@
 
 use serde_json::{Value, json};
 
-use crate::{
-    harness::{
-        PATIENCE,
-        client::Client,
-        eventually,
-        packet::Event,
-        redis::{Keeps, Redis},
-    },
-    recovery::{Away, join, offset, send, two_nodes},
-    together::{World, of, own_id},
+use crate::harness::{
+    PATIENCE,
+    away::Away,
+    chat::{World, error_code, join, offset, own_id, send, two_nodes, with_token},
+    client::Client,
+    eventually,
+    packet::Event,
+    redis::{Keeps, Redis},
 };
 
 async fn write(client: &Client, user: &str, text: &str) -> Value {
@@ -29,17 +27,12 @@ async fn listed(client: &Client, room: &Value) -> Option<Value> {
     rooms.iter().find(|listed| listed["room"] == *room).cloned()
 }
 
-pub async fn code(client: &Client, name: &str, request: Value) -> String {
-    let answer = client.request(name, &[request]).await;
-    answer["error"]["code"].as_str().unwrap_or_else(|| panic!("{name}: {answer}")).to_owned()
-}
-
 #[tokio::test]
 async fn both_people_hear_it_once_in_every_tab_and_nobody_else_does() {
     for world in World::both().await {
-        let anns = [world.comes(0, "ann").await, world.comes(1, "ann").await];
-        let bobs = [world.comes(0, "bob").await, world.comes(1, "bob").await];
-        let eve = world.comes(1, "eve").await;
+        let anns = [world.connect(0, "ann").await, world.connect(1, "ann").await];
+        let bobs = [world.connect(0, "bob").await, world.connect(1, "bob").await];
+        let eve = world.connect(1, "eve").await;
         let (ann, bob) = (own_id(&anns[0]).await, own_id(&bobs[0]).await);
         let ack = write(&anns[0], &bob, "one").await;
         let mut ids = [ann.as_str(), bob.as_str()];
@@ -74,8 +67,8 @@ async fn both_people_hear_it_once_in_every_tab_and_nobody_else_does() {
 #[tokio::test]
 async fn what_came_while_one_was_away_waits_for_him() {
     for world in World::both().await {
-        let ann = world.comes(0, "ann").await;
-        let bob = world.comes(1, "bob").await;
+        let ann = world.connect(0, "ann").await;
+        let bob = world.connect(1, "bob").await;
         let id = own_id(&bob).await;
         bob.reset().await;
         let first = write(&ann, &id, "one").await;
@@ -86,7 +79,7 @@ async fn what_came_while_one_was_away_waits_for_him() {
         join(&ann, "attic", None).await;
         send(&ann, "attic", "next").await;
         assert_eq!(texts(&ann.collect("message", 3).await), ["one", "two", "next"]);
-        let bob = world.comes(0, "bob").await;
+        let bob = world.connect(0, "bob").await;
         let unread = async || {
             let listed = listed(&bob, room).await.expect("it is listed");
             (listed["seq"].clone(), listed["read"].clone(), listed["unread"].clone())
@@ -102,7 +95,7 @@ async fn what_came_while_one_was_away_waits_for_him() {
         assert_eq!((&told.arg(0)["user"], &told.arg(0)["room"]), (&json!(id), room));
         let anns = listed(&ann, room).await.expect("it is listed for both");
         assert_eq!(anns["unread"], json!(0), "her own");
-        let eve = world.comes(0, "eve").await;
+        let eve = world.connect(0, "eve").await;
         assert_eq!(listed(&eve, room).await, None);
         // What came before a join that says what the client has is in its answer.
         let after = json!({ "epoch": first["epoch"], "seq": first["seq"] });
@@ -115,8 +108,8 @@ async fn what_came_while_one_was_away_waits_for_him() {
 #[tokio::test]
 async fn a_session_that_comes_back_gets_what_was_written_to_it() {
     for world in World::both().await {
-        let ann = world.comes(0, "ann").await;
-        let bob = world.comes(0, "bob").await;
+        let ann = world.connect(0, "ann").await;
+        let bob = world.connect(0, "bob").await;
         let (anns, bobs) = (own_id(&ann).await, own_id(&bob).await);
         write(&ann, &bobs, "heard").await;
         let heard = bob.next("message").await;
@@ -127,7 +120,7 @@ async fn a_session_that_comes_back_gets_what_was_written_to_it() {
             write(&ann, &bobs, &text).await;
             sent.push(text);
             let node = &world.nodes[(turn + 1) % world.nodes.len()];
-            let bob = away.recovered(node, of("bob")).await;
+            let bob = away.recovered(node, with_token("bob")).await;
             let text = format!("live {turn}");
             write(&bob, &anns, &text).await;
             sent.push(text);
@@ -143,9 +136,9 @@ async fn a_session_that_comes_back_gets_what_was_written_to_it() {
 async fn who_comes_back_in_a_stream_of_messages_hears_each_once() {
     const COUNT: usize = 600;
     for world in World::both().await {
-        let mut bob = world.comes(0, "bob").await;
+        let mut bob = world.connect(0, "bob").await;
         let id = own_id(&bob).await;
-        let ann = world.comes(1, "ann").await;
+        let ann = world.connect(1, "ann").await;
         let writing = async {
             for n in 0..COUNT {
                 let ack = write(&ann, &id, &n.to_string()).await;
@@ -160,7 +153,8 @@ async fn who_comes_back_in_a_stream_of_messages_hears_each_once() {
                     break;
                 }
                 let away = Away::of(bob, heard.last()).await;
-                bob = away.recovered(&world.nodes[turn % world.nodes.len()], of("bob")).await;
+                bob =
+                    away.recovered(&world.nodes[turn % world.nodes.len()], with_token("bob")).await;
             }
             heard
         };
@@ -174,13 +168,13 @@ async fn who_comes_back_in_a_stream_of_messages_hears_each_once() {
 async fn rooms_of_two_people_are_in_one_sequence_with_the_lobby() {
     let redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis, &["--partitions", "4"]).await;
-    let bob = Client::connected(nodes[0].address, of("bob")).await;
+    let bob = Client::connected(nodes[0].address, with_token("bob")).await;
     let id = own_id(&bob).await;
     join(&bob, "lobby", None).await;
     let others: Vec<String> = (0..8).map(|n| format!("person {n}")).collect();
     let mut writers = Vec::new();
     for token in &others {
-        let writer = Client::connected(nodes[1].address, of(token)).await;
+        let writer = Client::connected(nodes[1].address, with_token(token)).await;
         assert_eq!(write(&writer, &id, "heard").await["ok"], json!(true));
         writers.push(writer);
     }
@@ -189,7 +183,7 @@ async fn rooms_of_two_people_are_in_one_sequence_with_the_lobby() {
     for writer in &writers {
         write(writer, &id, "missed").await;
     }
-    let bob = away.recovered(&nodes[1], of("bob")).await;
+    let bob = away.recovered(&nodes[1], with_token("bob")).await;
     assert_eq!(texts(&bob.collect("message", others.len()).await), ["missed"; 8]);
     let answer = bob.request("rooms", &[json!({})]).await;
     let rooms = answer["rooms"].as_array().expect("a list");
@@ -200,9 +194,9 @@ async fn rooms_of_two_people_are_in_one_sequence_with_the_lobby() {
 #[tokio::test]
 async fn what_one_client_sends_keeps_its_order_wherever_it_goes() {
     for world in World::both().await {
-        let ann = world.comes(0, "ann").await;
-        let bob = own_id(&world.comes(1, "bob").await).await;
-        let eve = own_id(&world.comes(1, "eve").await).await;
+        let ann = world.connect(0, "ann").await;
+        let bob = own_id(&world.connect(1, "bob").await).await;
+        let eve = own_id(&world.connect(1, "eve").await).await;
         join(&ann, "attic", None).await;
         let mut answers = Vec::new();
         for n in 0..60 {
@@ -225,8 +219,8 @@ async fn what_one_client_sends_keeps_its_order_wherever_it_goes() {
 #[tokio::test]
 async fn the_other_one_sees_who_types() {
     for world in World::both().await {
-        let anns = [world.comes(0, "ann").await, world.comes(1, "ann").await];
-        let bob = world.comes(1, "bob").await;
+        let anns = [world.connect(0, "ann").await, world.connect(1, "ann").await];
+        let bob = world.connect(1, "bob").await;
         let (ann, id) = (own_id(&anns[0]).await, own_id(&bob).await);
         let room = write(&anns[0], &id, "hi").await["room"].clone();
         let typing = json!({ "room": room, "typing": true });
@@ -244,9 +238,9 @@ async fn the_other_one_sees_who_types() {
 #[tokio::test]
 async fn who_is_not_of_the_two_is_refused() {
     for world in World::both().await {
-        let ann = world.comes(0, "ann").await;
-        let bob = own_id(&world.comes(1, "bob").await).await;
-        let eve = world.comes(1, "eve").await;
+        let ann = world.connect(0, "ann").await;
+        let bob = own_id(&world.connect(1, "bob").await).await;
+        let eve = world.connect(1, "eve").await;
         let room = write(&ann, &bob, "for you").await["room"].clone();
         for (name, request) in [
             ("history", json!({ "room": room })),
@@ -256,16 +250,26 @@ async fn who_is_not_of_the_two_is_refused() {
             ("read", json!({ "room": room, "seq": 1 })),
             ("send", json!({ "room": room, "text": "me too" })),
         ] {
-            assert_eq!(code(&eve, name, request).await, "forbidden", "{name}");
+            assert_eq!(error_code(&eve, name, request).await, "forbidden", "{name}");
         }
         for name in ["dm:", "dm:ann", &format!("user:{bob}"), "user:x", "socket:x"] {
-            assert_eq!(code(&ann, "join", json!({ "room": name })).await, "forbidden", "{name}");
+            assert_eq!(
+                error_code(&ann, "join", json!({ "room": name })).await,
+                "forbidden",
+                "{name}"
+            );
         }
-        assert_eq!(code(&ann, "send", json!({ "to": "nobody", "text": "a" })).await, "not_found");
+        assert_eq!(
+            error_code(&ann, "send", json!({ "to": "nobody", "text": "a" })).await,
+            "not_found"
+        );
         let nobody = "0".repeat(24);
-        assert_eq!(code(&ann, "send", json!({ "to": nobody, "text": "a" })).await, "not_found");
+        assert_eq!(
+            error_code(&ann, "send", json!({ "to": nobody, "text": "a" })).await,
+            "not_found"
+        );
         let both = json!({ "to": bob, "room": "attic", "text": "a" });
-        assert_eq!(code(&ann, "send", both).await, "bad_request");
+        assert_eq!(error_code(&ann, "send", both).await, "bad_request");
         assert_eq!(write(&ann, &bob, "and on").await["ok"], json!(true), "nothing is stuck");
         assert!(eve.drain().is_empty());
     }
@@ -275,8 +279,8 @@ async fn who_is_not_of_the_two_is_refused() {
 async fn who_is_here_is_found_after_redis_has_forgotten_him() {
     let mut redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis, &[]).await;
-    let ann = Client::connected(nodes[0].address, of("ann")).await;
-    let bob = Client::connected(nodes[1].address, of("bob")).await;
+    let ann = Client::connected(nodes[0].address, with_token("ann")).await;
+    let bob = Client::connected(nodes[1].address, with_token("bob")).await;
     let id = own_id(&bob).await;
     redis.kill();
     redis.restart().await;

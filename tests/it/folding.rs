@@ -23,16 +23,15 @@ use roomcast::{
 };
 use serde_json::json;
 
-use crate::{
-    contract::model,
-    harness::{
-        Random,
-        redis::Reply,
-        store::{DEADLINE, Log, Node, check_dense, draft, later, must_append, retention, room},
-    },
-    redis::Shared,
+use crate::harness::{
+    Random,
+    redis::Reply,
+    redis_store::Shared,
     search::{search_all, until_indexed},
-    sqlite::{FileLog, MemoryLog, open},
+    sqlite_store::{FileLog, MemoryLog, open},
+    store::{
+        DEADLINE, Log, Node, check_dense, draft, later, must_append, page_of, retention, room,
+    },
 };
 
 const ROOMS: [&str; 2] = ["red", "blue"];
@@ -109,7 +108,7 @@ async fn check(node: &Node, heard: &[Record]) {
         assert_eq!(node.whole_history(name).await, all, "{name}");
         for page in [Page::Newest, Page::Before(40), Page::After(3)] {
             let got = node.history(name, page, 7).await;
-            assert_eq!((got.messages, got.more), model(&all, &page, 7), "{name} {page:?}");
+            assert_eq!((got.messages, got.more), page_of(&all, &page, 7), "{name} {page:?}");
             assert_eq!(got.top.seq, heard.len() as u64);
         }
         for word in WORDS {

@@ -4,17 +4,15 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::{
-    harness::{
-        PATIENCE,
-        client::{Client, Options, Transport},
-        eventually,
-        node::Node,
-        packet::Event,
-        redis::{Keeps, Redis, Reply},
-    },
-    recovery::{Away, join, native, plain, say, send, two_nodes},
-    together::{World, of, own_id},
+use crate::harness::{
+    PATIENCE,
+    away::Away,
+    chat::{World, join, native, own_id, plain, say, send, two_nodes, with_token},
+    client::{Client, Options, Transport},
+    eventually,
+    node::Node,
+    packet::Event,
+    redis::{Keeps, Redis, Reply},
 };
 
 async fn is_called(client: &Client, name: &str) {
@@ -47,7 +45,7 @@ fn listed(answer: &Value) -> Vec<(String, String)> {
 #[tokio::test]
 async fn a_message_keeps_the_name_that_its_sender_had() {
     for world in World::both().await {
-        let (ann, bob) = (world.comes(0, "ann").await, world.comes(1, "bob").await);
+        let (ann, bob) = (world.connect(0, "ann").await, world.connect(1, "bob").await);
         for client in [&ann, &bob] {
             join(client, "lobby", None).await;
         }
@@ -56,7 +54,7 @@ async fn a_message_keeps_the_name_that_its_sender_had() {
         is_called(&ann, "Ann").await;
         send(&ann, "lobby", "word two").await;
         // Known by her name wherever she is.
-        let tab = world.comes(1, "ann").await;
+        let tab = world.connect(1, "ann").await;
         join(&tab, "lobby", None).await;
         send(&tab, "lobby", "word three").await;
         is_called(&tab, "Anna").await;
@@ -78,7 +76,7 @@ async fn a_message_keeps_the_name_that_its_sender_had() {
         let found = bob.request("search", &[json!({ "room": "lobby", "text": "word" })]).await;
         assert_eq!(listed(&found), said);
         let before = json!({ "epoch": first["epoch"], "seq": 0 });
-        let eve = world.comes(0, "eve").await;
+        let eve = world.connect(0, "eve").await;
         assert_eq!(listed(&join(&eve, "lobby", Some(before)).await), said);
         let page = talker.request("history", &[json!({ "room": "lobby" })]).await;
         assert!(page["messages"][1]["from"].is_string(), "plain answers are as they were: {page}");
@@ -104,8 +102,8 @@ async fn code(client: &Client, name: &str, request: Value) -> String {
 #[tokio::test]
 async fn all_but_the_connection_that_says_it_are_told() {
     for world in World::both().await {
-        let [ann, tab] = [world.comes(0, "ann").await, world.comes(1, "ann").await];
-        let bob = world.comes(0, "bob").await;
+        let [ann, tab] = [world.connect(0, "ann").await, world.connect(1, "ann").await];
+        let bob = world.connect(0, "bob").await;
         let talker = plain(&world.nodes[0], Transport::WebSocket).await;
         for client in [&ann, &tab, &bob] {
             join(client, "lobby", None).await;
@@ -134,7 +132,7 @@ async fn all_but_the_connection_that_says_it_are_told() {
         says(&ann, but_me.clone(), "but me again").await;
         let away = Away::of(ann, Some(&last)).await;
         says(&bob, json!({ "room": "lobby" }), "missed").await;
-        let ann = away.recovered(&world.nodes[1 % world.nodes.len()], of("ann")).await;
+        let ann = away.recovered(&world.nodes[1 % world.nodes.len()], with_token("ann")).await;
         says(&ann, but_me, "and here").await;
         says(&bob, json!({ "room": "lobby" }), "live").await;
         assert_eq!(texts(&ann.collect("message", 2).await), ["missed", "live"]);
@@ -146,7 +144,7 @@ async fn all_but_the_connection_that_says_it_are_told() {
         let joined = join(&ann, "lobby", Some(before.clone())).await;
         let told: Vec<String> = listed(&joined).into_iter().map(|(_, text)| text).collect();
         assert_eq!(told, ["all", "missed", "live"]);
-        let eve = world.comes(0, "eve").await;
+        let eve = world.connect(0, "eve").await;
         assert_eq!(listed(&join(&eve, "lobby", Some(before)).await).len(), 6);
     }
 }
@@ -154,8 +152,8 @@ async fn all_but_the_connection_that_says_it_are_told() {
 #[tokio::test]
 async fn what_is_said_to_one_connection_reaches_it_alone() {
     for world in World::both().await {
-        let [ann, tab] = [world.comes(0, "ann").await, world.comes(1, "ann").await];
-        let bob = world.comes(1, "bob").await;
+        let [ann, tab] = [world.connect(0, "ann").await, world.connect(1, "ann").await];
+        let bob = world.connect(1, "bob").await;
         for client in [&ann, &tab, &bob] {
             join(client, "attic", None).await;
         }
@@ -179,13 +177,15 @@ async fn what_is_said_to_one_connection_reaches_it_alone() {
         let mut away = Away::of(ann, events.last()).await;
         for turn in 0..4 {
             says(&bob, to_ann.clone(), "missed").await;
-            let ann = away.recovered(&world.nodes[(turn + 1) % world.nodes.len()], of("ann")).await;
+            let ann = away
+                .recovered(&world.nodes[(turn + 1) % world.nodes.len()], with_token("ann"))
+                .await;
             says(&bob, to_ann.clone(), "live").await;
             let events = ann.collect("message", 2).await;
             assert_eq!(texts(&events), ["missed", "live"]);
             away = Away::of(ann, events.last()).await;
         }
-        let ann = away.recovered(&world.nodes[0], of("ann")).await;
+        let ann = away.recovered(&world.nodes[0], with_token("ann")).await;
         assert_eq!(says(&bob, to_ann, "last").await["room"], room);
         assert_eq!(ann.next("message").await.arg(0)["text"], json!("last"));
 
@@ -210,7 +210,7 @@ async fn what_is_said_to_one_connection_reaches_it_alone() {
 #[tokio::test]
 async fn a_connection_that_nobody_has_is_not_found() {
     for world in World::both().await {
-        let ann = world.comes(0, "ann").await;
+        let ann = world.connect(0, "ann").await;
         let talker = plain(&world.nodes[0], Transport::WebSocket).await;
         // Nothing would be shown there.
         for nobody in [&"0".repeat(32), &ann.pid(), &talker.public_id(), &"x".repeat(64)] {

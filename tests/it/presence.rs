@@ -1,148 +1,29 @@
 //! What `store/mod.rs` promises of people, as a suite that every store passes: who is in which room, and
 //! what is told of it. `presence_contract!(name, Log)` is for this and for `profiles.rs`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use roomcast::{
     domain::{
-        name::{UserId, UserName},
-        room::RoomName,
-        user::{PICTURE_BYTES_MAX, Picture, ProfilePatch, User},
+        name::UserId,
+        user::{PICTURE_BYTES_MAX, Picture, User},
     },
-    store::{
-        NodeEvent, Store,
-        log::RoomSummary,
-        presence::{Members, Signal},
-    },
+    store::{log::RoomSummary, presence::Signal},
 };
 use tokio::time::timeout;
 
 use crate::harness::{
     Random, eventually,
+    presence::{Watch, id, members, patch, save, user_named},
     store::{DEADLINE, Log, Node, draft, must_append, retention, room},
 };
-
-pub fn id(text: &str) -> UserId {
-    UserId::parse(text).expect("a user")
-}
-
-pub fn person(user: &str, name: &str) -> User {
-    let name = UserName::parse(name).expect("a name");
-    User { id: id(user), name, picture: None }
-}
-
-pub async fn members(store: &Store, name: &str) -> Members {
-    let members = timeout(DEADLINE, store.presence.members(room(name), 100_000)).await;
-    members.expect("in time").expect("it can be read")
-}
-
-/// Everything that others see of a user, as a patch.
-pub fn patch(user: &User) -> ProfilePatch {
-    let User { id, name, picture } = user.clone();
-    ProfilePatch { user: id, name: Some(name), picture }
-}
-
-pub async fn save(store: &Store, user: &User) -> bool {
-    let saved = timeout(DEADLINE, store.profiles.patch(patch(user))).await;
-    saved.expect("in time").expect("it can be written").is_some()
-}
-
-pub async fn profile(store: &Store, user: &str) -> Option<User> {
-    timeout(DEADLINE, store.profiles.profile(id(user)))
-        .await
-        .expect("in time")
-        .expect("it can be read")
-}
-
-pub async fn mark(store: &Store, user: &str, name: &str, seq: u64) -> u64 {
-    let marked = timeout(DEADLINE, store.inbox.mark_read(id(user), room(name), seq)).await;
-    marked.expect("in time").expect("it can be written")
-}
-
-/// A roster, as whoever only hears of its steps knows it.
-#[derive(Debug, Default)]
-pub struct HeardRoster {
-    pub version: u64,
-    pub users: BTreeMap<UserId, User>,
-}
-
-/// What a node has heard.
-#[derive(Debug, Default)]
-pub struct Watch {
-    pub rosters: HashMap<RoomName, HeardRoster>,
-    /// Signals that are no steps.
-    pub others: Vec<Signal>,
-    pub lost: usize,
-    pub steps: usize,
-    /// Everybody who has left a room, as often as it was told.
-    pub left: Vec<UserId>,
-}
-
-impl Watch {
-    /// Goes on listening until it is so.
-    pub async fn until(&mut self, node: &mut Node, what: &str, so: impl Fn(&Self) -> bool) {
-        while !so(self) {
-            let event = timeout(DEADLINE, node.node_events.recv()).await;
-            let event = event.unwrap_or_else(|_| panic!("in time: {what}; heard {self:?}"));
-            self.take(event.expect("the store runs"));
-        }
-    }
-
-    fn take(&mut self, event: NodeEvent) {
-        match event {
-            NodeEvent::Signal(Signal::Presence { room, version, joined, left, count }) => {
-                self.steps += 1;
-                self.step(&room, version, joined, left);
-                assert_eq!(self.count(room.as_str()), count as usize, "of {room} at {version}");
-            }
-            NodeEvent::Signal(other) => self.others.push(other),
-            NodeEvent::SignalsLost { .. } => self.lost += 1,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn step(&mut self, room: &RoomName, version: u64, joined: Vec<User>, left: Vec<UserId>) {
-        let heard = self.rosters.entry(room.clone()).or_default();
-        if heard.users.is_empty() {
-            assert!(version > heard.version, "{version} after {} of {room}", heard.version);
-        } else {
-            assert_eq!(version, heard.version + 1, "dense in {room}");
-        }
-        heard.version = version;
-        assert!(!joined.is_empty() || !left.is_empty(), "a step of nobody");
-        for user in joined {
-            let was = heard.users.insert(user.id.clone(), user);
-            assert_eq!(was, None, "was there already");
-        }
-        for user in left {
-            assert!(heard.users.remove(&user).is_some(), "{user} was not there");
-            self.left.push(user);
-        }
-    }
-
-    pub fn count(&self, name: &str) -> usize {
-        self.rosters.get(&room(name)).map_or(0, |heard| heard.users.len())
-    }
-
-    /// Applying the steps to nothing gives what a fresh read gives.
-    pub async fn check(&self, store: &Store, name: &str) {
-        let members = members(store, name).await;
-        let heard = &self.rosters[&room(name)];
-        let users: Vec<User> = heard.users.values().cloned().collect();
-        assert_eq!((members.users, members.count as usize), (users, heard.users.len()), "{name}");
-        if !heard.users.is_empty() {
-            assert_eq!(members.version, heard.version, "{name}");
-        }
-        assert!(members.version >= heard.version, "{name}");
-    }
-}
 
 pub async fn an_edge_is_told_once<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let mut node = log.node().await;
     let mut watch = Watch::default();
-    let (ann, bob) = (person("ann \"é\"", "Ann \"é\" \u{1f600}"), person("bob", "Bob"));
+    let (ann, bob) = (user_named("ann \"é\"", "Ann \"é\" \u{1f600}"), user_named("bob", "Bob"));
     assert_eq!(members(&node.store, "köln {1}").await.users, []);
     for _ in 0..2 {
         node.store.presence.add(room("köln {1}"), ann.clone());
@@ -177,13 +58,13 @@ pub async fn a_picture_travels_and_a_name_changes_in_place<L: Log>() {
     let mut watch = Watch::default();
     let long = format!("data:image/png;base64,{}", "a".repeat(PICTURE_BYTES_MAX - 22));
     let picture = Some(Picture::parse(&long).expect("a picture"));
-    let ann = User { picture, ..person("ann", "Ann") };
+    let ann = User { picture, ..user_named("ann", "Ann") };
     node.store.presence.add(room("lobby"), ann.clone());
     watch.until(&mut node, "ann has come", |watch| watch.count("lobby") == 1).await;
     watch.check(&node.store, "lobby").await;
     assert_eq!(members(&node.store, "lobby").await.users, [ann]);
     let version = members(&node.store, "lobby").await.version;
-    let anna = person("ann", "Anna");
+    let anna = user_named("ann", "Anna");
     node.store.presence.add(room("lobby"), anna.clone());
     eventually("she is called so", DEADLINE, async || {
         (members(&node.store, "lobby").await.users == [anna.clone()]).then_some(())
@@ -208,7 +89,7 @@ pub async fn steps_applied_equal_a_fresh_read<L: Log>() {
             if random.between(0, 1) == 0 {
                 node.store
                     .presence
-                    .add(room(rooms[at]), person(&format!("u{who}"), &format!("U {who}")));
+                    .add(room(rooms[at]), user_named(&format!("u{who}"), &format!("U {who}")));
                 there[at].insert(who, ());
             } else {
                 node.store.presence.remove(room(rooms[at]), id(&format!("u{who}")));
@@ -220,7 +101,7 @@ pub async fn steps_applied_equal_a_fresh_read<L: Log>() {
         }
         // Somebody who comes last, everywhere, says when all has been told.
         for name in rooms {
-            node.store.presence.add(room(name), person("last", "Last"));
+            node.store.presence.add(room(name), user_named("last", "Last"));
         }
         let all: Vec<Vec<UserId>> = there
             .iter()
@@ -256,7 +137,9 @@ pub async fn ten_thousand_come_at_once<L: Log>() {
     let mut node = log.node().await;
     let mut watch = Watch::default();
     for n in 0..COUNT {
-        node.store.presence.add(room(&format!("room {}", n % 4)), person(&format!("u{n}"), "U"));
+        node.store
+            .presence
+            .add(room(&format!("room {}", n % 4)), user_named(&format!("u{n}"), "U"));
     }
     let all = |watch: &Watch| (0..4).all(|n| watch.count(&format!("room {n}")) == COUNT / 4);
     watch.until(&mut node, "all have come", all).await;
@@ -274,11 +157,11 @@ pub async fn signals_come_back_in_order<L: Log>() {
         .map(|n| match n % 3 {
             0 => Signal::Typing {
                 room: room("köln \"x\""),
-                user: person(&format!("u{n}"), "U \\ \u{1f600}"),
+                user: user_named(&format!("u{n}"), "U \\ \u{1f600}"),
                 typing: n % 2 == 0,
             },
             1 => Signal::Read { user: id(&format!("u{n}")), room: room("lobby"), seq: n },
-            _ => Signal::Profile { user: person(&format!("u{n}"), "U") },
+            _ => Signal::Profile { user: user_named(&format!("u{n}"), "U") },
         })
         .collect();
     for signal in &signals {
@@ -300,7 +183,7 @@ pub async fn rooms_with_people_or_messages_are_listed<L: Log>() {
     let there = [("köln", 3), ("quiet", 5), ("dm:ann:bob", 2), ("dm:x:y", 2), ("one", 1)];
     for (name, count) in there {
         for n in 0..count {
-            node.store.presence.add(room(name), person(&format!("u{n}"), "U"));
+            node.store.presence.add(room(name), user_named(&format!("u{n}"), "U"));
         }
     }
     let all = |watch: &Watch| there.iter().all(|(name, count)| watch.count(name) == *count);
@@ -328,17 +211,17 @@ pub async fn after_close_nobody_waits<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;
     let saving: Vec<_> = (0..100)
-        .map(|n| node.store.profiles.patch(patch(&person(&format!("u{n}"), &format!("U {n}")))))
+        .map(|n| node.store.profiles.patch(patch(&user_named(&format!("u{n}"), &format!("U {n}")))))
         .collect();
     let all = async { tokio::join!(join_all(saving), node.store.lifecycle.close()) };
     timeout(DEADLINE, all).await.expect("all are answered");
-    let late = node.store.profiles.patch(patch(&person("late", "Late")));
+    let late = node.store.profiles.patch(patch(&user_named("late", "Late")));
     timeout(DEADLINE, late).await.expect("in time").expect_err("it is closed");
     let late = node.store.inbox.mark_read(id("late"), room("lobby"), 1);
     timeout(DEADLINE, late).await.expect("in time").expect_err("it is closed");
-    node.store.presence.add(room("lobby"), person("late", "Late"));
+    node.store.presence.add(room("lobby"), user_named("late", "Late"));
     node.store.presence.remove(room("lobby"), id("late"));
-    node.store.presence.publish(Signal::Profile { user: person("late", "Late") });
+    node.store.presence.publish(Signal::Profile { user: user_named("late", "Late") });
 }
 
 #[allow(dead_code, reason = "for logs that several nodes share; the embedded one has one node")]
@@ -346,7 +229,7 @@ pub async fn a_user_on_two_nodes_is_one<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let mut nodes = [log.node().await, log.node().await];
     let mut watches = [Watch::default(), Watch::default()];
-    let (ann, bob) = (person("ann", "Ann"), person("bob", "Bob"));
+    let (ann, bob) = (user_named("ann", "Ann"), user_named("bob", "Bob"));
     let mut hear = async |nodes: &mut [Node; 2], count: usize| {
         for (node, watch) in nodes.iter_mut().zip(&mut watches) {
             let what = format!("{count} are there");
@@ -362,7 +245,7 @@ pub async fn a_user_on_two_nodes_is_one<L: Log>() {
     hear(&mut nodes, 2).await;
     nodes[0].store.presence.remove(room("lobby"), ann.id.clone());
     nodes[0].store.presence.add(room("lobby"), bob.clone());
-    nodes[0].store.presence.add(room("lobby"), person("cem", "Cem"));
+    nodes[0].store.presence.add(room("lobby"), user_named("cem", "Cem"));
     assert_eq!(hear(&mut nodes, 3).await, 0, "ann is still on the other node");
     nodes[1].store.presence.remove(room("lobby"), ann.id.clone());
     assert_eq!(hear(&mut nodes, 2).await, 1);
@@ -371,9 +254,9 @@ pub async fn a_user_on_two_nodes_is_one<L: Log>() {
     assert_eq!(hear(&mut nodes, 1).await, 2);
 
     assert!(save(&nodes[0].store, &ann).await);
-    assert!(!save(&nodes[1].store, &person("bob", "ANN")).await, "taken on the other node");
-    assert!(save(&nodes[1].store, &person("ann", "Anna")).await);
-    assert!(save(&nodes[0].store, &person("bob", "Ann")).await, "and freed on it");
+    assert!(!save(&nodes[1].store, &user_named("bob", "ANN")).await, "taken on the other node");
+    assert!(save(&nodes[1].store, &user_named("ann", "Anna")).await);
+    assert!(save(&nodes[0].store, &user_named("bob", "Ann")).await, "and freed on it");
     nodes[0].store.presence.publish(Signal::Typing {
         room: room("red"),
         user: ann.clone(),

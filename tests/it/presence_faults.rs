@@ -4,17 +4,14 @@ use std::time::{Duration, Instant};
 
 use roomcast::store::Store;
 
-use crate::{
-    harness::{
-        PATIENCE, eventually,
-        proxy::{Network, Proxy},
-        redis::{Keeps, Redis, Reply},
-        store::{DEADLINE, Log, Node, retention, room},
-    },
-    presence::{Watch, id, members, person, save},
-    redis::{QUICK, Shared, open, ready},
-    session_faults::Mortal,
-    sqlite,
+use crate::harness::{
+    PATIENCE, eventually,
+    presence::{Watch, id, members, save, user_named},
+    proxy::{Network, Proxy},
+    redis::{Keeps, Redis, Reply},
+    redis_store::{Mortal, QUICK, Shared, open, ready},
+    sqlite_store,
+    store::{DEADLINE, Log, Node, retention, room},
 };
 
 /// After a kill -9 of their node users are gone within this time.
@@ -44,11 +41,11 @@ async fn the_people_of_a_dead_node_leave_once() {
     // More than one call takes away, in several rooms.
     for n in 0..1_000 {
         let name = format!("room {}", n % 3);
-        mortal.node.store.presence.add(room(&name), person(&format!("u{n}"), "U"));
+        mortal.node.store.presence.add(room(&name), user_named(&format!("u{n}"), "U"));
     }
-    mortal.node.store.presence.add(room("lobby"), person("ann", "Ann"));
-    mortal.node.store.presence.add(room("lobby"), person("bob", "Bob"));
-    nodes[0].store.presence.add(room("lobby"), person("bob", "Bob"));
+    mortal.node.store.presence.add(room("lobby"), user_named("ann", "Ann"));
+    mortal.node.store.presence.add(room("lobby"), user_named("bob", "Bob"));
+    nodes[0].store.presence.add(room("lobby"), user_named("bob", "Bob"));
     let mut watches = [Watch::default(), Watch::default()];
     for (node, watch) in nodes.iter_mut().zip(&mut watches) {
         let all = |watch: &Watch| {
@@ -90,15 +87,15 @@ async fn a_node_that_was_frozen_comes_back_with_its_people() {
     let mut steady = open(&redis.url(), 1, retention(), QUICK).await;
     let road = Proxy::start(redis.address).await;
     let frozen = open(&format!("redis://{}", road.address), 1, retention(), QUICK).await;
-    frozen.store.presence.add(room("lobby"), person("ann", "Ann"));
-    frozen.store.presence.add(room("lobby"), person("bob", "Bob"));
+    frozen.store.presence.add(room("lobby"), user_named("ann", "Ann"));
+    frozen.store.presence.add(room("lobby"), user_named("bob", "Bob"));
     let mut watch = Watch::default();
     watch.until(&mut steady, "they have come", |watch| watch.count("lobby") == 2).await;
     road.set(Network::HalfOpen);
     watch.until(&mut steady, "they are gone", |watch| watch.count("lobby") == 0).await;
     // While nobody hears it, one goes, and one comes.
     frozen.store.presence.remove(room("lobby"), id("ann"));
-    frozen.store.presence.add(room("lobby"), person("cem", "Cem"));
+    frozen.store.presence.add(room("lobby"), user_named("cem", "Cem"));
     road.heal();
     watch.until(&mut steady, "who is there has come", |watch| watch.count("lobby") == 2).await;
     watch.check(&steady.store, "lobby").await;
@@ -118,8 +115,8 @@ async fn a_node_that_was_frozen_comes_back_with_its_people() {
 async fn a_frozen_redis_makes_nobody_leave() {
     let mut log = Shared::quick(retention()).await;
     let (mut one, two) = (log.node().await, log.node().await);
-    one.store.presence.add(room("lobby"), person("ann", "Ann"));
-    two.store.presence.add(room("lobby"), person("bob", "Bob"));
+    one.store.presence.add(room("lobby"), user_named("ann", "Ann"));
+    two.store.presence.add(room("lobby"), user_named("bob", "Bob"));
     let mut watch = Watch::default();
     watch.until(&mut one, "they have come", |watch| watch.count("lobby") == 2).await;
     let before = log.redis.call(&["ZRANGE", "test:{0}:nodes", "0", "-1"]).await;
@@ -153,8 +150,8 @@ async fn a_frozen_redis_makes_nobody_leave() {
 async fn what_redis_forgets_of_people_is_told_again() {
     let mut log = Shared::quick(retention()).await;
     let (mut one, two) = (log.node().await, log.node().await);
-    one.store.presence.add(room("lobby"), person("ann", "Ann"));
-    two.store.presence.add(room("lobby"), person("bob", "Bob"));
+    one.store.presence.add(room("lobby"), user_named("ann", "Ann"));
+    two.store.presence.add(room("lobby"), user_named("bob", "Bob"));
     are_there(&one, "lobby", &["ann", "bob"]).await;
     let version = members(&one.store, "lobby").await.version;
     log.redis.call(&["FLUSHALL"]).await;
@@ -169,7 +166,7 @@ async fn what_redis_forgets_of_people_is_told_again() {
     log.redis.kill();
     // Who comes and goes meanwhile is told when there is somebody to hear it.
     one.store.presence.remove(room("lobby"), id("ann"));
-    two.store.presence.add(room("lobby"), person("cem", "Cem"));
+    two.store.presence.add(room("lobby"), user_named("cem", "Cem"));
     log.redis.restart().await;
     are_there(&two, "lobby", &["bob", "cem"]).await;
     one.store.lifecycle.close().await;
@@ -185,7 +182,7 @@ async fn a_node_that_stops_says_who_has_left() {
     let mut node = log.node().await;
     let mut watch = Watch::default();
     for n in 0..COUNT {
-        node.store.presence.add(room("lobby"), person(&format!("u{n}"), "U"));
+        node.store.presence.add(room("lobby"), user_named(&format!("u{n}"), "U"));
     }
     watch.until(&mut node, "all have come", |watch| watch.count("lobby") == COUNT).await;
     for n in 1..COUNT {
@@ -206,12 +203,12 @@ async fn signals_that_may_have_been_missed_are_told() {
     let log = Shared::fresh(retention()).await;
     let mut node = log.node_with(2).await;
     let mut watch = Watch::default();
-    node.store.presence.add(room("lobby"), person("ann", "Ann"));
+    node.store.presence.add(room("lobby"), user_named("ann", "Ann"));
     watch.until(&mut node, "ann has come", |watch| watch.count("lobby") == 1).await;
     assert_eq!(watch.lost, 0);
     log.redis.call(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     watch.until(&mut node, "both partitions are told", |watch| watch.lost >= 2).await;
-    node.store.presence.add(room("lobby"), person("bob", "Bob"));
+    node.store.presence.add(room("lobby"), user_named("bob", "Bob"));
     watch.until(&mut node, "it hears again", |watch| watch.count("lobby") == 2).await;
     watch.check(&node.store, "lobby").await;
     node.store.lifecycle.close().await;
@@ -261,25 +258,25 @@ async fn a_change_that_was_delayed_undoes_no_later_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_there_after_a_restart_of_the_only_node() {
     let dir = tempfile::tempdir().expect("a directory");
-    let node = sqlite::open(dir.path(), retention());
-    node.store.presence.add(room("lobby"), person("ann", "Ann"));
-    assert!(save(&node.store, &person("ann", "Ann")).await);
+    let node = sqlite_store::open(dir.path(), retention());
+    node.store.presence.add(room("lobby"), user_named("ann", "Ann"));
+    assert!(save(&node.store, &user_named("ann", "Ann")).await);
     assert_eq!(members(&node.store, "lobby").await.count, 1);
     node.store.lifecycle.close().await;
     drop(node);
-    let node = sqlite::open(dir.path(), retention());
+    let node = sqlite_store::open(dir.path(), retention());
     assert_eq!(members(&node.store, "lobby").await.count, 0);
     let rows = |table: &str| {
         let sql = format!("SELECT count(*) FROM {table}");
-        sqlite::database(dir.path()).query_row(&sql, [], |row| row.get::<_, u64>(0))
+        sqlite_store::database(dir.path()).query_row(&sql, [], |row| row.get::<_, u64>(0))
     };
     assert_eq!(rows("profiles").expect("a count"), 1);
     node.store.lifecycle.close().await;
     drop(node);
     let short = Duration::from_millis(1);
     let bounds = roomcast::store::RetentionPolicy { history_ttl: short, ..retention() };
-    let node = sqlite::open(dir.path(), bounds);
-    assert!(save(&node.store, &person("bob", "Bob")).await);
+    let node = sqlite_store::open(dir.path(), bounds);
+    assert!(save(&node.store, &user_named("bob", "Bob")).await);
     // Ann's row was written with a long life; bob's ends at once.
     eventually("his row goes", DEADLINE, async || {
         (rows("profiles").expect("a count") == 1).then_some(())

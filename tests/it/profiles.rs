@@ -17,12 +17,10 @@ use roomcast::{
 };
 use tokio::time::timeout;
 
-use crate::{
-    harness::{
-        Random, eventually,
-        store::{DEADLINE, Log, draft, must_append, retention, room},
-    },
-    presence::{Watch, id, mark, patch, person, profile, save},
+use crate::harness::{
+    Random, eventually,
+    presence::{Watch, id, mark, patch, profile, save, user_named},
+    store::{DEADLINE, Log, draft, must_append, retention, room},
 };
 
 async fn unread(store: &Store, user: &str, rooms: &[&str]) -> Vec<(String, u64, u32)> {
@@ -38,21 +36,21 @@ pub async fn a_name_is_one_users<L: Log>() {
     let mut watch = Watch::default();
     let ann = User {
         picture: Some(Picture::parse("https://example.org/a.png").expect("a picture")),
-        ..person("ann", "Ann É")
+        ..user_named("ann", "Ann É")
     };
     assert_eq!(profile(&node.store, "ann").await, None);
     assert!(save(&node.store, &ann).await);
     assert!(save(&node.store, &ann).await, "it is hers already");
     assert_eq!(profile(&node.store, "ann").await, Some(ann.clone()));
     for alike in ["Ann É", "ann e\u{301}", "ANN  \u{200b}É"] {
-        assert!(!save(&node.store, &person("bob", alike)).await, "{alike:?}");
+        assert!(!save(&node.store, &user_named("bob", alike)).await, "{alike:?}");
     }
     assert_eq!(profile(&node.store, "bob").await, None, "nothing was written");
-    let louder = User { name: person("ann", "ANN É").name, ..ann.clone() };
+    let louder = User { name: user_named("ann", "ANN É").name, ..ann.clone() };
     assert!(save(&node.store, &louder).await, "alike, but hers");
-    let other = User { name: person("ann", "Anna").name, ..ann.clone() };
+    let other = User { name: user_named("ann", "Anna").name, ..ann.clone() };
     assert!(save(&node.store, &other).await);
-    let bob = person("bob", "Ann É");
+    let bob = user_named("bob", "Ann É");
     assert!(save(&node.store, &bob).await, "it is free again");
     assert!(!save(&node.store, &ann).await, "and now it is taken");
     assert_eq!(profile(&node.store, "ann").await, Some(other.clone()));
@@ -67,18 +65,18 @@ pub async fn a_name_is_one_users<L: Log>() {
 pub async fn a_name_is_taken_once<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;
-    let users: Vec<User> = (0..50).map(|n| person(&format!("u{n}"), "Ann")).collect();
+    let users: Vec<User> = (0..50).map(|n| user_named(&format!("u{n}"), "Ann")).collect();
     let saved = join_all(users.iter().map(|user| save(&node.store, user))).await;
     assert_eq!(saved.iter().filter(|saved| **saved).count(), 1);
     for (user, saved) in users.iter().zip(saved) {
         assert_eq!(profile(&node.store, user.id.as_str()).await.is_some(), saved);
     }
     // A user who changes his mind all the time has one name in the end, and no other.
-    let names: Vec<User> = (0..20).map(|n| person("cem", &format!("Cem {n}"))).collect();
+    let names: Vec<User> = (0..20).map(|n| user_named("cem", &format!("Cem {n}"))).collect();
     join_all(names.iter().map(|user| node.store.profiles.patch(patch(user)))).await;
-    assert!(save(&node.store, &person("cem", "Cem")).await);
+    assert!(save(&node.store, &user_named("cem", "Cem")).await);
     for n in 0..20 {
-        assert!(save(&node.store, &person(&format!("d{n}"), &format!("Cem {n}"))).await, "{n}");
+        assert!(save(&node.store, &user_named(&format!("d{n}"), &format!("Cem {n}"))).await, "{n}");
     }
     node.store.lifecycle.close().await;
 }
@@ -89,7 +87,7 @@ pub async fn patches_undo_nothing_of_each_other<L: Log>() {
     let node = log.node().await;
     for round in 0..20 {
         let ann = id(&format!("ann {round}"));
-        let name = person("ann", &format!("Ann {round}")).name;
+        let name = user_named("ann", &format!("Ann {round}")).name;
         let picture = Picture::parse("https://example.org/a.png").expect("a picture");
         let nothing = ProfilePatch { user: ann.clone(), name: None, picture: None };
         let patches = [
@@ -111,8 +109,8 @@ pub async fn a_name_that_nobody_uses_is_free<L: Log>() {
     const LIFE: Duration = Duration::from_secs(1);
     let mut log = L::fresh(RetentionPolicy { history_ttl: LIFE, ..retention() }).await;
     let node = log.node().await;
-    assert!(save(&node.store, &person("ann", "Ann")).await);
-    let bob = person("bob", "ann");
+    assert!(save(&node.store, &user_named("ann", "Ann")).await);
+    let bob = user_named("bob", "ann");
     eventually("it is free", DEADLINE, async || save(&node.store, &bob).await.then_some(())).await;
     assert_eq!(profile(&node.store, "ann").await, None);
     eventually("his is gone too", DEADLINE, async || {
@@ -270,7 +268,7 @@ pub async fn a_mark_is_kept_while_it_is_said_again<L: Log>() {
 pub async fn profiles_and_marks_outlive_a_restart<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;
-    let ann = person("ann", "Ann");
+    let ann = user_named("ann", "Ann");
     assert!(save(&node.store, &ann).await);
     let first = must_append(&node.store, draft("lobby", "bob", "m", "0")).await.position.seq;
     assert_eq!(mark(&node.store, "ann", "lobby", 9).await, first);
@@ -278,7 +276,7 @@ pub async fn profiles_and_marks_outlive_a_restart<L: Log>() {
     drop(node);
     let node = log.node().await;
     assert_eq!(profile(&node.store, "ann").await, Some(ann));
-    assert!(!save(&node.store, &person("bob", "ann")).await);
+    assert!(!save(&node.store, &user_named("bob", "ann")).await);
     assert_eq!(unread(&node.store, "ann", &["lobby"]).await, [("lobby".into(), first, 0)]);
     node.store.lifecycle.close().await;
 }

@@ -1,10 +1,12 @@
 //! Connection state recovery over the wire: who gets his session back, with what, and who does not.
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::{
     PATIENCE,
+    away::Away,
+    chat::{join, native, offset, plain, say, send, two_nodes},
     client::{Client, Options, Refusal, Transport},
     eventually,
     http::Http,
@@ -12,105 +14,6 @@ use crate::harness::{
     packet::Event,
     redis::{Keeps, Redis, Reply},
 };
-
-/// What a client keeps that has lost its connection.
-#[derive(Debug, Clone)]
-pub struct Away {
-    pub pid: String,
-    pub public_id: String,
-    pub offset: Option<String>,
-}
-
-impl Away {
-    /// Loses the connection as a phone does. `last` is the last event that it has.
-    pub async fn of(client: Client, last: Option<&Event>) -> Self {
-        let (pid, public_id) = (client.pid(), client.public_id());
-        client.reset().await;
-        Self { pid, public_id, offset: last.map(offset) }
-    }
-
-    pub fn auth(&self) -> Value {
-        let mut auth = json!({ "pid": self.pid });
-        if let Some(offset) = &self.offset {
-            auth["offset"] = json!(offset);
-        }
-        auth
-    }
-
-    /// Comes back, as the same session or as a new one; again and again where it is turned away,
-    /// as official clients do.
-    pub async fn back(&self, node: &Node, options: Options) -> Client {
-        let options = options.auth(self.auth());
-        eventually("it is let in", PATIENCE, async || {
-            match Client::connect(node.address, options.clone()).await {
-                Ok(client) => Some(client),
-                Err(Refusal::Network(_)) => None,
-                Err(refusal) => panic!("the server does not take the client: {refusal}"),
-            }
-        })
-        .await
-    }
-
-    /// Comes back and must be the same session.
-    pub async fn recovered(&self, node: &Node, options: Options) -> Client {
-        let client = self.back(node, options).await;
-        let own = json!({ "sid": self.public_id, "pid": self.pid });
-        assert_eq!(client.connect_reply(), own, "not recovered");
-        assert_eq!(client.before_connected(), 0, "the official client would hear it twice");
-        client
-    }
-
-    /// Comes back and must have become another one.
-    pub async fn begins_anew(&self, node: &Node, options: Options) -> Client {
-        let client = self.back(node, options).await;
-        assert_ne!(client.pid(), self.pid);
-        assert_ne!(client.public_id(), self.public_id);
-        assert_eq!(client.before_connected(), 0, "a new session was told something");
-        client
-    }
-}
-
-/// The string at the end of an event.
-pub fn offset(event: &Event) -> String {
-    event.args.last().and_then(Value::as_str).expect("a stored event ends in its offset").to_owned()
-}
-
-pub fn native(transport: Transport) -> Options {
-    Options::new(transport).query("dialect", "native")
-}
-
-pub async fn two_nodes(redis: &Redis, args: &[&str]) -> [Node; 2] {
-    let url = redis.url();
-    let args = [&["--redis", &url], args].concat();
-    let nodes = [Node::start(&args).await, Node::start(&args).await];
-    for node in &nodes {
-        node.wait_ready(PATIENCE).await;
-    }
-    nodes
-}
-
-pub async fn plain(node: &Node, transport: Transport) -> Client {
-    Client::connected(node.address, Options::new(transport)).await
-}
-
-pub async fn say(client: &Client, text: &str) -> Value {
-    let ack = client.request("user-message", &[json!(text)]).await;
-    assert_eq!(ack["ok"], json!(true), "{ack}");
-    ack
-}
-
-/// Joins with what may be asked for.
-pub async fn join(client: &Client, room: &str, after: Option<Value>) -> Value {
-    let mut request = json!({ "room": room });
-    if let Some(after) = after {
-        request["after"] = after;
-    }
-    client.request("join", &[request]).await
-}
-
-pub async fn send(client: &Client, room: &str, text: &str) -> Value {
-    client.request("send", &[json!({ "room": room, "text": text })]).await
-}
 
 /// The first message like this; those before it are dropped.
 async fn until(client: &Client, wanted: impl Fn(&Event) -> bool) -> Event {

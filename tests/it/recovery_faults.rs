@@ -8,18 +8,17 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::{net::TcpStream, task::JoinSet};
 
-use crate::{
-    harness::{
-        PATIENCE,
-        client::{Client, Options, Refusal, Transport},
-        eventually,
-        http::Http,
-        node::Node,
-        packet,
-        redis::{Keeps, Redis},
-        serial,
-    },
-    recovery::{Away, join, native, offset, plain, say, send, two_nodes},
+use crate::harness::{
+    PATIENCE,
+    away::Away,
+    chat::{join, native, offset, plain, say, send, two_nodes},
+    client::{Client, Options, Refusal, Transport},
+    eventually,
+    http::Http,
+    node::Node,
+    packet,
+    redis::{Keeps, Redis},
+    serial,
 };
 
 /// Says `count` messages of `bytes` bytes, and waits until they are stored.

@@ -9,21 +9,20 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::{
-    harness::{
-        PATIENCE,
-        checker::JoinResult,
-        client::{Client, Transport},
-        diary::{Diary, Pages},
-        eventually,
-        node::Node,
-        official::{Official, Officials},
-        packet::Event,
-        person::{Dialect, Phase},
-        proxy::Proxy,
-        redis::{Keeps, Redis},
-    },
-    recovery::{Away, join, native, offset, send, two_nodes},
+use crate::harness::{
+    PATIENCE,
+    away::Away,
+    chat::{join, native, offset, send, two_nodes},
+    checker::JoinResult,
+    client::{Client, Transport},
+    diary::{Diary, Pages},
+    eventually,
+    node::Node,
+    official::{Official, Officials},
+    packet::Event,
+    person::{Dialect, Phase},
+    proxy::Proxy,
+    redis::{Keeps, Redis},
 };
 
 const PARTITIONS: [&str; 2] = ["--partitions", "4"];

@@ -9,17 +9,16 @@ use std::{
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::interval};
 
-use crate::{
-    harness::{
-        PATIENCE, Random,
-        client::{Client, Options, Transport},
-        eventually,
-        node::Node,
-        packet::{self, Event},
-        redis::{Keeps, Redis},
-        serial,
-    },
-    recovery::{Away, join, native, offset, plain, send, two_nodes},
+use crate::harness::{
+    PATIENCE, Random,
+    away::Away,
+    chat::{join, native, offset, plain, send, two_nodes},
+    client::{Client, Options, Transport},
+    eventually,
+    node::Node,
+    packet::{self, Event},
+    redis::{Keeps, Redis},
+    serial,
 };
 
 /// Messages said meanwhile, in groups of `GROUP` every 10 ms: 2 000 a second on an idle machine.

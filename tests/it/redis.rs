@@ -5,78 +5,19 @@ use std::{collections::HashMap, time::Duration};
 use roomcast::{
     domain::{page::Page, record::Draft},
     store::{
-        Health, NodeEvent, RetentionPolicy, Store,
-        log::AppendError,
-        presence::Signal,
-        redis::{self, node::LeaseSettings},
+        Health, NodeEvent, RetentionPolicy, log::AppendError, presence::Signal,
+        redis::node::LeaseSettings,
     },
 };
 use tokio::sync::mpsc;
 
 use crate::harness::{
     PATIENCE, eventually,
+    presence::user_named,
     redis::{Keeps, Redis},
-    store::{Log, Node, append, draft, later, must_append, retention, room},
+    redis_store::{Shared, open, ready},
+    store::{Log, append, draft, later, must_append, retention, room},
 };
-use crate::presence::person;
-
-/// One Redis, and any number of nodes on it.
-pub struct Shared {
-    pub redis: Redis,
-    pub retention: RetentionPolicy,
-    pub lease: LeaseSettings,
-}
-
-/// A lease that ends while a test waits for it.
-pub const QUICK: LeaseSettings =
-    LeaseSettings { lease: Duration::from_secs(1), beat: Duration::from_millis(300) };
-
-impl Log for Shared {
-    async fn fresh(retention: RetentionPolicy) -> Self {
-        let lease = LeaseSettings::default();
-        Self { redis: Redis::start(Keeps::Nothing).await, retention, lease }
-    }
-
-    async fn node(&mut self) -> Node {
-        self.node_with(1).await
-    }
-}
-
-impl Shared {
-    pub async fn quick(retention: RetentionPolicy) -> Self {
-        Self { lease: QUICK, ..Self::fresh(retention).await }
-    }
-
-    pub async fn node_with(&self, partitions: u16) -> Node {
-        open(&self.redis.url(), partitions, self.retention.clone(), self.lease).await
-    }
-}
-
-/// A node that is ready.
-pub async fn open(
-    url: &str,
-    partitions: u16,
-    retention: RetentionPolicy,
-    lease: LeaseSettings,
-) -> Node {
-    let opened = redis::open(redis::RedisOptions {
-        shown: url.to_owned(),
-        url: url.to_owned(),
-        prefix: "test".into(),
-        partitions,
-        retention,
-        lease,
-    })
-    .expect("the options are right");
-    ready(&opened.store, PATIENCE).await;
-    opened.into()
-}
-
-pub async fn ready(store: &Store, within: Duration) {
-    let mut health = store.lifecycle.health();
-    let ready = health.wait_for(|health| *health == Health::Ready);
-    tokio::time::timeout(within, ready).await.expect("ready in time").expect("the store runs");
-}
 
 contract!(redis_bus, super::Shared, persistent, shared);
 session_contract!(redis_sessions, super::Shared, persistent, shared);
@@ -222,7 +163,7 @@ async fn chats_on_two_databases_hear_nothing_of_each_other() {
         nodes.push(open(&url, 1, retention(), LeaseSettings::default()).await);
     }
     for (node, name) in nodes.iter_mut().zip(["ann", "bob"]) {
-        let user = person(name, name);
+        let user = user_named(name, name);
         let signal = Signal::Typing { room: room("lobby"), user, typing: true };
         node.store.presence.publish(signal.clone());
         loop {

@@ -1,7 +1,7 @@
 //! Search in a room's history: every store finds what the rule of `domain/search.rs` says, and clients
 //! are answered as docs/protocol.md has it.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use roomcast::{
     domain::{
@@ -9,54 +9,21 @@ use roomcast::{
         record::Draft,
         search::{Query, Search},
     },
-    store::{
-        RetentionPolicy, Store,
-        search::{Found, words_of},
-    },
+    store::{RetentionPolicy, search::words_of},
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::{
-    harness::{
-        client::{Client, Transport},
-        eventually, node,
-        redis::{Keeps, Redis},
-        store::{DEADLINE, Log, Node, draft, must_append, originals, retention, room, until},
-    },
-    recovery::{join, native, send, two_nodes},
-    redis::Shared,
-    sqlite::{BEFORE_RECORDS, FileLog, MemoryLog, aged, database, open},
+use crate::harness::{
+    chat::{join, native, send, two_nodes},
+    client::{Client, Transport},
+    eventually, node,
+    redis::{Keeps, Redis},
+    redis_store::Shared,
+    search::{indexed_to, search, search_all, until_indexed},
+    sqlite_store::{BEFORE_RECORDS, FileLog, MemoryLog, aged, database, open},
+    store::{DEADLINE, Log, Node, draft, must_append, originals, retention, room, until},
 };
-
-async fn search(store: &Store, name: &str, text: &str, before: Option<u64>, limit: u32) -> Found {
-    let query = Query::parse(text).expect("a query");
-    let search = Search { room: room(name), query, before, limit };
-    timeout(DEADLINE, store.search.search(search))
-        .await
-        .expect("in time")
-        .expect("it can be searched")
-}
-
-/// All that can be found, newest search first, and in how many.
-pub async fn search_all(
-    store: &Store,
-    name: &str,
-    text: &str,
-    limit: u32,
-) -> (Vec<Message>, usize) {
-    let (mut all, mut next, mut searches) = (Vec::new(), None, 0);
-    loop {
-        let found = search(store, name, text, next, limit).await;
-        assert!(found.messages.len() <= limit as usize);
-        assert!(found.next.is_none() || next.is_none() || found.next < next, "it goes on");
-        all.splice(0..0, found.messages);
-        (next, searches) = (found.next, searches + 1);
-        if next.is_none() {
-            return (all, searches);
-        }
-    }
-}
 
 /// Bodies of many kinds, in two rooms.
 fn drafts(count: usize) -> Vec<Draft> {
@@ -156,18 +123,9 @@ cases!(file, super::FileLog);
 cases!(memory, super::MemoryLog);
 cases!(redis, super::Shared);
 
-fn indexed_to(file: &rusqlite::Connection) -> u64 {
-    file.query_row("SELECT indexed_to FROM log", [], |row| row.get(0)).expect("a sequence")
-}
-
 fn indexed(file: &rusqlite::Connection) -> u64 {
     let count = "SELECT count(*) FROM words_docsize";
     file.query_row(count, [], |row| row.get(0)).expect("a count")
-}
-
-pub async fn until_indexed(dir: &Path, seq: u64) {
-    let file = database(dir);
-    until("it is indexed", || indexed_to(&file) >= seq).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

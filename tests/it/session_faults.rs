@@ -17,46 +17,17 @@ use roomcast::{
     },
 };
 
-use crate::{
-    harness::{
-        PATIENCE, eventually,
-        redis::{Connection, Keeps, Redis, Reply},
-        store::{Log, Node, draft, must_append, originals, retention, room, until},
-    },
-    presence::{Watch, person},
-    redis::{QUICK, Shared, open, ready},
+use crate::harness::{
+    PATIENCE, eventually,
+    presence::{Watch, user_named},
+    redis::{Connection, Keeps, Redis, Reply},
+    redis_store::{Mortal, QUICK, Shared, open, ready},
     sessions::{
         SHORT, claim, hear_taken, read, record, save, session, short, tail, user, whole_tail,
     },
-    sqlite,
+    sqlite_store,
+    store::{Log, draft, must_append, originals, retention, room, until},
 };
-
-/// A node on a runtime of its own, which can freeze, or end as by kill -9: it releases nothing, and
-/// says goodbye to nobody.
-pub struct Mortal {
-    pub node: Node,
-    runtime: tokio::runtime::Runtime,
-}
-
-impl Mortal {
-    pub async fn start(redis: &Redis, partitions: u16, retention: RetentionPolicy) -> Self {
-        let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        let runtime = runtime.worker_threads(1).enable_all().build().expect("a runtime");
-        let url = redis.url();
-        let node = runtime.spawn(async move { open(&url, partitions, retention, QUICK).await });
-        Self { node: node.await.expect("it opens"), runtime }
-    }
-
-    /// As by SIGSTOP: none of its tasks runs for this time. Its reader goes on.
-    pub fn freeze(&self, time: Duration) {
-        self.runtime.spawn(async move { std::thread::sleep(time) });
-    }
-
-    pub fn die(self) {
-        self.runtime.shutdown_background();
-        drop(self.node);
-    }
-}
 
 /// After this time the sessions of a node that died are gone, if nobody claims them.
 const LEASE_AND_WINDOW: Duration = QUICK.lease.saturating_add(SHORT);
@@ -274,7 +245,7 @@ async fn what_a_lease_stands_for_is_kept_in_a_cluster() {
     for n in 0..20 {
         let (id, holder) = (session(&format!("k{n}")), Holder::random());
         assert!(save(&one.store, &id, holder, &saved).await);
-        one.store.presence.add(room(&format!("room {n}")), person("ann", "Ann"));
+        one.store.presence.add(room(&format!("room {n}")), user_named("ann", "Ann"));
         if n % 2 == 0 {
             assert_eq!(claim(&two.store, &id, Holder::random()).await.as_ref(), Some(&saved));
         }
@@ -487,17 +458,17 @@ async fn a_tail_that_redis_has_cut_off_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tail_that_the_file_has_cut_off_is_told() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut node = sqlite::open(dir.path(), retention());
+    let mut node = sqlite_store::open(dir.path(), retention());
     let drafts: Vec<Draft> = (0..10)
         .map(|n| {
             let draft = draft(["red", "blue"][n % 2], "ann", &format!("m{n}"), "0");
             let two_hours = Duration::from_secs(7_200);
-            if n % 2 == 0 && n < 6 { sqlite::aged(draft, two_hours) } else { draft }
+            if n % 2 == 0 && n < 6 { sqlite_store::aged(draft, two_hours) } else { draft }
         })
         .collect();
     let (_, heard) = node.pass(&drafts).await;
     let at = |seq| Position { epoch: heard[0].position.epoch.clone(), seq };
-    let file = sqlite::database(dir.path());
+    let file = sqlite_store::database(dir.path());
     let left = || file.query_row("SELECT count(*) FROM messages", [], |row| row.get::<_, u64>(0));
     until("the old rows are gone", || left().expect("a count") == 7).await;
     for after in 0..5 {
@@ -510,27 +481,28 @@ async fn a_tail_that_the_file_has_cut_off_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_died_leaves_its_sessions_for_a_window() {
     let dir = tempfile::tempdir().expect("a directory");
-    let file = || sqlite::database(dir.path());
+    let file = || sqlite_store::database(dir.path());
     let count = |what: &str| -> u64 {
         let sql = format!("SELECT count(*) FROM sessions WHERE {what}");
         file().query_row(&sql, [], |row| row.get(0)).expect("a count")
     };
     let saved = record(&["lobby"]);
-    let node = sqlite::open(dir.path(), retention());
+    let node = sqlite_store::open(dir.path(), retention());
     assert!(save(&node.store, &session("a"), Holder::random(), &saved).await);
     assert!(save(&node.store, &session("b"), Holder::random(), &saved).await);
     // A store that is closed releases as little as one that is killed.
     node.store.lifecycle.close().await;
     assert_eq!((count("ends IS NULL"), count("ends IS NOT NULL")), (2, 0));
 
-    let node = sqlite::open(dir.path(), retention());
+    let node = sqlite_store::open(dir.path(), retention());
     assert_eq!(count("ends IS NOT NULL"), 2, "the next start gives them an end");
     assert_eq!(claim(&node.store, &session("a"), Holder::random()).await, Some(saved));
     assert_eq!((count("ends IS NULL"), count("ends IS NOT NULL")), (1, 1));
     node.store.lifecycle.close().await;
 
     let window = Duration::from_millis(1);
-    let node = sqlite::open(dir.path(), RetentionPolicy { recovery_window: window, ..retention() });
+    let node =
+        sqlite_store::open(dir.path(), RetentionPolicy { recovery_window: window, ..retention() });
     until("what was left ends, and its row goes", || count("id = 'a'") == 0).await;
     assert_eq!(count("id = 'b'"), 1, "it has its end from the first start");
     node.store.lifecycle.close().await;
@@ -539,7 +511,7 @@ async fn a_process_that_died_leaves_its_sessions_for_a_window() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_of_an_older_program_is_brought_forward() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut node = sqlite::open(dir.path(), retention());
+    let mut node = sqlite_store::open(dir.path(), retention());
     for id in ["one", "two"] {
         must_append(&node.store, draft("lobby", "ann", id, "0")).await;
     }
@@ -548,11 +520,11 @@ async fn the_log_of_an_older_program_is_brought_forward() {
     let older = "DROP TABLE words; DROP TABLE profiles; DROP TABLE read_marks; DROP TABLE sessions;
          ALTER TABLE log DROP COLUMN indexed_to; ALTER TABLE log DROP COLUMN deleted_to;
          PRAGMA user_version = 1";
-    let file = sqlite::database(dir.path());
-    file.execute_batch(sqlite::BEFORE_RECORDS).expect("it can be set back");
+    let file = sqlite_store::database(dir.path());
+    file.execute_batch(sqlite_store::BEFORE_RECORDS).expect("it can be set back");
     file.execute_batch(older).expect("it can be set back");
 
-    let node = sqlite::open(dir.path(), retention());
+    let node = sqlite_store::open(dir.path(), retention());
     assert_eq!(node.whole_history("lobby").await, originals(&heard));
     let top = heard[1].position.clone();
     assert_eq!(tail(&node, &heard[0].position, 9).await, LogTail::Trimmed { first: 3 });

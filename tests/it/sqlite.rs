@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use proptest::prelude::{Strategy, any, prop_assert_eq, prop_oneof, proptest};
@@ -14,7 +14,6 @@ use roomcast::{
     domain::{
         message::Message,
         page::Page,
-        position::Timestamp,
         record::{Draft, Record},
     },
     store::{
@@ -24,13 +23,13 @@ use roomcast::{
         sqlite::{self as store_sqlite, Location, OpenError, SqliteOptions},
     },
 };
-use tempfile::TempDir;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::{
-    contract::model,
-    harness::store::{
-        DEADLINE, Log, Node, draft, later, must_append, originals, record, retention, room, until,
+use crate::harness::{
+    sqlite_store::{FileLog, MemoryLog, aged, database, memory, open},
+    store::{
+        DEADLINE, Node, draft, later, must_append, originals, page_of, record, retention, room,
+        until,
     },
 };
 
@@ -38,85 +37,18 @@ use crate::{
 const CHILD_DIR: &str = "ROOMCAST_TEST_CRASH_DIR";
 const CHILD_ROUND: &str = "ROOMCAST_TEST_CRASH_ROUND";
 
-/// Takes back what the last migration does.
-pub const BEFORE_RECORDS: &str = "
-    DROP TABLE states; DROP INDEX messages_by_room; DROP INDEX records_by_room;
-    DROP INDEX edits_by_message; CREATE INDEX messages_by_room ON messages (room);
-    ALTER TABLE messages DROP COLUMN name; ALTER TABLE messages DROP COLUMN except_socket;
-    ALTER TABLE messages DROP COLUMN change; ALTER TABLE messages DROP COLUMN of_seq;
-    ALTER TABLE rooms DROP COLUMN records;";
-
-pub struct FileLog {
-    dir: TempDir,
-    retention: RetentionPolicy,
-}
-
-pub struct MemoryLog {
-    retention: RetentionPolicy,
-}
-
-impl Log for FileLog {
-    async fn fresh(retention: RetentionPolicy) -> Self {
-        Self { dir: tempfile::tempdir().expect("a directory"), retention }
-    }
-
-    async fn node(&mut self) -> Node {
-        open(self.dir.path(), self.retention.clone())
-    }
-}
-
-impl Log for MemoryLog {
-    async fn fresh(retention: RetentionPolicy) -> Self {
-        Self { retention }
-    }
-
-    async fn node(&mut self) -> Node {
-        memory(self.retention.clone())
-    }
-}
-
-contract!(file, crate::sqlite::FileLog, persistent);
-contract!(in_memory, crate::sqlite::MemoryLog);
-session_contract!(file_sessions, crate::sqlite::FileLog, persistent);
-session_contract!(memory_sessions, crate::sqlite::MemoryLog);
-presence_contract!(file_people, crate::sqlite::FileLog, persistent);
-presence_contract!(memory_people, crate::sqlite::MemoryLog);
-
-pub fn open(dir: &Path, retention: RetentionPolicy) -> Node {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        let options =
-            SqliteOptions { location: Location::Dir(dir.to_owned()), retention: retention.clone() };
-        match store_sqlite::open(options) {
-            // A process that another test starts has what is open here, until it runs its program.
-            Err(OpenError::InUse { .. }) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            opened => return opened.expect("it opens").into(),
-        }
-    }
-}
-
-fn memory(retention: RetentionPolicy) -> Node {
-    let options = SqliteOptions { location: Location::Memory, retention };
-    store_sqlite::open(options).expect("it opens").into()
-}
+contract!(file, super::FileLog, persistent);
+contract!(in_memory, super::MemoryLog);
+session_contract!(file_sessions, super::FileLog, persistent);
+session_contract!(memory_sessions, super::MemoryLog);
+presence_contract!(file_people, super::FileLog, persistent);
+presence_contract!(memory_people, super::MemoryLog);
 
 fn refused(dir: &Path) -> OpenError {
     let location = Location::Dir(dir.to_owned());
     store_sqlite::open(SqliteOptions { location, retention: retention() })
         .map(|_| ())
         .expect_err("refused")
-}
-
-pub fn aged(mut draft: Draft, by: Duration) -> Draft {
-    draft.at = Timestamp(draft.at.0 - u64::try_from(by.as_millis()).expect("a short time"));
-    draft
-}
-
-/// The file as a second program sees it.
-pub fn database(dir: &Path) -> rusqlite::Connection {
-    rusqlite::Connection::open(dir.join("roomcast.db")).expect("it opens")
 }
 
 fn rows(database: &rusqlite::Connection) -> usize {
@@ -460,7 +392,7 @@ proptest! {
                         let mut own = originals(&all);
                         own.retain(|message| message.room == room(&name));
                         let got = node.history(&name, page, limit).await;
-                        let (messages, more) = model(&own, &page, limit as usize);
+                        let (messages, more) = page_of(&own, &page, limit as usize);
                         prop_assert_eq!(got.messages, messages);
                         prop_assert_eq!((got.more, got.trimmed), (more, false));
                         prop_assert_eq!(got.top.seq, all.len() as u64);

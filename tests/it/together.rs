@@ -1,114 +1,34 @@
 //! Rooms and people as clients of the native dialect see them, on one node and on two.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::{
-    harness::{
-        PATIENCE,
-        client::{Client, Options, Transport},
-        eventually,
-        node::Node,
-        packet::Event,
-        redis::{Keeps, Redis},
-    },
-    recovery::{join, native, send, two_nodes},
+use crate::harness::{
+    PATIENCE,
+    chat::{ShownRoster, World, join, native, own_id, send, two_nodes, user_id, with_token},
+    client::{Client, Transport},
+    eventually,
+    node::Node,
+    redis::{Keeps, Redis},
 };
-
-/// Where clients are: everybody on one node, or in turns on two.
-pub struct World {
-    pub nodes: Vec<Node>,
-    _redis: Option<Redis>,
-}
-
-impl World {
-    pub async fn both() -> [Self; 2] {
-        let redis = Redis::start(Keeps::Nothing).await;
-        let two = two_nodes(&redis, &[]).await.into();
-        let one = vec![Node::memory().await];
-        [Self { nodes: one, _redis: None }, Self { nodes: two, _redis: Some(redis) }]
-    }
-
-    /// The connection of somebody with this token, on the node whose turn it is.
-    pub async fn comes(&self, turn: usize, token: &str) -> Client {
-        let node = &self.nodes[turn % self.nodes.len()];
-        Client::connected(node.address, of(token)).await
-    }
-}
-
-pub fn of(token: &str) -> Options {
-    native(Transport::WebSocket).auth(json!({ "token": token }))
-}
-
-/// What a client shows of a room's people after an answer to a join and the events since.
-#[derive(Debug, Clone, Default)]
-pub struct Shown {
-    pub ids: BTreeSet<String>,
-    pub count: u64,
-}
-
-fn id(user: &Value) -> String {
-    user["id"].as_str().expect("an id").to_owned()
-}
-
-impl Shown {
-    pub fn answered(answer: &Value) -> Self {
-        let members = answer["members"].as_array().expect("a list of members");
-        let ids = members.iter().map(id).collect();
-        Self { ids, count: answer["count"].as_u64().expect("a count") }
-    }
-
-    /// Applies an event, and holds that nothing is told twice.
-    fn hears(&mut self, event: &Event) {
-        assert_eq!(event.name, "presence");
-        for user in event.arg(0)["joined"].as_array().expect("a list") {
-            assert!(self.ids.insert(id(user)), "{user} came twice");
-        }
-        for user in event.arg(0)["left"].as_array().expect("a list") {
-            assert!(self.ids.remove(&id(user)), "{user} left and was not there");
-        }
-        self.count = event.arg(0)["count"].as_u64().expect("a count");
-    }
-
-    /// Hears until `count` people are there; answers how long that took.
-    pub async fn until(&mut self, client: &Client, count: usize, patience: Duration) -> Duration {
-        let began = Instant::now();
-        while self.ids.len() != count {
-            let left = patience.saturating_sub(began.elapsed());
-            let event = client.try_next("presence", left).await;
-            let event = event.unwrap_or_else(|| panic!("{} are there: {client}", self.ids.len()));
-            self.hears(&event);
-        }
-        assert_eq!(self.count, count as u64);
-        began.elapsed()
-    }
-}
-
-pub async fn own_id(client: &Client) -> String {
-    let answer = client.request("profile", &[json!({})]).await;
-    id(&answer["user"])
-}
 
 #[tokio::test]
 async fn who_comes_and_goes_is_told_once_however_many_tabs_he_has() {
     for world in World::both().await {
-        let ann = world.comes(0, "ann").await;
-        let mut shown = Shown::answered(&join(&ann, "attic", None).await);
+        let ann = world.connect(0, "ann").await;
+        let mut shown = ShownRoster::answered(&join(&ann, "attic", None).await);
         shown.until(&ann, 1, PATIENCE).await;
         assert!(shown.ids.contains(&own_id(&ann).await));
 
-        let tabs = [world.comes(0, "bob").await, world.comes(1, "bob").await];
+        let tabs = [world.connect(0, "bob").await, world.connect(1, "bob").await];
         for tab in &tabs {
             assert_eq!(join(tab, "attic", None).await["ok"], json!(true));
         }
         shown.until(&ann, 2, PATIENCE).await;
-        let eve = world.comes(1, "eve").await;
-        let mut eves = Shown::answered(&join(&eve, "attic", None).await);
+        let eve = world.connect(1, "eve").await;
+        let mut eves = ShownRoster::answered(&join(&eve, "attic", None).await);
         eves.until(&eve, 3, PATIENCE).await;
         shown.until(&ann, 3, PATIENCE).await;
         assert_eq!(shown.ids, eves.ids);
@@ -129,9 +49,9 @@ async fn who_comes_and_goes_is_told_once_however_many_tabs_he_has() {
 #[tokio::test]
 async fn who_is_back_at_once_never_left() {
     for world in World::both().await {
-        let ann = world.comes(0, "ann").await;
-        let mut shown = Shown::answered(&join(&ann, "attic", None).await);
-        let mut bob = world.comes(1, "bob").await;
+        let ann = world.connect(0, "ann").await;
+        let mut shown = ShownRoster::answered(&join(&ann, "attic", None).await);
+        let mut bob = world.connect(1, "bob").await;
         join(&bob, "attic", None).await;
         shown.until(&ann, 2, PATIENCE).await;
         for turn in 0..4 {
@@ -145,9 +65,9 @@ async fn who_is_back_at_once_never_left() {
         }
         // Longer than a lost connection counts.
         assert_eq!(ann.try_next("presence", Duration::from_secs(4)).await, None);
-        let zoe = world.comes(0, "zoe").await;
+        let zoe = world.connect(0, "zoe").await;
         join(&zoe, "attic", None).await;
-        let mut told = Shown { ids: shown.ids.clone(), count: shown.count };
+        let mut told = ShownRoster { ids: shown.ids.clone(), count: shown.count };
         told.hears(&ann.next("presence").await);
         assert!(told.ids.is_superset(&shown.ids), "somebody left");
     }
@@ -157,16 +77,16 @@ async fn who_is_back_at_once_never_left() {
 async fn people_of_a_killed_node_are_gone_within_15_s_and_the_others_stay() {
     let redis = Redis::start(Keeps::Nothing).await;
     let mut nodes = two_nodes(&redis, &[]).await;
-    let ann = Client::connected(nodes[0].address, of("ann")).await;
-    let mut shown = Shown::answered(&join(&ann, "attic", None).await);
+    let ann = Client::connected(nodes[0].address, with_token("ann")).await;
+    let mut shown = ShownRoster::answered(&join(&ann, "attic", None).await);
     let mut others = Vec::new();
     for token in ["bob", "eve", "zoe"] {
-        let client = Client::connected(nodes[1].address, of(token)).await;
+        let client = Client::connected(nodes[1].address, with_token(token)).await;
         join(&client, "attic", None).await;
         others.push(client);
     }
     // One of them is on both nodes.
-    let here = Client::connected(nodes[0].address, of("zoe")).await;
+    let here = Client::connected(nodes[0].address, with_token("zoe")).await;
     join(&here, "attic", None).await;
     shown.until(&ann, 4, PATIENCE).await;
     nodes[1].kill();
@@ -178,10 +98,10 @@ async fn people_of_a_killed_node_are_gone_within_15_s_and_the_others_stay() {
 async fn people_of_a_node_that_stops_move_on_without_leaving() {
     let redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis, &[]).await;
-    let ann = Client::connected(nodes[0].address, of("ann")).await;
-    let mut shown = Shown::answered(&join(&ann, "attic", None).await);
-    let bob = Client::connected(nodes[1].address, of("bob")).await;
-    let eve = Client::connected(nodes[1].address, of("eve")).await;
+    let ann = Client::connected(nodes[0].address, with_token("ann")).await;
+    let mut shown = ShownRoster::answered(&join(&ann, "attic", None).await);
+    let bob = Client::connected(nodes[1].address, with_token("bob")).await;
+    let eve = Client::connected(nodes[1].address, with_token("eve")).await;
     for client in [&bob, &eve] {
         join(client, "attic", None).await;
     }
@@ -202,8 +122,8 @@ async fn people_of_a_node_that_stops_move_on_without_leaving() {
 #[tokio::test]
 async fn others_see_who_types_and_nobody_sees_himself() {
     for world in World::both().await {
-        let ann = world.comes(0, "ann").await;
-        let tabs = [world.comes(0, "bob").await, world.comes(1, "bob").await];
+        let ann = world.connect(0, "ann").await;
+        let tabs = [world.connect(0, "bob").await, world.connect(1, "bob").await];
         for client in [&ann, &tabs[0], &tabs[1]] {
             join(client, "attic", None).await;
         }
@@ -216,7 +136,7 @@ async fn others_see_who_types_and_nobody_sees_himself() {
             types(true).await;
         }
         let event = ann.next("typing").await;
-        assert_eq!((id(&event.arg(0)["user"]), &event.arg(0)["typing"]), (bob, &json!(true)));
+        assert_eq!((user_id(&event.arg(0)["user"]), &event.arg(0)["typing"]), (bob, &json!(true)));
         types(false).await;
         assert_eq!(ann.next("typing").await.arg(0)["typing"], json!(false), "told once each");
         // Also when it was a while ago.
@@ -241,8 +161,8 @@ async fn others_see_who_types_and_nobody_sees_himself() {
 #[tokio::test]
 async fn a_name_is_one_persons_and_a_change_is_seen_everywhere() {
     for world in World::both().await {
-        let ann = world.comes(0, "ann").await;
-        let bob = world.comes(1, "bob").await;
+        let ann = world.connect(0, "ann").await;
+        let bob = world.connect(1, "bob").await;
         for client in [&ann, &bob] {
             join(client, "attic", None).await;
         }
@@ -258,7 +178,7 @@ async fn a_name_is_one_persons_and_a_change_is_seen_everywhere() {
         let taken = bob.request("profile", &[json!({ "name": "ann lee" })]).await;
         assert_eq!(taken["error"]["code"], json!("taken"), "{taken}");
         // Whoever comes later sees it as well, and the name that is given up is free.
-        let zoe = world.comes(1, "zoe").await;
+        let zoe = world.connect(1, "zoe").await;
         let listed = eventually("the new name is listed", PATIENCE, async || {
             let answer = join(&zoe, "attic", None).await;
             let members = answer["members"].as_array().expect("a list").clone();
@@ -270,7 +190,7 @@ async fn a_name_is_one_persons_and_a_change_is_seen_everywhere() {
         let free = bob.request("profile", &[json!({ "name": "ann lee" })]).await;
         assert_eq!(free["user"]["name"], json!("ann lee"), "{free}");
         // He is the same person when he comes back.
-        let again = world.comes(1, "ann").await.request("profile", &[json!({})]).await;
+        let again = world.connect(1, "ann").await.request("profile", &[json!({})]).await;
         assert_eq!((&again["user"]["id"], &again["user"]["name"]), (&user["id"], &json!("Anna")));
     }
 }
@@ -278,9 +198,9 @@ async fn a_name_is_one_persons_and_a_change_is_seen_everywhere() {
 #[tokio::test]
 async fn a_profile_is_told_once_however_many_rooms_are_shared() {
     for world in World::both().await {
-        let (ann, bob) = (world.comes(0, "ann").await, world.comes(1, "bob").await);
+        let (ann, bob) = (world.connect(0, "ann").await, world.connect(1, "bob").await);
         for room in ["attic", "cellar", "hall"] {
-            let mut shown = Shown::answered(&join(&bob, room, None).await);
+            let mut shown = ShownRoster::answered(&join(&bob, room, None).await);
             join(&ann, room, None).await;
             shown.until(&bob, 2, PATIENCE).await;
         }
@@ -298,7 +218,7 @@ async fn a_profile_is_told_once_however_many_rooms_are_shared() {
 #[tokio::test]
 async fn changes_of_one_profile_undo_nothing_of_each_other() {
     for world in World::both().await {
-        let tabs = [world.comes(0, "ann").await, world.comes(1, "ann").await];
+        let tabs = [world.connect(0, "ann").await, world.connect(1, "ann").await];
         for round in 0..10 {
             let name = format!("Ann {round}");
             let picture = format!("https://example.org/{round}.png");
@@ -319,8 +239,8 @@ async fn changes_of_one_profile_undo_nothing_of_each_other() {
 #[tokio::test]
 async fn what_one_has_read_only_grows_and_his_other_tabs_follow() {
     for world in World::both().await {
-        let ann = world.comes(0, "ann").await;
-        let tabs = [world.comes(0, "bob").await, world.comes(1, "bob").await];
+        let ann = world.connect(0, "ann").await;
+        let tabs = [world.connect(0, "bob").await, world.connect(1, "bob").await];
         for client in [&ann, &tabs[0], &tabs[1]] {
             join(client, "attic", None).await;
         }
@@ -350,7 +270,7 @@ async fn what_one_has_read_only_grows_and_his_other_tabs_follow() {
 #[tokio::test]
 async fn what_is_wrong_is_answered() {
     let node = Node::memory().await;
-    let ann = Client::connected(node.address, of("ann")).await;
+    let ann = Client::connected(node.address, with_token("ann")).await;
     let code = async |name: &str, argument: Value| {
         let answer = ann.request(name, &[argument]).await;
         answer["error"]["code"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()

@@ -2,18 +2,15 @@
 
 use serde_json::json;
 
-use crate::{
-    direct::code,
-    harness::{
-        PATIENCE,
-        client::{Client, Transport},
-        eventually,
-        node::Node,
-        proxy::{Network, Proxy},
-        redis::{Keeps, Redis},
-    },
-    recovery::{Away, join, native, send},
-    together::{Shown, of, own_id},
+use crate::harness::{
+    PATIENCE,
+    away::Away,
+    chat::{ShownRoster, error_code, join, native, own_id, send, with_token},
+    client::{Client, Transport},
+    eventually,
+    node::Node,
+    proxy::{Network, Proxy},
+    redis::{Keeps, Redis},
 };
 
 /// Neither while the node lives nor after it is killed.
@@ -25,7 +22,7 @@ async fn a_join_or_leave_that_is_not_stored_changes_nothing() {
     let mut far = Node::start(&["--redis", &format!("redis://{}", road.address)]).await;
     near.wait_ready(PATIENCE).await;
     far.wait_ready(PATIENCE).await;
-    let ann = Client::connected(near.address, of("ann")).await;
+    let ann = Client::connected(near.address, with_token("ann")).await;
     for room in ["attic", "cellar"] {
         join(&ann, room, None).await;
     }
@@ -36,18 +33,18 @@ async fn a_join_or_leave_that_is_not_stored_changes_nothing() {
     road.set(Network::Refusing);
     road.cut();
     far.wait_unready(PATIENCE).await;
-    assert_eq!(code(&bob, "join", json!({ "room": "cellar" })).await, "unavailable");
-    assert_eq!(code(&bob, "leave", json!({ "room": "attic" })).await, "unavailable");
+    assert_eq!(error_code(&bob, "join", json!({ "room": "cellar" })).await, "unavailable");
+    assert_eq!(error_code(&bob, "leave", json!({ "room": "attic" })).await, "unavailable");
     let send_to = |room: &str| json!({ "room": room, "text": "x" });
-    assert_eq!(code(&bob, "send", send_to("cellar")).await, "not_joined");
-    assert_eq!(code(&bob, "send", send_to("attic")).await, "unavailable", "still inside");
+    assert_eq!(error_code(&bob, "send", send_to("cellar")).await, "not_joined");
+    assert_eq!(error_code(&bob, "send", send_to("attic")).await, "unavailable", "still inside");
     let away = Away::of(bob, Some(&last)).await;
     far.kill();
     send(&ann, "cellar", "not for bob").await;
     send(&ann, "attic", "for bob").await;
     let bob = away.recovered(&near, native(Transport::WebSocket)).await;
     assert_eq!(bob.next("message").await.arg(0)["text"], json!("for bob"));
-    assert_eq!(code(&bob, "send", send_to("cellar")).await, "not_joined");
+    assert_eq!(error_code(&bob, "send", send_to("cellar")).await, "not_joined");
     assert_eq!(send(&bob, "attic", "x").await["ok"], json!(true));
 }
 
@@ -56,8 +53,8 @@ async fn a_join_or_leave_that_is_not_stored_changes_nothing() {
 async fn a_room_left_and_joined_again_at_once_is_joined() {
     let node = Node::memory().await;
     let (ann, bob) = (
-        Client::connected(node.address, of("ann")).await,
-        Client::connected(node.address, of("bob")).await,
+        Client::connected(node.address, with_token("ann")).await,
+        Client::connected(node.address, with_token("bob")).await,
     );
     join(&ann, "attic", None).await;
     join(&bob, "attic", None).await;
@@ -113,8 +110,8 @@ async fn a_join_that_is_refused_is_none() {
 #[tokio::test]
 async fn who_comes_back_over_polling_and_leaves_is_gone() {
     let node = Node::memory().await;
-    let ann = Client::connected(node.address, of("ann")).await;
-    let mut anns = Shown::answered(&join(&ann, "attic", None).await);
+    let ann = Client::connected(node.address, with_token("ann")).await;
+    let mut anns = ShownRoster::answered(&join(&ann, "attic", None).await);
     anns.until(&ann, 1, PATIENCE).await;
     let options = || native(Transport::Polling);
     let auth = json!({ "token": "bob" });

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{about, all_join, delete, edit, react, told, word};
-use crate::{
-    harness::{Random, client::Client},
-    recovery::{join, send},
-    together::{World, own_id},
+use crate::harness::{
+    Random,
+    chat::{World, join, own_id, send},
+    client::Client,
 };
 
 /// What a client shows of a room: its messages as a page had them, and what it was told since.
@@ -138,7 +138,7 @@ async fn meddle(client: &Client, messages: &[Value], seed: u64) {
 #[tokio::test]
 async fn a_search_finds_what_messages_say_now() {
     for world in World::both().await {
-        let ann = world.comes(0, "ann").await;
+        let ann = world.connect(0, "ann").await;
         join(&ann, "attic", None).await;
         let said = send(&ann, "attic", "hello one").await;
         let gone = send(&ann, "attic", "hello gone").await;
@@ -163,8 +163,11 @@ async fn a_search_finds_what_messages_say_now() {
 #[tokio::test]
 async fn what_was_told_adds_up_to_what_history_has() {
     for world in World::both().await {
-        let clients =
-            [world.comes(0, "ann").await, world.comes(1, "bob").await, world.comes(1, "eve").await];
+        let clients = [
+            world.connect(0, "ann").await,
+            world.connect(1, "bob").await,
+            world.connect(1, "eve").await,
+        ];
         all_join(&clients, "attic").await;
         let mut messages = Vec::new();
         for n in 0..12 {
@@ -174,7 +177,7 @@ async fn what_was_told_adds_up_to_what_history_has() {
         let stood = shown[0].clone();
         // Some look in the middle of it.
         let late = async |turn: usize| {
-            let client = world.comes(turn, "zoe").await;
+            let client = world.connect(turn, "zoe").await;
             join(&client, "attic", None).await;
             (Shown::page(&client).await, client)
         };
@@ -188,7 +191,7 @@ async fn what_was_told_adds_up_to_what_history_has() {
         assert_eq!(send(&clients[0], "attic", "end").await["ok"], json!(true));
         let mut histories = Vec::new();
         for turn in 0..world.nodes.len() {
-            let client = world.comes(turn, "new").await;
+            let client = world.connect(turn, "new").await;
             join(&client, "attic", None).await;
             histories.push(Shown::page(&client).await.messages);
         }
@@ -212,7 +215,7 @@ async fn what_was_told_adds_up_to_what_history_has() {
         let after = json!({ "epoch": messages[0]["epoch"], "seq": stood.seq });
         for turn in 0..world.nodes.len() {
             let mut shown = stood.clone();
-            let client = world.comes(turn, "away").await;
+            let client = world.connect(turn, "away").await;
             let answer = join(&client, "attic", Some(after.clone())).await;
             assert_eq!(answer["recovered"], json!(true), "{answer}");
             for message in answer["messages"].as_array().expect("a list") {

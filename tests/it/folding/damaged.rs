@@ -10,13 +10,11 @@ use roomcast::{
 };
 
 use super::{change, edit, react, said};
-use crate::{
-    harness::{
-        redis::Reply,
-        store::{Log, Node, must_append, retention},
-    },
-    redis::Shared,
-    sqlite::{database, open},
+use crate::harness::{
+    redis::Reply,
+    redis_store::Shared,
+    sqlite_store::{database, open},
+    store::{Log, Node, must_append, retention},
 };
 
 /// Messages 1 to 4 and changes of the third and fourth, each in a frame of its own.

@@ -12,14 +12,12 @@ use roomcast::{
 };
 
 use super::{ROOMS, change, drafts, edit, react, said, seq_of, stored_states};
-use crate::{
-    harness::{
-        PATIENCE, eventually,
-        redis::Reply,
-        store::{Log, originals, retention, until},
-    },
-    redis::Shared,
-    sqlite::{aged, database, open},
+use crate::harness::{
+    PATIENCE, eventually,
+    redis::Reply,
+    redis_store::Shared,
+    sqlite_store::{aged, database, open},
+    store::{Log, originals, retention, until},
 };
 
 fn count(file: &rusqlite::Connection, sql: &str) -> u64 {

@@ -3,7 +3,9 @@
 //! Everything listens on loopback and ends with its owner: a value that started a process kills it
 //! when dropped, and the kernel kills it when this process dies first.
 
+pub mod away;
 pub mod balancer;
+pub mod chat;
 pub mod checker;
 pub mod client;
 pub mod diary;
@@ -13,10 +15,15 @@ pub mod node;
 pub mod official;
 pub mod packet;
 pub mod person;
+pub mod presence;
 pub mod process;
 pub mod proxy;
 pub mod redis;
+pub mod redis_store;
 pub mod road;
+pub mod search;
+pub mod sessions;
+pub mod sqlite_store;
 pub mod store;
 pub mod transport;
 

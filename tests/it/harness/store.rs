@@ -168,6 +168,11 @@ impl Node {
         }
         (stored, heard)
     }
+
+    /// Stores and hears these messages, which need not be the log's first.
+    pub async fn pass_on(&mut self, drafts: &[Draft]) -> Vec<Record> {
+        self.pass(drafts).await.1
+    }
 }
 
 /// The next messages. Anything else among the log events is a failure.
@@ -193,5 +198,22 @@ pub fn check_dense(drafts: &[Draft], stored: &[Stored], heard: &[Record]) {
         assert_eq!(stored.position.epoch, heard.position.epoch, "one epoch");
         assert_eq!(stored.position.seq, index as u64 + 1, "dense from 1");
         assert_eq!(*heard, record(draft.clone(), stored), "number {index}");
+    }
+}
+
+/// What a page of a list is, and whether there is more in its direction.
+pub fn page_of(all: &[Message], page: &Page, limit: usize) -> (Vec<Message>, bool) {
+    match *page {
+        Page::Newest => page_of(all, &Page::Before(u64::MAX), limit),
+        Page::Before(seq) => {
+            let until = all.partition_point(|message| message.position.seq < seq);
+            let from = until.saturating_sub(limit);
+            (all[from..until].to_vec(), from > 0)
+        }
+        Page::After(seq) => {
+            let from = all.partition_point(|message| message.position.seq <= seq);
+            let until = (from + limit).min(all.len());
+            (all[from..until].to_vec(), until < all.len())
+        }
     }
 }
