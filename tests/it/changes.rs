@@ -89,7 +89,7 @@ async fn all_join(clients: &[Client], room: &str) {
 }
 
 #[tokio::test]
-async fn everybody_in_the_room_is_told_in_every_tab() {
+async fn a_change_reaches_every_tab_in_the_room() {
     for world in World::both().await {
         let clients = [
             world.connect(0, "ann").await,
@@ -120,7 +120,7 @@ async fn everybody_in_the_room_is_told_in_every_tab() {
 }
 
 #[tokio::test]
-async fn in_a_room_of_two_people_both_are_told_and_nobody_else() {
+async fn changes_in_a_direct_room_reach_both_users_only() {
     for world in World::both().await {
         let anns = [world.connect(0, "ann").await, world.connect(1, "ann").await];
         let bobs = [world.connect(0, "bob").await, world.connect(1, "bob").await];
@@ -152,7 +152,7 @@ async fn in_a_room_of_two_people_both_are_told_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn what_may_not_be_done_is_refused_and_changes_nothing() {
+async fn forbidden_changes_are_refused_and_change_nothing() {
     for world in World::both().await {
         let clients = [world.connect(0, "ann").await, world.connect(1, "bob").await];
         all_join(&clients, "attic").await;
@@ -274,7 +274,7 @@ async fn a_retry_is_told_once() {
 }
 
 #[tokio::test]
-async fn what_one_client_does_keeps_its_order() {
+async fn messages_and_changes_of_one_client_keep_their_order() {
     for world in World::both().await {
         let clients = [world.connect(0, "ann").await, world.connect(1, "bob").await];
         all_join(&clients, "attic").await;
@@ -316,7 +316,7 @@ async fn what_one_client_does_keeps_its_order() {
 }
 
 #[tokio::test]
-async fn who_comes_back_is_told_what_became_of_messages_in_order() {
+async fn a_client_that_comes_back_gets_the_missed_changes_in_order() {
     for world in World::both().await {
         let ann = world.connect(0, "ann").await;
         let bob = world.connect(0, "bob").await;
@@ -346,7 +346,7 @@ async fn who_comes_back_is_told_what_became_of_messages_in_order() {
 }
 
 #[tokio::test]
-async fn the_answer_to_a_join_has_messages_and_what_became_of_them() {
+async fn the_answer_to_a_join_has_messages_and_their_changes() {
     for world in World::both().await {
         let ann = world.connect(0, "ann").await;
         join(&ann, "attic", None).await;
@@ -377,7 +377,7 @@ async fn the_answer_to_a_join_has_messages_and_what_became_of_them() {
 }
 
 #[tokio::test]
-async fn plain_clients_are_told_nothing_and_read_what_is_left() {
+async fn plain_clients_get_no_changes_and_read_the_current_text() {
     let redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis, &[]).await;
     for transport in Transport::ALL {
@@ -419,7 +419,7 @@ async fn plain_clients_are_told_nothing_and_read_what_is_left() {
 }
 
 #[tokio::test]
-async fn while_the_log_is_away_each_is_refused_and_later_ones_are_done() {
+async fn changes_are_refused_while_the_log_is_away_and_accepted_later() {
     let mut redis = Redis::start(Keeps::Everything).await;
     let [node, _] = two_nodes(&redis, &[]).await;
     let ann = Client::connected(node.address, with_token("ann")).await;

@@ -445,7 +445,7 @@ async fn no_client_misses_a_message() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_that_one_client_ignores_is_found() {
+async fn the_checker_finds_a_message_that_one_client_ignores() {
     let plan =
         Plan { seed: 1, rounds: 0, raw: 6, official: 0, pause_millis_max: 200, planted: true };
     let verdict = run(plan).await;

@@ -214,7 +214,7 @@ pub async fn history_pages<L: Log>() {
 }
 
 /// RetentionPolicy may take its time, but a page is whole or says that it is not.
-pub async fn what_is_trimmed_is_told<L: Log>() {
+pub async fn a_trimmed_history_says_so<L: Log>() {
     let mut log = L::fresh(RetentionPolicy { history_max: 200, ..retention() }).await;
     let mut node = log.node().await;
     let mut sent = 0_u64;
@@ -407,7 +407,7 @@ pub async fn a_restart_goes_on<L: Log>() {
 }
 
 #[allow(dead_code, reason = "for logs that several nodes share; the embedded one has one node")]
-pub async fn nodes_are_one_chat<L: Log>() {
+pub async fn all_nodes_have_one_order<L: Log>() {
     const EACH: usize = 5_000;
     let mut log = L::fresh(retention()).await;
     let mut nodes = [log.node().await, log.node().await];
@@ -461,7 +461,7 @@ macro_rules! contract {
                 an_ack_means_stored
                 two_rooms_share_one_order
                 history_pages
-                what_is_trimmed_is_told
+                a_trimmed_history_says_so
                 bodies_come_out_byte_for_byte
                 a_full_queue_is_busy
                 a_slow_reader_loses_nothing
@@ -471,7 +471,7 @@ macro_rules! contract {
         }
     };
     (@persistent $log:ty) => { contract!(@cases $log: a_restart_goes_on); };
-    (@shared $log:ty) => { contract!(@cases $log: nodes_are_one_chat); };
+    (@shared $log:ty) => { contract!(@cases $log: all_nodes_have_one_order); };
     (@cases $log:ty: $($case:ident)*) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -106,7 +106,7 @@ impl Raw {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_and_enters_again_gets_each_time_one_unbroken_piece() {
+async fn a_client_that_leaves_and_enters_again_gets_an_unbroken_sequence_each_time() {
     const CLIENTS: usize = 100;
     const TIMES: usize = 100;
     let _turn = serial().await;

@@ -28,7 +28,7 @@ async fn listed(client: &Client, room: &Value) -> Option<Value> {
 }
 
 #[tokio::test]
-async fn both_people_hear_it_once_in_every_tab_and_nobody_else_does() {
+async fn a_direct_message_reaches_every_tab_of_both_users_once() {
     for world in World::both().await {
         let anns = [world.connect(0, "ann").await, world.connect(1, "ann").await];
         let bobs = [world.connect(0, "bob").await, world.connect(1, "bob").await];
@@ -65,7 +65,7 @@ async fn both_people_hear_it_once_in_every_tab_and_nobody_else_does() {
 }
 
 #[tokio::test]
-async fn what_came_while_one_was_away_waits_for_him() {
+async fn direct_messages_wait_for_a_user_that_is_away() {
     for world in World::both().await {
         let ann = world.connect(0, "ann").await;
         let bob = world.connect(1, "bob").await;
@@ -133,7 +133,7 @@ async fn a_session_that_comes_back_gets_what_was_written_to_it() {
 }
 
 #[tokio::test]
-async fn who_comes_back_in_a_stream_of_messages_hears_each_once() {
+async fn a_client_that_comes_back_in_a_stream_of_messages_gets_each_once() {
     const COUNT: usize = 600;
     for world in World::both().await {
         let mut bob = world.connect(0, "bob").await;
@@ -165,7 +165,7 @@ async fn who_comes_back_in_a_stream_of_messages_hears_each_once() {
 }
 
 #[tokio::test]
-async fn rooms_of_two_people_are_in_one_sequence_with_the_lobby() {
+async fn direct_rooms_and_the_lobby_are_in_one_sequence() {
     let redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis, &["--partitions", "4"]).await;
     let bob = Client::connected(nodes[0].address, with_token("bob")).await;
@@ -192,7 +192,7 @@ async fn rooms_of_two_people_are_in_one_sequence_with_the_lobby() {
 }
 
 #[tokio::test]
-async fn what_one_client_sends_keeps_its_order_wherever_it_goes() {
+async fn messages_of_one_client_to_several_rooms_keep_their_order() {
     for world in World::both().await {
         let ann = world.connect(0, "ann").await;
         let bob = own_id(&world.connect(1, "bob").await).await;
@@ -217,7 +217,7 @@ async fn what_one_client_sends_keeps_its_order_wherever_it_goes() {
 }
 
 #[tokio::test]
-async fn the_other_one_sees_who_types() {
+async fn the_other_user_of_a_direct_room_gets_typing() {
     for world in World::both().await {
         let anns = [world.connect(0, "ann").await, world.connect(1, "ann").await];
         let bob = world.connect(1, "bob").await;
@@ -236,7 +236,7 @@ async fn the_other_one_sees_who_types() {
 }
 
 #[tokio::test]
-async fn who_is_not_of_the_two_is_refused() {
+async fn a_third_user_cannot_use_a_direct_room() {
     for world in World::both().await {
         let ann = world.connect(0, "ann").await;
         let bob = own_id(&world.connect(1, "bob").await).await;
@@ -276,7 +276,7 @@ async fn who_is_not_of_the_two_is_refused() {
 }
 
 #[tokio::test]
-async fn who_is_here_is_found_after_redis_has_forgotten_him() {
+async fn an_online_user_can_be_written_to_after_redis_lost_its_data() {
     let mut redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis, &[]).await;
     let ann = Client::connected(nodes[0].address, with_token("ann")).await;

@@ -172,17 +172,17 @@ async fn subscriptions_killed() {
 }
 
 #[tokio::test]
-async fn the_road_of_one_node_cut() {
+async fn the_redis_connection_of_one_node_is_cut() {
     prove_each("road cut", Fault::RoadCut).await;
 }
 
 #[tokio::test]
-async fn the_road_of_one_node_slow() {
+async fn the_redis_connection_of_one_node_is_slow() {
     prove_each("road slow", Fault::RoadSlow).await;
 }
 
 #[tokio::test]
-async fn the_road_of_one_node_half_open() {
+async fn the_redis_connection_of_one_node_is_half_open() {
     prove_each("road half-open", Fault::RoadHalfOpen).await;
 }
 

@@ -159,7 +159,7 @@ async fn history_is_the_fold_of_what_was_delivered<L: Log>() {
     }
 }
 
-async fn a_restart_keeps_what_has_become_of_messages<L: Log>() {
+async fn a_restart_keeps_the_state_of_messages<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let mut node = log.node().await;
     let (_, mut heard) = node.pass(&drafts(7, 0, 700)).await;
@@ -209,7 +209,7 @@ async fn records_are_not_counted<L: Log>() {
     node.store.lifecycle.close().await;
 }
 
-async fn what_is_trimmed_takes_its_state_along<L: Log>() {
+async fn a_trimmed_message_takes_its_state_along<L: Log>() {
     let mut log = L::fresh(RetentionPolicy { history_max: 200, ..retention() }).await;
     let mut node = log.node().await;
     let (mut heard, mut sent) = (Vec::new(), 0_u64);
@@ -259,13 +259,13 @@ macro_rules! cases {
 }
 
 cases!(file, super::FileLog: history_is_the_fold_of_what_was_delivered
-    a_restart_keeps_what_has_become_of_messages records_are_not_counted
-    what_is_trimmed_takes_its_state_along);
+    a_restart_keeps_the_state_of_messages records_are_not_counted
+    a_trimmed_message_takes_its_state_along);
 cases!(memory, super::MemoryLog: history_is_the_fold_of_what_was_delivered
-    records_are_not_counted what_is_trimmed_takes_its_state_along);
+    records_are_not_counted a_trimmed_message_takes_its_state_along);
 cases!(redis, super::Shared: history_is_the_fold_of_what_was_delivered
-    a_restart_keeps_what_has_become_of_messages records_are_not_counted
-    what_is_trimmed_takes_its_state_along);
+    a_restart_keeps_the_state_of_messages records_are_not_counted
+    a_trimmed_message_takes_its_state_along);
 
 fn seq_of(message: &Message) -> u64 {
     message.position.seq
@@ -306,7 +306,7 @@ async fn every_node_shows_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_indexed_already_is_found_as_it_is_now() {
+async fn indexed_messages_are_found_in_their_current_state() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut node = open(dir.path(), retention());
     let mut heard = Vec::new();

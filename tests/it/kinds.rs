@@ -100,7 +100,7 @@ async fn code(client: &Client, name: &str, request: Value) -> String {
 }
 
 #[tokio::test]
-async fn all_but_the_connection_that_says_it_are_told() {
+async fn a_broadcast_reaches_all_but_the_connection_that_sends_it() {
     for world in World::both().await {
         let [ann, tab] = [world.connect(0, "ann").await, world.connect(1, "ann").await];
         let bob = world.connect(0, "bob").await;
@@ -150,7 +150,7 @@ async fn all_but_the_connection_that_says_it_are_told() {
 }
 
 #[tokio::test]
-async fn what_is_said_to_one_connection_reaches_it_alone() {
+async fn a_message_to_one_connection_reaches_only_it() {
     for world in World::both().await {
         let [ann, tab] = [world.connect(0, "ann").await, world.connect(1, "ann").await];
         let bob = world.connect(1, "bob").await;
@@ -208,7 +208,7 @@ async fn what_is_said_to_one_connection_reaches_it_alone() {
 }
 
 #[tokio::test]
-async fn a_connection_that_nobody_has_is_not_found() {
+async fn an_unknown_connection_is_not_found() {
     for world in World::both().await {
         let ann = world.connect(0, "ann").await;
         let talker = plain(&world.nodes[0], Transport::WebSocket).await;

@@ -55,7 +55,7 @@ async fn a_burst_of_5_000_arrives_whole_and_in_order_on_every_node() {
 }
 
 #[tokio::test]
-async fn senders_on_two_nodes_are_shown_in_one_order() {
+async fn receivers_on_two_nodes_get_all_senders_in_one_order() {
     let _turn = crate::harness::serial().await;
     let redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis).await;
@@ -89,7 +89,7 @@ async fn a_retry_on_another_node_shows_once() {
 }
 
 #[tokio::test]
-async fn what_one_node_stored_another_one_reads() {
+async fn messages_of_one_node_are_read_on_another() {
     let redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis).await;
     let writer = client(&nodes[0]).await;
@@ -114,7 +114,7 @@ async fn what_one_node_stored_another_one_reads() {
 }
 
 #[tokio::test]
-async fn a_person_at_redis_cli_reads_along_and_joins_in() {
+async fn redis_cli_can_read_and_publish_messages() {
     let redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis).await;
     let clients = [client(&nodes[0]).await, client(&nodes[1]).await];
@@ -162,7 +162,7 @@ async fn prefixes_keep_chats_on_one_redis_apart() {
 }
 
 #[tokio::test]
-async fn a_node_serves_without_redis_and_is_itself_within_2_s_of_its_return() {
+async fn a_node_serves_without_redis_and_recovers_within_2_s_of_its_return() {
     let _turn = crate::harness::serial().await;
     // Nobody is there yet, and the password must stay a secret.
     let url = format!("redis://user:s3cret@127.0.0.1:{}", free_port());

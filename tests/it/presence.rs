@@ -19,7 +19,7 @@ use crate::harness::{
     store::{DEADLINE, Log, Node, draft, must_append, retention, room},
 };
 
-pub async fn an_edge_is_told_once<L: Log>() {
+pub async fn the_first_join_and_the_last_leave_are_told_once<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let mut node = log.node().await;
     let mut watch = Watch::default();
@@ -131,7 +131,7 @@ pub async fn steps_applied_equal_a_fresh_read<L: Log>() {
     node.store.lifecycle.close().await;
 }
 
-pub async fn ten_thousand_come_at_once<L: Log>() {
+pub async fn ten_thousand_users_join_at_once<L: Log>() {
     const COUNT: usize = 10_000;
     let mut log = L::fresh(retention()).await;
     let mut node = log.node().await;
@@ -173,7 +173,7 @@ pub async fn signals_come_back_in_order<L: Log>() {
     node.store.lifecycle.close().await;
 }
 
-pub async fn rooms_with_people_or_messages_are_listed<L: Log>() {
+pub async fn rooms_with_users_or_messages_are_listed<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let mut node = log.node().await;
     let mut watch = Watch::default();
@@ -207,7 +207,7 @@ pub async fn rooms_with_people_or_messages_are_listed<L: Log>() {
     node.store.lifecycle.close().await;
 }
 
-pub async fn after_close_nobody_waits<L: Log>() {
+pub async fn after_close_every_call_is_answered<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;
     let saving: Vec<_> = (0..100)
@@ -277,24 +277,24 @@ macro_rules! presence_contract {
     ($name:ident, $log:ty $(, $trait:ident)*) => {
         mod $name {
             presence_contract!(@cases presence $log:
-                an_edge_is_told_once
+                the_first_join_and_the_last_leave_are_told_once
                 a_picture_travels_and_a_name_changes_in_place
                 steps_applied_equal_a_fresh_read
-                ten_thousand_come_at_once
+                ten_thousand_users_join_at_once
                 signals_come_back_in_order
-                rooms_with_people_or_messages_are_listed
-                after_close_nobody_waits
+                rooms_with_users_or_messages_are_listed
+                after_close_every_call_is_answered
             );
             presence_contract!(@cases profiles $log:
                 a_name_is_one_users
                 a_name_is_taken_once
                 patches_undo_nothing_of_each_other
-                a_name_that_nobody_uses_is_free
+                an_unused_name_is_free
                 a_mark_only_moves_forward
                 unread_messages_are_those_of_others
                 marks_are_bounded
-                rooms_of_two_people_are_found_by_their_marks
-                a_mark_is_kept_while_it_is_said_again
+                direct_rooms_are_found_by_their_read_marks
+                a_mark_that_is_repeated_is_kept
             );
             $(presence_contract!(@$trait $log);)*
         }

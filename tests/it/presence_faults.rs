@@ -30,7 +30,7 @@ async fn are_there(node: &Node, name: &str, wanted: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_people_of_a_dead_node_leave_once() {
+async fn the_users_of_a_dead_node_leave_once() {
     let redis = Redis::start(Keeps::Nothing).await;
     let mut nodes = [(); 2].map(|()| None);
     for node in &mut nodes {
@@ -82,7 +82,7 @@ async fn the_people_of_a_dead_node_leave_once() {
 
 /// Its people leave when its lease has ended, and are back when it is.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_was_frozen_comes_back_with_its_people() {
+async fn a_node_that_was_frozen_comes_back_with_its_users() {
     let redis = Redis::start(Keeps::Nothing).await;
     let mut steady = open(&redis.url(), 1, retention(), QUICK).await;
     let road = Proxy::start(redis.address).await;
@@ -112,7 +112,7 @@ async fn a_node_that_was_frozen_comes_back_with_its_people() {
 
 /// Leases end while Redis stands still, but nobody has left.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_redis_makes_nobody_leave() {
+async fn a_frozen_redis_makes_no_user_leave() {
     let mut log = Shared::quick(retention()).await;
     let (mut one, two) = (log.node().await, log.node().await);
     one.store.presence.add(room("lobby"), user_named("ann", "Ann"));
@@ -147,7 +147,7 @@ async fn a_frozen_redis_makes_nobody_leave() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_redis_forgets_of_people_is_told_again() {
+async fn presence_that_redis_lost_is_written_again() {
     let mut log = Shared::quick(retention()).await;
     let (mut one, two) = (log.node().await, log.node().await);
     one.store.presence.add(room("lobby"), user_named("ann", "Ann"));
@@ -175,7 +175,7 @@ async fn what_redis_forgets_of_people_is_told_again() {
 
 /// Who left is gone; who only lost his node has until the end of its lease to come back on another.
 #[tokio::test]
-async fn a_node_that_stops_says_who_has_left() {
+async fn a_node_that_stops_reports_the_users_that_leave() {
     // More than one turn of its keeper tells.
     const COUNT: usize = 12_000;
     let mut log = Shared::fresh(retention()).await;
@@ -216,7 +216,7 @@ async fn signals_that_may_have_been_missed_are_told() {
 
 /// What a cut connection still carried may be done after what came over the next one.
 #[tokio::test]
-async fn a_change_that_was_delayed_undoes_no_later_one() {
+async fn a_delayed_change_does_not_undo_a_later_one() {
     let redis = Redis::start(Keeps::Nothing).await;
     let beat = include_str!("../../src/store/redis/scripts/beat.lua");
     let add_presence = include_str!("../../src/store/redis/scripts/presence.lua");
@@ -256,7 +256,7 @@ async fn a_change_that_was_delayed_undoes_no_later_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_there_after_a_restart_of_the_only_node() {
+async fn rosters_are_empty_after_a_restart_of_the_only_node() {
     let dir = tempfile::tempdir().expect("a directory");
     let node = sqlite_store::open(dir.path(), retention());
     node.store.presence.add(room("lobby"), user_named("ann", "Ann"));

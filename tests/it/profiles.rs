@@ -105,7 +105,7 @@ pub async fn patches_undo_nothing_of_each_other<L: Log>() {
     node.store.lifecycle.close().await;
 }
 
-pub async fn a_name_that_nobody_uses_is_free<L: Log>() {
+pub async fn an_unused_name_is_free<L: Log>() {
     const LIFE: Duration = Duration::from_secs(1);
     let mut log = L::fresh(RetentionPolicy { history_ttl: LIFE, ..retention() }).await;
     let node = log.node().await;
@@ -215,7 +215,7 @@ pub async fn marks_are_bounded<L: Log>() {
     node.store.lifecycle.close().await;
 }
 
-pub async fn rooms_of_two_people_are_found_by_their_marks<L: Log>() {
+pub async fn direct_rooms_are_found_by_their_read_marks<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;
     let known = async |user: &str| {
@@ -247,7 +247,7 @@ pub async fn rooms_of_two_people_are_found_by_their_marks<L: Log>() {
     node.store.lifecycle.close().await;
 }
 
-pub async fn a_mark_is_kept_while_it_is_said_again<L: Log>() {
+pub async fn a_mark_that_is_repeated_is_kept<L: Log>() {
     const LIFE: Duration = Duration::from_secs(3);
     let mut log = L::fresh(RetentionPolicy { history_ttl: LIFE, ..retention() }).await;
     let node = log.node().await;

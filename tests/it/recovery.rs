@@ -30,7 +30,7 @@ fn texts(events: &[Event]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn what_was_missed_comes_with_the_connect_reply() {
+async fn missed_messages_come_right_after_the_connect_reply() {
     let redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis, &[]).await;
     let witnesses =
@@ -69,7 +69,7 @@ async fn what_was_missed_comes_with_the_connect_reply() {
 }
 
 #[tokio::test]
-async fn one_without_an_offset_gets_everything_since_it_began() {
+async fn a_client_without_an_offset_gets_everything_since_its_session_began() {
     let redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis, &[]).await;
     let talker = plain(&nodes[1], Transport::WebSocket).await;
@@ -131,7 +131,7 @@ async fn native_rooms_are_restored_each_from_where_it_was_joined() {
 }
 
 #[tokio::test]
-async fn what_is_unknown_or_malformed_begins_anew() {
+async fn an_unknown_pid_or_a_malformed_offset_begins_a_new_session() {
     let node = Node::memory().await;
     let talker = plain(&node, Transport::WebSocket).await;
     let ack = say(&talker, "x").await;
@@ -224,19 +224,19 @@ async fn newest_wins(nodes: &[Node]) {
 }
 
 #[tokio::test]
-async fn of_two_that_hold_one_session_the_newer_wins_on_one_node() {
+async fn the_newer_of_two_connections_of_a_session_wins_on_one_node() {
     let node = Node::memory().await;
     newest_wins(&[node]).await;
 }
 
 #[tokio::test]
-async fn of_two_that_hold_one_session_the_newer_wins_on_two_nodes() {
+async fn the_newer_of_two_connections_of_a_session_wins_on_two_nodes() {
     let redis = Redis::start(Keeps::Nothing).await;
     newest_wins(&two_nodes(&redis, &[]).await).await;
 }
 
 #[tokio::test]
-async fn of_many_that_take_one_session_at_once_one_is_left() {
+async fn one_of_many_connections_that_take_a_session_at_once_is_left() {
     let redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis, &[]).await;
     let talker = plain(&nodes[0], Transport::WebSocket).await;
@@ -357,7 +357,7 @@ async fn a_client_that_is_refused_leaves_its_session_alone() {
 }
 
 #[tokio::test]
-async fn who_says_goodbye_and_connects_again_at_once_is_never_left_alone() {
+async fn a_client_that_disconnects_and_reconnects_at_once_is_served() {
     let node = Node::memory().await;
     for transport in [Transport::WebSocket, Transport::Polling] {
         let mut client = plain(&node, transport).await;

@@ -86,7 +86,7 @@ async fn a_client_too_far_behind_begins_anew_and_is_not_flooded() {
 
 /// What a fresh node, whose memory holds nothing, makes of a trimmed log.
 #[tokio::test]
-async fn where_the_log_no_longer_reaches_nobody_is_told_half() {
+async fn a_client_beyond_the_log_is_never_given_a_part_of_what_it_missed() {
     let redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis, &[]).await;
     let talker = plain(&nodes[0], Transport::WebSocket).await;
@@ -122,7 +122,7 @@ async fn where_the_log_no_longer_reaches_nobody_is_told_half() {
 }
 
 #[tokio::test]
-async fn a_join_that_missed_more_than_one_answer_holds_says_so() {
+async fn a_join_that_missed_more_than_one_answer_can_hold_says_so() {
     let node = Node::memory().await;
     let talker = plain(&node, Transport::WebSocket).await;
     let first = say(&talker, "first").await;
@@ -139,7 +139,7 @@ async fn a_join_that_missed_more_than_one_answer_holds_says_so() {
 }
 
 #[tokio::test]
-async fn while_redis_is_away_who_comes_back_is_turned_away_and_who_is_new_gets_in() {
+async fn while_redis_is_away_a_returning_client_is_turned_away_and_a_new_client_gets_in() {
     let _turn = serial().await;
     let mut redis = Redis::start(Keeps::Everything).await;
     let nodes = two_nodes(&redis, &[]).await;
@@ -173,7 +173,7 @@ async fn while_redis_is_away_who_comes_back_is_turned_away_and_who_is_new_gets_i
 
 /// What a node that has just started does not know yet it must not take for nothing.
 #[tokio::test]
-async fn a_node_that_has_not_begun_tells_what_was_missed_before() {
+async fn a_node_that_starts_later_delivers_messages_from_before_its_start() {
     let redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis, &[]).await;
     let talker = plain(&nodes[0], Transport::WebSocket).await;
@@ -257,7 +257,7 @@ async fn next_until_closed(client: &Client) -> Option<packet::Event> {
 
 /// A session whose client is seen to hold nothing is claimable at once.
 #[tokio::test]
-async fn what_one_joined_is_stored_when_it_is_answered() {
+async fn a_join_is_stored_before_it_is_answered() {
     let redis = Redis::start(Keeps::Nothing).await;
     let mut nodes = two_nodes(&redis, &[]).await;
     let talker = Client::connected(nodes[1].address, native(Transport::WebSocket)).await;

@@ -75,7 +75,7 @@ async fn speak(talker: &Client, rooms: &[String], numbers: std::ops::Range<u64>)
 }
 
 #[tokio::test]
-async fn whatever_event_was_the_last_one_a_client_gets_the_rest_once() {
+async fn a_client_gets_the_rest_once_after_any_last_event() {
     const MISSED: u64 = 12;
     let redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis, &PARTITIONS).await;

@@ -230,7 +230,7 @@ async fn in_a_busy_room_each_returning_client_gets_every_message_once_in_order()
 
 /// Whoever speaks at once hears himself: his room is live from a moment before that.
 #[tokio::test(flavor = "multi_thread")]
-async fn ones_own_first_message_comes_back_without_waiting_for_anything() {
+async fn a_client_gets_its_own_first_message_without_waiting() {
     const ROUNDS: usize = 40;
     let _turn = serial().await;
     let redis = Redis::start(Keeps::Nothing).await;

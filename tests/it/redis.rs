@@ -24,7 +24,7 @@ session_contract!(redis_sessions, super::Shared, persistent, shared);
 presence_contract!(redis_people, super::Shared, persistent, shared);
 
 #[tokio::test]
-async fn what_a_room_had_before_it_expired_is_told_as_trimmed() {
+async fn a_room_that_expired_is_reported_as_trimmed() {
     let ttl = Duration::from_secs(1);
     let mut log = Shared::fresh(RetentionPolicy { history_ttl: ttl, ..retention() }).await;
     let mut node = log.node().await;
@@ -62,7 +62,7 @@ async fn a_full_redis_is_not_ready_until_a_write_works_again() {
 }
 
 #[tokio::test]
-async fn what_is_stored_but_cannot_be_announced_is_acked_and_comes_from_the_log() {
+async fn a_stored_message_that_cannot_be_announced_is_acked_and_read_from_the_log() {
     let mut log = Shared::fresh(retention()).await;
     let mut node = log.node().await;
     log.redis.call(&["SET", "test:{0}:room:lobby", "not a list"]).await;

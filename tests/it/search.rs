@@ -61,7 +61,7 @@ async fn check(node: &Node, messages: &[Message]) {
     }
 }
 
-async fn what_has_the_words_is_found<L: Log>() {
+async fn messages_with_the_words_are_found<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let mut node = log.node().await;
     let (_, heard) = node.pass(&drafts(1_000)).await;
@@ -77,7 +77,7 @@ async fn what_has_the_words_is_found<L: Log>() {
     node.store.lifecycle.close().await;
 }
 
-async fn what_is_trimmed_is_not_found<L: Log>() {
+async fn trimmed_messages_are_not_found<L: Log>() {
     let mut log = L::fresh(RetentionPolicy { history_max: 200, ..retention() }).await;
     let mut node = log.node().await;
     let drafts: Vec<Draft> =
@@ -106,7 +106,7 @@ macro_rules! cases {
     ($name:ident, $log:ty) => {
         mod $name {
             cases!(@each $log:
-                what_has_the_words_is_found what_is_trimmed_is_not_found after_close_a_search_ends);
+                messages_with_the_words_are_found trimmed_messages_are_not_found after_close_a_search_ends);
         }
     };
     (@each $log:ty: $($case:ident)*) => {

@@ -237,7 +237,7 @@ async fn idle_sessions_cost_nothing_but_the_beats_of_their_node() {
 
 /// Every script gets all its keys, and those of one slot.
 #[tokio::test]
-async fn what_a_lease_stands_for_is_kept_in_a_cluster() {
+async fn sessions_of_a_lease_are_kept_in_a_cluster() {
     let redis = Redis::start_cluster().await;
     let one = open(&redis.cluster_url(), 3, short(), QUICK).await;
     let mut two = open(&redis.cluster_url(), 3, short(), QUICK).await;
@@ -305,7 +305,7 @@ async fn a_session_of_an_older_node_is_taken_over() {
 }
 
 #[tokio::test]
-async fn what_redis_forgets_is_written_again() {
+async fn sessions_that_redis_lost_are_written_again() {
     let mut log = Shared::quick(retention()).await;
     let (one, two) = (log.node().await, log.node().await);
     let (saved, claimed) = (record(&["lobby"]), record(&["red"]));
@@ -320,7 +320,7 @@ async fn what_redis_forgets_is_written_again() {
 }
 
 #[tokio::test]
-async fn what_was_saved_while_redis_was_away_is_written_when_it_is_back() {
+async fn sessions_saved_while_redis_was_away_are_written_when_it_is_back() {
     let mut log = Shared::quick(retention()).await;
     let node = log.node().await;
     let (ann, bob) = (Holder::random(), Holder::random());
@@ -387,7 +387,7 @@ async fn a_loss_that_was_not_announced_is_noticed() {
 
 /// What a cut connection still carried may be done after what came over the next one.
 #[tokio::test]
-async fn a_save_that_was_delayed_undoes_no_later_one() {
+async fn a_delayed_save_does_not_undo_a_later_one() {
     let redis = Redis::start(Keeps::Nothing).await;
     let script = include_str!("../../src/store/redis/scripts/save.lua");
     let end = format!("{}000", clock::now().0);
@@ -422,7 +422,7 @@ async fn a_save_that_was_delayed_undoes_no_later_one() {
 }
 
 #[tokio::test]
-async fn who_watches_the_channels_learns_no_session() {
+async fn a_subscriber_of_all_redis_channels_learns_no_session() {
     let mut log = Shared::fresh(retention()).await;
     let node = log.node().await;
     let mut person = Connection::open(log.redis.address).await.expect("it accepts");

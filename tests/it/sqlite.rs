@@ -268,7 +268,7 @@ fn acked(line: &str) -> Option<(usize, String, u64)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acked_survives_kill_9() {
+async fn acked_messages_survive_kill_9() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut epochs = std::collections::HashSet::new();
     for round in 0..4_usize {
@@ -313,7 +313,7 @@ async fn what_was_acked_survives_kill_9() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the process that what_was_acked_survives_kill_9 starts and kills"]
+#[ignore = "the process that acked_messages_survive_kill_9 starts and kills"]
 async fn appends_until_it_is_killed() {
     let dir = PathBuf::from(std::env::var_os(CHILD_DIR).expect("the parent says where"));
     let round = std::env::var_os(CHILD_ROUND).expect("the parent says which");

@@ -105,7 +105,7 @@ async fn assert_closing(node: &Node) {
 }
 
 #[tokio::test]
-async fn a_node_told_to_stop_closes_transports_and_exits_0() {
+async fn a_node_that_is_told_to_stop_closes_transports_and_exits_0() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut node = Node::memory().await;
         let mut clients = Vec::new();
@@ -126,7 +126,7 @@ async fn a_node_told_to_stop_closes_transports_and_exits_0() {
 }
 
 #[tokio::test]
-async fn what_was_stored_when_a_node_stops_is_acked_before_it_closes() {
+async fn a_node_that_stops_acks_stored_messages_before_it_closes() {
     let dir = tempfile::tempdir().expect("a directory");
     let data = dir.path().to_str().expect("a path of text");
     let mut node = Node::start(&["--data", data]).await;

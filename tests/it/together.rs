@@ -15,7 +15,7 @@ use crate::harness::{
 };
 
 #[tokio::test]
-async fn who_comes_and_goes_is_told_once_however_many_tabs_he_has() {
+async fn a_join_and_a_leave_are_told_once_per_user_with_any_number_of_tabs() {
     for world in World::both().await {
         let ann = world.connect(0, "ann").await;
         let mut shown = ShownRoster::answered(&join(&ann, "attic", None).await);
@@ -47,7 +47,7 @@ async fn who_comes_and_goes_is_told_once_however_many_tabs_he_has() {
 }
 
 #[tokio::test]
-async fn who_is_back_at_once_never_left() {
+async fn a_user_that_reconnects_at_once_is_not_reported_as_left() {
     for world in World::both().await {
         let ann = world.connect(0, "ann").await;
         let mut shown = ShownRoster::answered(&join(&ann, "attic", None).await);
@@ -74,7 +74,7 @@ async fn who_is_back_at_once_never_left() {
 }
 
 #[tokio::test]
-async fn people_of_a_killed_node_are_gone_within_15_s_and_the_others_stay() {
+async fn users_of_a_killed_node_are_gone_within_15_s_and_others_stay() {
     let redis = Redis::start(Keeps::Nothing).await;
     let mut nodes = two_nodes(&redis, &[]).await;
     let ann = Client::connected(nodes[0].address, with_token("ann")).await;
@@ -95,7 +95,7 @@ async fn people_of_a_killed_node_are_gone_within_15_s_and_the_others_stay() {
 }
 
 #[tokio::test]
-async fn people_of_a_node_that_stops_move_on_without_leaving() {
+async fn users_of_a_node_that_stops_move_on_without_leaving() {
     let redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis, &[]).await;
     let ann = Client::connected(nodes[0].address, with_token("ann")).await;
@@ -120,7 +120,7 @@ async fn people_of_a_node_that_stops_move_on_without_leaving() {
 }
 
 #[tokio::test]
-async fn others_see_who_types_and_nobody_sees_himself() {
+async fn typing_is_told_to_others_and_not_to_the_typing_user() {
     for world in World::both().await {
         let ann = world.connect(0, "ann").await;
         let tabs = [world.connect(0, "bob").await, world.connect(1, "bob").await];
@@ -159,7 +159,7 @@ async fn others_see_who_types_and_nobody_sees_himself() {
 }
 
 #[tokio::test]
-async fn a_name_is_one_persons_and_a_change_is_seen_everywhere() {
+async fn a_name_belongs_to_one_user_and_a_change_is_seen_everywhere() {
     for world in World::both().await {
         let ann = world.connect(0, "ann").await;
         let bob = world.connect(1, "bob").await;
@@ -196,7 +196,7 @@ async fn a_name_is_one_persons_and_a_change_is_seen_everywhere() {
 }
 
 #[tokio::test]
-async fn a_profile_is_told_once_however_many_rooms_are_shared() {
+async fn a_profile_change_is_told_once_with_any_number_of_shared_rooms() {
     for world in World::both().await {
         let (ann, bob) = (world.connect(0, "ann").await, world.connect(1, "bob").await);
         for room in ["attic", "cellar", "hall"] {
@@ -237,7 +237,7 @@ async fn changes_of_one_profile_undo_nothing_of_each_other() {
 }
 
 #[tokio::test]
-async fn what_one_has_read_only_grows_and_his_other_tabs_follow() {
+async fn a_read_mark_only_grows_and_other_tabs_of_the_user_follow() {
     for world in World::both().await {
         let ann = world.connect(0, "ann").await;
         let tabs = [world.connect(0, "bob").await, world.connect(1, "bob").await];
@@ -268,7 +268,7 @@ async fn what_one_has_read_only_grows_and_his_other_tabs_follow() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_answered() {
+async fn a_wrong_request_is_answered_with_its_error_code() {
     let node = Node::memory().await;
     let ann = Client::connected(node.address, with_token("ann")).await;
     let code = async |name: &str, argument: Value| {

@@ -50,7 +50,7 @@ async fn a_join_or_leave_that_is_not_stored_changes_nothing() {
 
 /// The requests of one client are done in its order, also where they undo each other.
 #[tokio::test]
-async fn a_room_left_and_joined_again_at_once_is_joined() {
+async fn a_room_that_is_left_and_joined_again_at_once_is_joined() {
     let node = Node::memory().await;
     let (ann, bob) = (
         Client::connected(node.address, with_token("ann")).await,
@@ -80,7 +80,7 @@ async fn a_room_left_and_joined_again_at_once_is_joined() {
 }
 
 #[tokio::test]
-async fn a_join_that_is_refused_is_none() {
+async fn a_refused_join_joins_nothing() {
     let redis = Redis::start(Keeps::Nothing).await;
     let road = Proxy::start(redis.address).await;
     road.set(Network::Refusing);
@@ -108,7 +108,7 @@ async fn a_join_that_is_refused_is_none() {
 
 /// His first connection polls no more, and nobody says so: the second one ends it.
 #[tokio::test]
-async fn who_comes_back_over_polling_and_leaves_is_gone() {
+async fn a_client_that_comes_back_over_polling_and_leaves_is_removed() {
     let node = Node::memory().await;
     let ann = Client::connected(node.address, with_token("ann")).await;
     let mut anns = ShownRoster::answered(&join(&ann, "attic", None).await);

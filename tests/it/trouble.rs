@@ -128,7 +128,7 @@ async fn a_hole_that_the_log_cannot_fill_is_told_exactly_and_the_chat_goes_on() 
 }
 
 #[tokio::test]
-async fn a_deaf_subscription_is_said_by_readyz_until_it_hears_and_nothing_is_lost() {
+async fn readyz_reports_a_deaf_subscription_until_it_hears_and_nothing_is_lost() {
     let pair = Pair::start().await;
     let sender = sender(&pair.near).await;
     let far = listeners(&pair.far, &sender).await;
@@ -161,7 +161,7 @@ async fn a_deaf_subscription_is_said_by_readyz_until_it_hears_and_nothing_is_los
 }
 
 #[tokio::test]
-async fn a_refused_subscription_is_said_and_tried_again() {
+async fn a_refused_subscription_is_reported_and_tried_again() {
     let pair = Pair::start().await;
     let sender = sender(&pair.far).await;
     assert_eq!(pair.redis.call(&["ACL", "SETUSER", "default", "resetchannels"]).await, ok());
@@ -196,7 +196,7 @@ fn ok() -> Reply {
 
 /// Each read of the log is so large that it takes longer than a command may.
 #[tokio::test]
-async fn a_narrow_road_is_enough_to_catch_up() {
+async fn a_slow_connection_is_enough_to_catch_up() {
     let pair = Pair::start().await;
     let sender = sender(&pair.near).await;
     let far = listeners(&pair.far, &sender).await;

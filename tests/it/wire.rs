@@ -75,7 +75,7 @@ fn first_args(events: &[Event]) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn any_json_comes_back_byte_by_byte_to_everybody_on_every_transport() {
+async fn any_json_comes_back_byte_by_byte_on_every_transport() {
     let node = Node::memory().await;
     let clients = one_of_each(&node).await;
     let bodies = [
@@ -282,7 +282,7 @@ async fn retries_within_one_burst_show_once() {
 }
 
 #[tokio::test]
-async fn who_may_not_come_in_hears_why() {
+async fn a_refused_client_is_told_the_reason() {
     let node = Node::memory().await;
     for transport in Transport::ALL {
         for token in [json!("t".repeat(300)), json!(""), json!(7)] {
@@ -359,7 +359,7 @@ async fn a_position_of_another_epoch_is_answered_with_the_newest_page() {
 }
 
 #[tokio::test]
-async fn a_burst_of_5_000_arrives_whole_and_in_order_at_everybody() {
+async fn a_burst_of_5_000_arrives_whole_and_in_order_at_every_client() {
     const BURST: usize = 5_000;
     let _turn = crate::harness::serial().await;
     for transport in Transport::ALL {
@@ -387,7 +387,7 @@ async fn a_burst_of_5_000_arrives_whole_and_in_order_at_everybody() {
 }
 
 #[tokio::test]
-async fn several_senders_are_shown_to_all_in_one_order() {
+async fn all_receivers_get_several_senders_in_one_order() {
     let node = Node::memory().await;
     let clients = one_of_each(&node).await;
     for (who, sender) in clients.iter().enumerate() {
@@ -407,7 +407,7 @@ async fn several_senders_are_shown_to_all_in_one_order() {
 }
 
 #[tokio::test]
-async fn who_answers_pings_stays_and_who_does_not_goes() {
+async fn a_client_that_answers_pings_stays_and_a_silent_client_is_closed() {
     let pings = ["--ping-interval", "150ms", "--ping-timeout", "300ms"];
     let node = Node::start(&[&["--data", "memory"], &pings[..]].concat()).await;
     let clients = one_of_each(&node).await;
@@ -428,7 +428,7 @@ async fn who_answers_pings_stays_and_who_does_not_goes() {
 }
 
 #[tokio::test]
-async fn a_client_that_vanishes_disturbs_nobody() {
+async fn a_client_that_vanishes_disturbs_no_other_client() {
     let node = Node::memory().await;
     let stays = client(&node, Transport::WebSocket).await;
     for transport in Transport::ALL {
@@ -443,7 +443,7 @@ async fn a_client_that_vanishes_disturbs_nobody() {
 /// It holds up nobody, and misses nothing without knowing it: it hears everything in the end, or
 /// its connection is closed.
 #[tokio::test]
-async fn a_client_that_does_not_read_holds_up_nobody() {
+async fn a_client_that_does_not_read_delays_no_other_client() {
     const MESSAGES: usize = 400;
     const ROUND: usize = 10;
     let _turn = crate::harness::serial().await;

@@ -161,7 +161,7 @@ async fn a_search_finds_what_messages_say_now() {
 
 /// What a client had, and what it is told later, is what a new one finds.
 #[tokio::test]
-async fn what_was_told_adds_up_to_what_history_has() {
+async fn live_events_add_up_to_what_history_shows() {
     for world in World::both().await {
         let clients = [
             world.connect(0, "ann").await,

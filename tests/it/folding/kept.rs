@@ -33,7 +33,7 @@ fn bodies(dir: &Path, text: &str) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_deleted_is_nowhere_in_the_file() {
+async fn deleted_text_is_nowhere_in_the_file() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut node = open(dir.path(), retention());
     let drafts = [

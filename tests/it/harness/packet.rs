@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_kept() {
+    fn unknown_packets_are_kept() {
         assert_eq!(parse("4"), Packet::Other("4".into()));
         assert_eq!(parse("42{}"), Packet::Other("42{}".into()));
         assert_eq!(parse("é"), Packet::Other("é".into()));

@@ -318,7 +318,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_answered_survives_a_kill_only_when_it_is_kept() {
+    async fn data_that_was_answered_survives_a_kill_only_when_redis_keeps_it() {
         for (keeps, after) in
             [(Keeps::Everything, Reply::text("1")), (Keeps::Nothing, Reply::Nothing)]
         {
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_promoted_replica_has_what_it_was_told() {
+    async fn a_promoted_replica_has_what_it_received() {
         let (primary, replica) =
             (Redis::start(Keeps::Nothing).await, Redis::start(Keeps::Nothing).await);
         primary.call(&["SET", "a", "1"]).await;

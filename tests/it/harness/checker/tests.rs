@@ -145,7 +145,7 @@ fn a_position_with_two_messages_is_found() {
 }
 
 #[test]
-fn what_nobody_confirmed_is_heard_by_all_or_by_none() {
+fn an_unconfirmed_message_is_heard_by_all_or_by_none() {
     let mut history = clean();
     history.attempts[7].outcome = Outcome::Unknown;
     assert!(check(&history).is_clean(), "heard by all");
@@ -169,7 +169,7 @@ fn a_retry_is_one_message() {
 }
 
 #[test]
-fn who_left_or_came_late_is_owed_only_what_lies_between() {
+fn a_client_is_owed_only_messages_between_its_join_and_its_leave() {
     let mut history = clean();
     let life = &mut history.lives[1];
     life.heard.drain(30..);
@@ -194,7 +194,7 @@ fn a_room_is_owed_to_those_in_it_and_heard_by_no_others() {
 }
 
 #[test]
-fn a_told_gap_excuses_exactly_its_messages() {
+fn a_reported_gap_excuses_exactly_its_messages() {
     let mut history = clean();
     history.lives[1].heard.drain(9..13);
     history.lives[1].heard.insert(9, JoinResult::Gap { epoch: "e".into(), from: 10, to: 12 });
@@ -203,7 +203,7 @@ fn a_told_gap_excuses_exactly_its_messages() {
 }
 
 #[test]
-fn a_told_new_epoch_excuses_the_end_of_the_old_one_and_mixing_is_found() {
+fn a_reported_new_epoch_excuses_the_end_of_the_old_one_and_mixing_is_found() {
     let mut history = clean();
     for attempt in &mut history.attempts[20..] {
         let Outcome::Stored(position) = &mut attempt.outcome else { continue };
