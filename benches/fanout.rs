@@ -29,7 +29,7 @@ const ROOM: &str = "room";
 /// No client here answers a ping.
 const NO_PING: Duration = Duration::from_secs(24 * 3_600);
 const BODY_BYTES: usize = 128;
-/// A room that one client is in, who is in no other.
+/// A room of one client, which is in no other room.
 const OTHER_ROOM: &str = "other";
 /// How long `send` takes on loopback.
 const SEND: Duration = Duration::from_micros(6);

@@ -33,11 +33,11 @@ use tokio::{
 
 use crate::crowd::{Client, node, raise_open_files, redis};
 
-/// People who are there the whole time.
+/// Users that are in the room the whole time.
 const MEMBERS: [usize; 3] = [100, 1_000, 10_000];
 /// How many join or leave in a second.
 const CHANGES_PER_SECOND: [usize; 3] = [10, 100, 400];
-/// Who does that, by turns.
+/// Users that join and leave, by turns.
 const MOVERS: usize = 50;
 const LASTS: Duration = Duration::from_secs(10);
 const ROOM: &str = "hall";

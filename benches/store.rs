@@ -195,7 +195,7 @@ async fn paced(url: String, store: Store, mut log_events: LogEvents, load: Load)
         let start = Instant::now();
         let heard: i64 = plain.publish("bench:plain", body).await.expect("Redis answers");
         publishes.push(start.elapsed());
-        assert_eq!(heard, 0, "nobody listens to what is only measured");
+        assert_eq!(heard, 0, "no subscriber listens to the measurement");
     }
     acks.sort_unstable();
     publishes.sort_unstable();
@@ -275,7 +275,7 @@ async fn resume(name: &str, store: &Store, sessions: u64) {
     let start = Instant::now();
     let saves = (0..sessions).map(|n| store.sessions.save(id(n), Holder::random(), record(n)));
     for saved in futures_util::future::join_all(saves).await {
-        assert!(saved.expect("it is saved"), "nobody else has it");
+        assert!(saved.expect("it is saved"), "no other holder has it");
     }
     let saved = start.elapsed();
     let start = Instant::now();

@@ -1,7 +1,7 @@
 //! No client misses a message, whatever breaks: three nodes, one Redis, a balancer, official clients
 //! and our own, all of them talking, and one fault after the other.
 //!
-//! Nobody is listed who is not there, or told twice: `presence.rs` watches.
+//! No absent user is listed and no step is told twice: `presence.rs` watches.
 //!
 //! Real processes, seeded. `ROOMCAST_SEEDS=20` runs more seeds, `ROOMCAST_SEED=7` this one only, and
 //! `ROOMCAST_ROUNDS=3` all faults three times each.
@@ -44,8 +44,8 @@ use crate::harness::{
 
 const NODES: usize = 3;
 const ROOMS: usize = 10;
-/// Where a few are, and much is cried while some of them do not read: more than a node and the
-/// kernel hold for one of them, and less than a client may have missed.
+/// A room of a few clients. Much is sent to it while some of them do not read: more than a node and
+/// the kernel hold for one of them, and less than a client may have missed.
 const MARKET: &str = "market";
 const CRIES: usize = 320;
 const CRY_BYTES: usize = 28 << 10;
@@ -212,7 +212,7 @@ impl Scene {
         self.nodes.iter().map(|node| node.logs("cut a client's connection").len()).sum()
     }
 
-    /// Much at once, from one who is in the room only for that.
+    /// Sends much at once, from a client that is in the room only for that.
     async fn cry(&mut self, node: usize) {
         let options = Options::new(Transport::WebSocket).query("dialect", "native");
         let client = Client::connected(self.nodes[node].address, options).await;
@@ -236,31 +236,31 @@ impl Scene {
     }
 }
 
-/// Everybody has a way in and a way out here.
+/// The balancer holds two sockets for each client: one to the client and one to its node.
 fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).expect("the soft limit may be raised to the hard one");
 }
 
-/// Everybody who talks and listens.
+/// All clients.
 struct Crowd {
     clock: Instant,
     diaries: Vec<Diary>,
     phase: watch::Sender<Phase>,
     people: JoinSet<()>,
     officials: Option<Officials>,
-    /// Who is listed where, and who still is when `people` have left.
+    /// The users of each room, and those that stay when `people` have left.
     listed: Truth,
     staying: Truth,
 }
 
 impl Crowd {
-    /// Returns when everybody is in, and could be missed.
+    /// Returns when every client is in its rooms.
     async fn start(plan: &Plan, balancer: &Balancer, clock: Instant) -> Self {
         let phase = watch::Sender::new(Phase::Talk);
         let (mut diaries, mut people) = (Vec::new(), JoinSet::new());
-        let (mut listed, mut staying) = (nobody(), nobody());
+        let (mut listed, mut staying) = (no_users(), no_users());
         for number in 0..plan.raw {
             let transport = Transport::ALL[number % 3];
             let name = format!("raw {number} {transport:?}");
@@ -300,7 +300,7 @@ impl Crowd {
         crowd
     }
 
-    /// Waits until it is so of everybody. Of whom it is not in time, that is a promise broken.
+    /// Waits until `is_so` holds for every client. A client that is late breaks a promise.
     async fn all(&self, what: &str, is_so: impl Fn(&Pages) -> bool) {
         let deadline = Instant::now() + SETTLED_WITHIN;
         for diary in &self.diaries {
@@ -342,13 +342,13 @@ impl Crowd {
             officials.assert_alive();
         }
         while let Some(left) = self.people.join_next().await {
-            left.expect("a person does not panic");
+            left.expect("a client does not panic");
         }
     }
 }
 
-/// Rooms without people.
-fn nobody() -> Truth {
+/// All rooms, without users.
+fn no_users() -> Truth {
     let rooms = all_rooms().into_iter().chain([MARKET.to_owned()]);
     rooms.map(|room| (room, Default::default())).collect::<BTreeMap<_, _>>()
 }
@@ -362,13 +362,13 @@ fn list(truth: &mut Truth, name: &str, dialect: Dialect, rooms: &[String]) {
     }
 }
 
-/// Where somebody is at any time.
+/// The rooms that have users at any time.
 fn all_rooms() -> Vec<String> {
     let others = (0..ROOMS).map(|room| format!("room {room}"));
     [LOBBY.to_owned()].into_iter().chain(others).collect()
 }
 
-/// What a client speaks, and where it is: everybody in the lobby, most in two more rooms.
+/// What a client speaks, and its rooms: every client is in the lobby, most in two more rooms.
 fn home(number: usize) -> (Dialect, Vec<String>) {
     let mut rooms = vec![LOBBY.to_owned()];
     if number.is_multiple_of(4) {
@@ -406,7 +406,7 @@ async fn run(plan: Plan) -> Verdict {
     sleep(Duration::from_secs(1)).await;
     crowd.settle(&scene.nodes).await;
     let (here, staying) = (crowd.listed.clone(), crowd.staying.clone());
-    watchers.expect("with everybody", &watchers.and_watchers(here)).await;
+    watchers.expect("with every user", &watchers.and_watchers(here)).await;
     crowd.leave().await;
     watchers.expect("when most have left", &watchers.and_watchers(staying)).await;
     let mut diaries = crowd.diaries;

@@ -338,7 +338,7 @@ pub async fn a_slow_reader_loses_nothing<L: Log>() {
             }),
         );
     }
-    // Nobody reads until the store has gone as far as it goes without a reader.
+    // There is no reader until the store has gone as far as it goes without a reader.
     until("the store fills the road", || {
         node.log_events.len() == LOG_EVENT_BATCHES_MAX
             || settled.load(Ordering::Relaxed) == drafts.len()

@@ -1,4 +1,4 @@
-//! What one person writes to another, on one node and on two.
+//! Direct messages between two users, on one node and on two.
 
 use serde_json::{Value, json};
 
@@ -39,7 +39,7 @@ async fn a_direct_message_reaches_every_tab_of_both_users_once() {
         ids.sort_unstable();
         let room = format!("dm:{}:{}", ids[0], ids[1]);
         assert_eq!((&ack["ok"], &ack["room"]), (&json!(true), &json!(room)), "{ack}");
-        // Who has joined as well hears it no more often, and is told nothing again.
+        // A join of the direct room repeats nothing, now or later.
         let before = ack["seq"].as_u64().expect("a number") - 1;
         let before = json!({ "epoch": ack["epoch"], "seq": before });
         let joined = join(&bobs[0], &room, Some(before)).await;
@@ -75,7 +75,7 @@ async fn direct_messages_wait_for_a_user_that_is_away() {
         assert_eq!(first["ok"], json!(true), "{first}");
         let second = write(&ann, &id, "two").await;
         let room = &first["room"];
-        // Where what comes next is heard, the node, which will be his too, is done with these.
+        // When the next message arrives, this node, which will be Bob's too, is done with these.
         join(&ann, "attic", None).await;
         send(&ann, "attic", "next").await;
         assert_eq!(texts(&ann.collect("message", 3).await), ["one", "two", "next"]);
@@ -94,7 +94,7 @@ async fn direct_messages_wait_for_a_user_that_is_away() {
         let told = ann.next("read").await;
         assert_eq!((&told.arg(0)["user"], &told.arg(0)["room"]), (&json!(id), room));
         let anns = listed(&ann, room).await.expect("it is listed for both");
-        assert_eq!(anns["unread"], json!(0), "her own");
+        assert_eq!(anns["unread"], json!(0), "its own");
         let eve = world.connect(0, "eve").await;
         assert_eq!(listed(&eve, room).await, None);
         // What came before a join that says what the client has is in its answer.
@@ -230,7 +230,7 @@ async fn the_other_user_of_a_direct_room_gets_typing() {
         write(&bob, &ann, "end").await;
         for client in &anns {
             client.collect("message", 2).await;
-            assert!(client.drain().iter().all(|event| event.name != "typing"), "her own");
+            assert!(client.drain().iter().all(|event| event.name != "typing"), "its own");
         }
     }
 }
@@ -284,7 +284,7 @@ async fn an_online_user_can_be_written_to_after_redis_lost_its_data() {
     let id = own_id(&bob).await;
     redis.kill();
     redis.restart().await;
-    eventually("he is found again", PATIENCE, async || {
+    eventually("the user is found again", PATIENCE, async || {
         (write(&ann, &id, "hi").await["ok"] == json!(true)).then_some(())
     })
     .await;

@@ -20,7 +20,7 @@ async fn is_called(client: &Client, name: &str) {
     assert_eq!(answer["user"]["name"], json!(name), "{answer}");
 }
 
-/// The name of whoever never said one.
+/// The name of a user that never set one.
 fn guest(id: &str) -> String {
     format!("guest {}", id.get(..6).expect("a long id"))
 }
@@ -53,7 +53,7 @@ async fn a_message_keeps_the_name_that_its_sender_had() {
         let first = send(&ann, "lobby", "word one").await;
         is_called(&ann, "Ann").await;
         send(&ann, "lobby", "word two").await;
-        // Known by her name wherever she is.
+        // A user is addressed by id on every node.
         let tab = world.connect(1, "ann").await;
         join(&tab, "lobby", None).await;
         send(&tab, "lobby", "word three").await;
@@ -213,9 +213,9 @@ async fn an_unknown_connection_is_not_found() {
         let ann = world.connect(0, "ann").await;
         let talker = plain(&world.nodes[0], Transport::WebSocket).await;
         // Nothing would be shown there.
-        for nobody in [&"0".repeat(32), &ann.pid(), &talker.public_id(), &"x".repeat(64)] {
-            let request = json!({ "socket": nobody, "text": "a" });
-            assert_eq!(code(&ann, "send", request).await, "not_found", "{nobody}");
+        for unknown in [&"0".repeat(32), &ann.pid(), &talker.public_id(), &"x".repeat(64)] {
+            let request = json!({ "socket": unknown, "text": "a" });
+            assert_eq!(code(&ann, "send", request).await, "not_found", "{unknown}");
         }
         let both = json!({ "socket": ann.public_id(), "room": "attic", "text": "a" });
         assert_eq!(code(&ann, "send", both).await, "bad_request");
@@ -235,7 +235,7 @@ async fn a_session_that_has_ended_is_not_found() {
         let to_bob = json!({ "socket": bob.public_id(), "text": "a" });
         says(&ann, to_bob.clone(), "a").await;
         bob.reset().await;
-        eventually("his session has ended", PATIENCE, async || {
+        eventually("the session has ended", PATIENCE, async || {
             let answer = ann.request("send", std::slice::from_ref(&to_bob)).await;
             (answer["error"]["code"] == json!("not_found")).then_some(())
         })

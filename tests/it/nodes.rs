@@ -1,4 +1,4 @@
-//! Two nodes and one Redis: one chat, also for a person at redis-cli.
+//! Two nodes and one Redis: one chat, also for redis-cli.
 
 use std::time::{Duration, Instant};
 
@@ -118,10 +118,10 @@ async fn redis_cli_can_read_and_publish_messages() {
     let redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis).await;
     let clients = [client(&nodes[0]).await, client(&nodes[1]).await];
-    let mut person = Connection::open(redis.address).await.expect("redis-server accepts");
-    person.call(&["SUBSCRIBE", CHANNEL]).await.expect("redis-server answers");
+    let mut cli = Connection::open(redis.address).await.expect("redis-server accepts");
+    cli.call(&["SUBSCRIBE", CHANNEL]).await.expect("redis-server answers");
     clients[0].request("user-message", &[json!({"text": "hello"})]).await;
-    let Reply::Many(heard) = person.reply().await.expect("a message") else {
+    let Reply::Many(heard) = cli.reply().await.expect("a message") else {
         panic!("no message was published")
     };
     let frame = heard[2].clone().into_text();
@@ -164,7 +164,7 @@ async fn prefixes_keep_chats_on_one_redis_apart() {
 #[tokio::test]
 async fn a_node_serves_without_redis_and_recovers_within_2_s_of_its_return() {
     let _turn = crate::harness::serial().await;
-    // Nobody is there yet, and the password must stay a secret.
+    // No server listens there yet, and the password must stay a secret.
     let url = format!("redis://user:s3cret@127.0.0.1:{}", free_port());
     let lonely = Node::start(&["--redis", &url]).await;
     assert!(lonely.ready().await.is_err(), "ready without Redis");

@@ -1,4 +1,4 @@
-//! What `store/mod.rs` promises of people, as a suite that every store passes: who is in which room, and
+//! What `store/mod.rs` promises of presence, as a suite that every store passes: the users of a room, and
 //! what is told of it. `presence_contract!(name, Log)` is for this and for `profiles.rs`.
 
 use std::collections::BTreeMap;

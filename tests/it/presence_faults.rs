@@ -1,4 +1,4 @@
-//! Who is where, when nodes die or freeze, and when Redis is away or forgets.
+//! Presence when nodes die or freeze, and when Redis is away or forgets.
 
 use std::time::{Duration, Instant};
 
@@ -65,7 +65,7 @@ async fn the_users_of_a_dead_node_leave_once() {
         assert_eq!(watch.count("lobby"), 1, "bob is on a node that lives");
         assert_eq!(watch.lost, 0);
     }
-    println!("1 001 people of a dead node were gone after {:?}", died.elapsed());
+    println!("1 001 users of a dead node were gone after {:?}", died.elapsed());
     eventually("nothing is left of the node", PATIENCE, async || {
         let nodes = redis.call(&["ZCARD", "test:{0}:nodes"]).await;
         let keys = redis.call(&["KEYS", "test:{0}:at:*"]).await;
@@ -80,7 +80,7 @@ async fn the_users_of_a_dead_node_leave_once() {
     }
 }
 
-/// Its people leave when its lease has ended, and are back when it is.
+/// The users of a node leave when its lease has ended, and are back when the node is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_was_frozen_comes_back_with_its_users() {
     let redis = Redis::start(Keeps::Nothing).await;
@@ -93,7 +93,7 @@ async fn a_node_that_was_frozen_comes_back_with_its_users() {
     watch.until(&mut steady, "they have come", |watch| watch.count("lobby") == 2).await;
     road.set(Network::HalfOpen);
     watch.until(&mut steady, "they are gone", |watch| watch.count("lobby") == 0).await;
-    // While nobody hears it, one goes, and one comes.
+    // While no node hears it, one user leaves and one joins.
     frozen.store.presence.remove(room("lobby"), id("ann"));
     frozen.store.presence.add(room("lobby"), user_named("cem", "Cem"));
     road.heal();
@@ -110,7 +110,7 @@ async fn a_node_that_was_frozen_comes_back_with_its_users() {
     steady.store.lifecycle.close().await;
 }
 
-/// Leases end while Redis stands still, but nobody has left.
+/// Leases end while Redis stands still, but no user has left.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_redis_makes_no_user_leave() {
     let mut log = Shared::quick(retention()).await;
@@ -164,7 +164,7 @@ async fn presence_that_redis_lost_is_written_again() {
         lost += usize::from(matches!(event, roomcast::store::NodeEvent::SignalsLost { .. }));
     }
     log.redis.kill();
-    // Who comes and goes meanwhile is told when there is somebody to hear it.
+    // Joins and leaves in the meantime are told when a node can hear them.
     one.store.presence.remove(room("lobby"), id("ann"));
     two.store.presence.add(room("lobby"), user_named("cem", "Cem"));
     log.redis.restart().await;
@@ -173,7 +173,7 @@ async fn presence_that_redis_lost_is_written_again() {
     two.store.lifecycle.close().await;
 }
 
-/// Who left is gone; who only lost his node has until the end of its lease to come back on another.
+/// A user that left is gone. A user that lost its node has until the end of the lease to come back.
 #[tokio::test]
 async fn a_node_that_stops_reports_the_users_that_leave() {
     // More than one turn of its keeper tells.
@@ -278,7 +278,7 @@ async fn rosters_are_empty_after_a_restart_of_the_only_node() {
     let node = sqlite_store::open(dir.path(), bounds);
     assert!(save(&node.store, &user_named("bob", "Bob")).await);
     // Ann's row was written with a long life; bob's ends at once.
-    eventually("his row goes", DEADLINE, async || {
+    eventually("the row goes", DEADLINE, async || {
         (rows("profiles").expect("a count") == 1).then_some(())
     })
     .await;

@@ -1,4 +1,4 @@
-//! What `store/mod.rs` promises of what people are called and what they have read, as a suite that
+//! What `store/mod.rs` promises of names and read marks, as a suite that
 //! every store passes: `presence_contract!`.
 
 use std::time::Duration;
@@ -71,7 +71,7 @@ pub async fn a_name_is_taken_once<L: Log>() {
     for (user, saved) in users.iter().zip(saved) {
         assert_eq!(profile(&node.store, user.id.as_str()).await.is_some(), saved);
     }
-    // A user who changes his mind all the time has one name in the end, and no other.
+    // A user that changes its name all the time has one name in the end, and no other.
     let names: Vec<User> = (0..20).map(|n| user_named("cem", &format!("Cem {n}"))).collect();
     join_all(names.iter().map(|user| node.store.profiles.patch(patch(user)))).await;
     assert!(save(&node.store, &user_named("cem", "Cem")).await);
@@ -113,7 +113,7 @@ pub async fn an_unused_name_is_free<L: Log>() {
     let bob = user_named("bob", "ann");
     eventually("it is free", DEADLINE, async || save(&node.store, &bob).await.then_some(())).await;
     assert_eq!(profile(&node.store, "ann").await, None);
-    eventually("his is gone too", DEADLINE, async || {
+    eventually("bob's is gone too", DEADLINE, async || {
         profile(&node.store, "bob").await.is_none().then_some(())
     })
     .await;
@@ -136,7 +136,7 @@ pub async fn a_mark_only_moves_forward<L: Log>() {
     }
     assert_eq!(mark(&node.store, "ann", "köln", 3).await, COUNT - 1, "not back");
     assert_eq!(mark(&node.store, "ann", "köln", u64::MAX).await, COUNT, "not past the end");
-    assert_eq!(mark(&node.store, "bob", "köln", 1).await, 1, "each has his own");
+    assert_eq!(mark(&node.store, "bob", "köln", 1).await, 1, "each user has its own");
     watch.until(&mut node, "bob's is heard", |watch| {
         matches!(watch.others.last(), Some(Signal::Read { user, .. }) if *user == id("bob"))
     })
@@ -204,7 +204,7 @@ pub async fn marks_are_bounded<L: Log>() {
     let mut watch = Watch::default();
     for (name, seq) in names.iter().zip(1..) {
         assert_eq!(mark(&node.store, "ann", name, seq).await, seq);
-        // A store that nobody listens to stands still.
+        // A store without a listener stands still.
         let so_far = usize::try_from(seq).expect("small");
         watch.until(&mut node, "it is told", |watch| watch.others.len() == so_far).await;
     }
@@ -253,11 +253,11 @@ pub async fn a_mark_that_is_repeated_is_kept<L: Log>() {
     let node = log.node().await;
     must_append(&node.store, draft("red", "bob", "m", "0")).await;
     assert_eq!(mark(&node.store, "bob", "red", 1).await, 1);
-    // By this much his would end before hers.
+    // Bob's mark would end before Ann's by this much.
     tokio::time::sleep(LIFE / 4).await;
     assert_eq!(mark(&node.store, "ann", "red", 1).await, 1);
-    eventually("hers is forgotten", DEADLINE, async || {
-        assert_eq!(mark(&node.store, "bob", "red", 0).await, 1, "his is not");
+    eventually("the mark of ann is forgotten", DEADLINE, async || {
+        assert_eq!(mark(&node.store, "bob", "red", 0).await, 1, "the mark of bob is not");
         let known = node.store.inbox.is_known(id("ann")).await.expect("it can be read");
         (!known).then_some(())
     })

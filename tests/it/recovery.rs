@@ -1,4 +1,4 @@
-//! Connection state recovery over the wire: who gets his session back, with what, and who does not.
+//! Connection state recovery over the wire: which client gets its session back, and with what.
 
 use rustix::process::Signal;
 use serde_json::json;

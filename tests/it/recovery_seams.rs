@@ -201,7 +201,7 @@ async fn in_a_busy_room_each_returning_client_gets_every_message_once_in_order()
     let _turn = serial().await;
     let redis = Redis::start(Keeps::Nothing).await;
     let nodes = two_nodes(&redis, &[]).await;
-    // Nobody else talks, so the end is known before it comes.
+    // No other client sends, so the end is known before it comes.
     let end = MESSAGES + 1;
     let mut talking = JoinSet::new();
     talking.spawn(talk(nodes[0].address));
@@ -228,7 +228,7 @@ async fn in_a_busy_room_each_returning_client_gets_every_message_once_in_order()
     assert!(lives.iter().sum::<u64>() > 50, "hardly anybody came back: {lives:?}");
 }
 
-/// Whoever speaks at once hears himself: his room is live from a moment before that.
+/// A client that sends at once gets its own message: its room is live before it can send.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_gets_its_own_first_message_without_waiting() {
     const ROUNDS: usize = 40;

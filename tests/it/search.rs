@@ -278,10 +278,10 @@ async fn clients_find(ann: &Client, bob: &Client) {
     assert_eq!(code(&answer).as_deref(), Some("not_joined"));
     assert_eq!(join(bob, "attic", None).await["ok"], true);
     let answer = ask(bob, json!({ "room": "attic", "text": "hello" })).await;
-    assert_eq!(texts(&answer).len(), 2, "also what was said before he came");
+    assert_eq!(texts(&answer).len(), 2, "also what was sent before the join");
     assert_eq!(bob.request("leave", &[json!({ "room": "attic" })]).await["ok"], true);
     let answer = ask(bob, json!({ "room": "attic", "text": "hello" })).await;
-    assert_eq!(code(&answer).as_deref(), Some("not_joined"), "he has left");
+    assert_eq!(code(&answer).as_deref(), Some("not_joined"), "after the leave");
 }
 
 async fn client(node: &node::Node) -> Client {

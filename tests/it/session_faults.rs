@@ -29,7 +29,7 @@ use crate::harness::{
     store::{Log, draft, must_append, originals, retention, room, until},
 };
 
-/// After this time the sessions of a node that died are gone, if nobody claims them.
+/// After this time the sessions of a node that died are gone, if no node claims them.
 const LEASE_AND_WINDOW: Duration = QUICK.lease.saturating_add(SHORT);
 
 /// When a node first hears from Redis, it writes its sessions again.
@@ -425,11 +425,11 @@ async fn a_delayed_save_does_not_undo_a_later_one() {
 async fn a_subscriber_of_all_redis_channels_learns_no_session() {
     let mut log = Shared::fresh(retention()).await;
     let node = log.node().await;
-    let mut person = Connection::open(log.redis.address).await.expect("it accepts");
-    person.call(&["PSUBSCRIBE", "*"]).await.expect("it answers");
+    let mut subscriber = Connection::open(log.redis.address).await.expect("it accepts");
+    subscriber.call(&["PSUBSCRIBE", "*"]).await.expect("it answers");
     assert!(save(&node.store, &session("s3cret"), Holder::random(), &record(&[])).await);
     claim(&node.store, &session("s3cret"), Holder::random()).await.expect("it is there");
-    let heard = tokio::time::timeout(PATIENCE, person.reply()).await.expect("it is announced");
+    let heard = tokio::time::timeout(PATIENCE, subscriber.reply()).await.expect("it is announced");
     let Reply::Many(heard) = heard.expect("a message") else { panic!("no message") };
     assert_eq!(heard[2], Reply::text("test:{0}:sessions"));
     assert!(!format!("{heard:?}").contains("s3cret"), "{heard:?}");

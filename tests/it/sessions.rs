@@ -52,7 +52,7 @@ pub async fn a_session_comes_back<L: Log>() {
     assert!(save(&node.store, &session, again, &empty).await);
     node.store.sessions.release(session.clone(), again);
     assert_eq!(claim(&node.store, &session, Holder::random()).await, Some(empty));
-    // What was released was taken from nobody.
+    // Taking a released session is reported to no holder.
     node.hear_no_more().await;
     node.store.lifecycle.close().await;
 }
@@ -179,7 +179,7 @@ pub async fn many_sessions_come_back_at_once<L: Log>() {
     node.store.lifecycle.close().await;
 }
 
-/// Closed in the midst of it, a store answers everybody.
+/// A store that is closed in the middle of this answers every call.
 pub async fn after_close_no_session_is_kept<L: Log>() {
     let mut log = L::fresh(retention()).await;
     let node = log.node().await;

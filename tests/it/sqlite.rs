@@ -116,7 +116,7 @@ async fn after_the_window_an_id_is_new() {
     node.hear_no_more().await;
 }
 
-/// With nobody to read, the store takes what its bounds say and not one draft more.
+/// Without a reader, the store takes what its bounds say and not one draft more.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_relay_memory_is_bounded() {
     const COUNT: usize = 200_000;

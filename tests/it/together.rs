@@ -1,4 +1,4 @@
-//! Rooms and people as clients of the native dialect see them, on one node and on two.
+//! Rooms and users as clients of the native dialect see them, on one node and on two.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ async fn a_join_and_a_leave_are_told_once_per_user_with_any_number_of_tabs() {
         shown.until(&ann, 3, PATIENCE).await;
         assert_eq!(shown.ids, eves.ids);
 
-        // The first of two tabs leaves nothing behind, the second a person.
+        // The first of two tabs changes nothing, the second ends the presence of a user.
         assert_eq!(tabs[0].request("leave", &[json!({"room": "attic"})]).await["ok"], json!(true));
         tabs[1].send_raw("41").await;
         let told = shown.until(&ann, 2, PATIENCE).await;
@@ -113,7 +113,7 @@ async fn users_of_a_node_that_stops_move_on_without_leaving() {
     let options = native(Transport::WebSocket).auth(json!({ "token": "bob", "pid": pid }));
     let again = Client::connected(nodes[0].address, options).await;
     assert_eq!(again.pid(), pid);
-    // Eve does not come back. Had Bob left, he would be told twice.
+    // Eve does not come back. Had Bob left, two steps would be told.
     let gone = shown.until(&ann, 2, Duration::from_secs(30)).await;
     assert!(shown.ids.contains(&bobs));
     assert!(gone < Duration::from_secs(20), "a ghost stayed for {gone:?}");
@@ -146,12 +146,12 @@ async fn typing_is_told_to_others_and_not_to_the_typing_user() {
         types(false).await;
         let stopped = ann.try_next("typing", Duration::from_millis(1_500)).await;
         assert!(stopped.is_some_and(|event| event.arg(0)["typing"] == json!(false)));
-        // Whoever falls silent stops by himself.
+        // A silent client stops typing after a while.
         types(true).await;
         assert_eq!(ann.next("typing").await.arg(0)["typing"], json!(true));
         assert_eq!(ann.next("typing").await.arg(0)["typing"], json!(false));
         for tab in &tabs {
-            assert!(tab.drain().iter().all(|event| event.name != "typing"), "he hears himself");
+            assert!(tab.drain().iter().all(|event| event.name != "typing"), "its own");
         }
         let answer = ann.request("history", &[json!({ "room": "attic" })]).await;
         assert_eq!(answer["messages"], json!([]), "it was stored");
@@ -177,7 +177,7 @@ async fn a_name_belongs_to_one_user_and_a_change_is_seen_everywhere() {
         assert_eq!(bob.next("profile").await.arg(0)["user"], user);
         let taken = bob.request("profile", &[json!({ "name": "ann lee" })]).await;
         assert_eq!(taken["error"]["code"], json!("taken"), "{taken}");
-        // Whoever comes later sees it as well, and the name that is given up is free.
+        // A user that joins later sees the name as well, and the old name is free.
         let zoe = world.connect(1, "zoe").await;
         let listed = eventually("the new name is listed", PATIENCE, async || {
             let answer = join(&zoe, "attic", None).await;
@@ -189,7 +189,7 @@ async fn a_name_belongs_to_one_user_and_a_change_is_seen_everywhere() {
         assert_eq!(ann.request("profile", &[json!({ "name": "Anna" })]).await["ok"], json!(true));
         let free = bob.request("profile", &[json!({ "name": "ann lee" })]).await;
         assert_eq!(free["user"]["name"], json!("ann lee"), "{free}");
-        // He is the same person when he comes back.
+        // Bob is the same user after a reconnect.
         let again = world.connect(1, "ann").await.request("profile", &[json!({})]).await;
         assert_eq!((&again["user"]["id"], &again["user"]["name"]), (&user["id"], &json!("Anna")));
     }

@@ -1,4 +1,4 @@
-//! Rooms and people as clients see them while Redis is away.
+//! Rooms and users as clients see them while Redis is away.
 
 use serde_json::json;
 
@@ -93,7 +93,7 @@ async fn a_refused_join_joins_nothing() {
     road.heal();
     node.wait_ready(2 * PATIENCE).await;
     let rooms = ann.request("rooms", &[json!({})]).await["rooms"].clone();
-    assert_eq!(rooms, json!([]), "nobody is anywhere");
+    assert_eq!(rooms, json!([]), "no room has a user");
     let answer = join(&ann, "attic", None).await;
     assert_eq!(answer["ok"], json!(true), "{answer}");
     assert_eq!(send(&ann, "attic", "x").await["ok"], json!(true));
@@ -106,7 +106,7 @@ async fn a_refused_join_joins_nothing() {
     .await;
 }
 
-/// His first connection polls no more, and nobody says so: the second one ends it.
+/// The first connection stops polling without a word: the second one ends it.
 #[tokio::test]
 async fn a_client_that_comes_back_over_polling_and_leaves_is_removed() {
     let node = Node::memory().await;

@@ -120,7 +120,7 @@ async fn a_hole_that_the_log_cannot_fill_is_told_exactly_and_the_chat_goes_on() 
             assert_eq!(after, (from..=top).map(Ok).collect::<Vec<_>>(), "in order after the gap");
         }
     }
-    // Whoever was not cut off has missed nothing and is told nothing.
+    // A client that was not cut off has missed nothing and is told nothing.
     for client in near.drain(..) {
         let heard = hear_until(&client, top).await;
         assert_eq!(heard, (before + 1..=top).map(Ok).collect::<Vec<_>>());
@@ -150,7 +150,7 @@ async fn readyz_reports_a_deaf_subscription_until_it_hears_and_nothing_is_lost()
     assert_eq!(pair.near.ready().await, Ok(()), "the other node hears");
     eventually("/readyz says it again", PATIENCE, deaf).await;
 
-    // Nobody says anything: it finds out by itself.
+    // No one tells it: the node finds out by itself.
     pair.road.heal();
     pair.far.wait_ready(PATIENCE).await;
     let last = send(&sender, &json!("heard again")).await;

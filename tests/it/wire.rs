@@ -440,7 +440,7 @@ async fn a_client_that_vanishes_disturbs_no_other_client() {
     }
 }
 
-/// It holds up nobody, and misses nothing without knowing it: it hears everything in the end, or
+/// It delays no other client, and misses nothing without knowing it: it hears everything in the end, or
 /// its connection is closed.
 #[tokio::test]
 async fn a_client_that_does_not_read_delays_no_other_client() {

@@ -211,7 +211,7 @@ async fn live_events_add_up_to_what_history_shows() {
             shown.hear_all(&client).await;
             assert_eq!(&shown.messages, left);
         }
-        // Who was away asks for what came after his page.
+        // A client that was away asks for what came after its page.
         let after = json!({ "epoch": messages[0]["epoch"], "seq": stood.seq });
         for turn in 0..world.nodes.len() {
             let mut shown = stood.clone();

@@ -1,4 +1,4 @@
-//! Who is where while everything breaks, as watchers see it who are in every room on every node.
+//! Presence while everything breaks, as seen by watchers that are in every room on every node.
 //!
 //! Presence is not made up for after a lost connection: a watcher then joins anew, and begins with
 //! the answer. In between each coming and going must be told once.
@@ -28,10 +28,10 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
 const LOOKS_EVERY: Duration = Duration::from_millis(100);
 
-/// Who must be in each room, by id.
+/// The ids of the users that must be in each room.
 pub type Truth = BTreeMap<String, BTreeSet<String>>;
 
-/// The id of whoever has this token.
+/// The id of the user with this token.
 pub fn id(token: &str) -> String {
     let digest = Sha256::digest(token.as_bytes());
     digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect()
@@ -59,7 +59,7 @@ struct Seen {
     told: usize,
 }
 
-/// The people of a room. `None` of the count: nothing was said of them yet.
+/// The users of a room. The count is `None` until the first event about them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Shown {
     ids: BTreeSet<String>,
@@ -80,7 +80,7 @@ impl Watchers {
         Self { watchers, _tasks: tasks }
     }
 
-    /// The watchers are people, too.
+    /// The watchers are users, too.
     pub fn and_watchers(&self, mut truth: Truth) -> Truth {
         for watcher in &self.watchers {
             for room in &watcher.rooms {
@@ -199,12 +199,12 @@ impl Watcher {
                 .extend(listed.differs(&truth[room]).map(|how| format!("listed in {room}: {how}")));
         }
         let answer = self.ask(&client, "rooms", json!({})).await.unwrap_or_default();
-        for (room, people) in truth {
+        for (room, users) in truth {
             let listed = answer["rooms"].as_array().into_iter().flatten();
             let count = listed.filter(|listed| listed["room"] == room.as_str());
             let count = count.filter_map(|listed| listed["count"].as_u64()).sum::<u64>();
-            if count != people.len() as u64 {
-                wrong.push(format!("{count} counted in {room} of {}", people.len()));
+            if count != users.len() as u64 {
+                wrong.push(format!("{count} counted in {room} of {}", users.len()));
             }
         }
         wrong

@@ -9,7 +9,7 @@ use crate::harness::{
 };
 
 /// What is promised after a fault has ended, and for how many in a hundred. A short run shares its
-/// machine with other tests and says nothing of speed, only that nobody stays away.
+/// machine with other tests and says nothing of speed, only that no client stays away.
 const BACK_WITHIN: Duration = Duration::from_secs(10);
 const BACK_WITHIN_SHORT: Duration = Duration::from_secs(60);
 const BACK_PERCENT: usize = 99;
@@ -20,7 +20,7 @@ const AFTERMATH: Duration = Duration::from_secs(2);
 pub struct Verdict {
     pub report: Report,
     pub broken: Vec<String>,
-    /// Events that watchers were told about people.
+    /// Presence events that the watchers received.
     presence: usize,
     begun_anew: usize,
     recovered: usize,

@@ -33,7 +33,7 @@ pub async fn two_nodes(redis: &Redis, args: &[&str]) -> [Node; 2] {
     nodes
 }
 
-/// Where clients are: everybody on one node, or in turns on two.
+/// The nodes of a test: one, or two that share a Redis. Clients connect to them by turns.
 pub struct World {
     pub nodes: Vec<Node>,
     _redis: Option<Redis>,
@@ -47,7 +47,7 @@ impl World {
         [Self { nodes: one, _redis: None }, Self { nodes: two, _redis: Some(redis) }]
     }
 
-    /// The connection of somebody with this token, on the node whose turn it is.
+    /// Connects with this token to the node of this turn.
     pub async fn connect(&self, turn: usize, token: &str) -> Client {
         let node = &self.nodes[turn % self.nodes.len()];
         Client::connected(node.address, with_token(token)).await
@@ -96,7 +96,7 @@ pub fn user_id(user: &Value) -> String {
     user["id"].as_str().expect("an id").to_owned()
 }
 
-/// What a client shows of a room's people after an answer to a join and the events since.
+/// The users of a room, as a client shows them after the answer to its join and the events since.
 #[derive(Debug, Clone, Default)]
 pub struct ShownRoster {
     pub ids: BTreeSet<String>,
@@ -122,7 +122,7 @@ impl ShownRoster {
         self.count = event.arg(0)["count"].as_u64().expect("a count");
     }
 
-    /// Hears until `count` people are there; answers how long that took.
+    /// Reads events until `count` users are listed; returns how long that took.
     pub async fn until(&mut self, client: &Client, count: usize, patience: Duration) -> Duration {
         let began = Instant::now();
         while self.ids.len() != count {

@@ -35,7 +35,7 @@ pub enum Outcome {
     Stored(Position),
     /// Refused with a code that says: certainly not stored.
     Refused,
-    /// No answer, or one that says that nobody knows.
+    /// No answer, or one that says that the outcome is unknown.
     Unknown,
 }
 
@@ -84,7 +84,7 @@ pub struct History {
     pub lives: Vec<Life>,
 }
 
-/// One line per finding, for a person to read.
+/// One line per finding, for a reader.
 #[derive(Debug, Default)]
 pub struct Report {
     /// Stored, and not heard by somebody who was there and was told of no hole.

@@ -1,4 +1,4 @@
-//! People who talk and people who listen while a test breaks things, written down for the checker.
+//! Clients that send and clients that listen while a test breaks things, recorded for the checker.
 
 use std::{
     net::SocketAddr,
@@ -22,10 +22,10 @@ use super::{
 pub const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 /// The message that says that nothing will follow.
 pub const END: &str = "end";
-/// The room everybody is in.
+/// The room that every client is in.
 pub const LOBBY: &str = "lobby";
 
-/// How people talk.
+/// How clients send.
 #[derive(Debug, Clone)]
 pub struct Talk {
     pub seed: u64,
@@ -79,8 +79,8 @@ impl Load {
                 senders.spawn(sender.talk(stopped.clone()));
             }
         }
-        let everybody = receivers.len();
-        timeout(PATIENCE, hear.wait_for(|hearing| *hearing == everybody))
+        let all = receivers.len();
+        timeout(PATIENCE, hear.wait_for(|hearing| *hearing == all))
             .await
             .expect("every receiver hears something")
             .expect("receivers live");
@@ -272,7 +272,7 @@ impl Receiver {
                     }
                 }
                 None if client.is_closed() => return,
-                // Whoever has not heard the end by then has lost it, and the checker says so.
+                // A client that has not heard the end by then has lost it, and the checker says so.
                 None if *end.borrow() => {
                     let late = *deadline.get_or_insert(Instant::now() + SETTLED_WITHIN);
                     if Instant::now() > late {

@@ -1,4 +1,4 @@
-//! People with the official socket.io-client, unmodified, in a process of their own.
+//! Clients with the official socket.io-client, unmodified, in a process of their own.
 //!
 //! `tests/e2e/people.mjs` is that process. It connects back to here and tells what happens, a line
 //! of JSON each; times in it are of the clock that it is told when it connects.
@@ -103,7 +103,7 @@ async fn listen(
 ) {
     let (reads, mut writes) = stream.into_split();
     let mut lines = BufReader::new(reads).lines();
-    // What it tells is thus a little earlier than it was, and a message is owed to whoever was
+    // What it tells is thus a little earlier than it was, and a message is owed to each client that was
     // there when it was sent: never to too many.
     let now = clock.elapsed().as_secs_f64() * 1_000.0;
     let hello = format!("{}\n", json!({ "now": now }));

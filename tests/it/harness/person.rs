@@ -1,4 +1,4 @@
-//! A client that comes back, as the official one does: with what it has, and to whoever answers.
+//! A client that reconnects as the official one does: with its pid and offset, to any node.
 
 use std::{
     collections::VecDeque,
@@ -58,7 +58,7 @@ impl Dialect {
     }
 }
 
-/// What everybody is to do.
+/// What every client is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     Talk,
@@ -248,7 +248,7 @@ impl Person {
                 answer = first_answer(&mut in_flight), if !in_flight.is_empty() => {
                     let first = in_flight.pop_front().expect("it was answered");
                     if self.take_answer(first, answer) {
-                        // Whoever has no sure answer asks again, but not at once.
+                        // A client without a sure answer asks again, but not at once.
                         self.next = Instant::now() + self.random.millis(100, 300);
                     }
                 }
@@ -330,7 +330,7 @@ impl Person {
     }
 }
 
-/// The secret of whoever has this name.
+/// The token of the client with this name.
 pub fn token(name: &str) -> String {
     format!("token of {name}")
 }

@@ -54,7 +54,7 @@ pub async fn mark(store: &Store, user: &str, name: &str, seq: u64) -> u64 {
     marked.expect("in time").expect("it can be written")
 }
 
-/// A roster, as whoever only hears of its steps knows it.
+/// A roster that is built only from the steps that were heard.
 #[derive(Debug, Default)]
 pub struct HeardRoster {
     pub version: u64,
@@ -69,7 +69,7 @@ pub struct Watch {
     pub others: Vec<Signal>,
     pub lost: usize,
     pub steps: usize,
-    /// Everybody who has left a room, as often as it was told.
+    /// The users that have left a room, as often as it was told.
     pub left: Vec<UserId>,
 }
 

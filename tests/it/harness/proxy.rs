@@ -27,8 +27,8 @@ pub enum Network {
     HalfOpen,
     /// New connections are refused. Old ones go on until `cut`.
     Refusing,
-    /// Whoever subscribes to Redis is unsubscribed behind his back: commands and pings are answered,
-    /// and nothing is heard.
+    /// Subscriptions at Redis are ended without a word to the subscriber: commands and pings are
+    /// answered, and no message arrives.
     Deaf,
 }
 

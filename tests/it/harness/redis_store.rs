@@ -72,7 +72,7 @@ pub async fn ready(store: &Store, within: Duration) {
 }
 
 /// A node on a runtime of its own, which can freeze, or end as by kill -9: it releases nothing, and
-/// says goodbye to nobody.
+/// announces nothing.
 pub struct Mortal {
     pub node: Node,
     runtime: tokio::runtime::Runtime,

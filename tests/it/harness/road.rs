@@ -114,7 +114,7 @@ impl Incoming {
             }
             Packet::Event(event) => self.inbox.send_modify(|inbox| inbox.events.push_back(event)),
             Packet::Ack { id, args } => self.inbox.send_modify(|inbox| {
-                // Nobody may be waiting any more.
+                // The waiter may be gone.
                 let waiting = inbox.acks.remove(&id);
                 waiting.map(|waiting| waiting.send(args));
             }),
