@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
-use tokio::{net::TcpStream, sync::Barrier, task::JoinSet};
-use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
+use tokio::{sync::Barrier, task::JoinSet};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{
     PATIENCE,
-    client::{Client, Options, Transport},
+    client::{self, Client, Options, Transport},
     eventually,
     node::Node,
     packet::{self, Event, Packet},
+    road::WebSocket,
     serial,
 };
 
@@ -64,13 +65,13 @@ async fn a_burst_of_50_000_passes_whole_in_order_and_in_bounded_memory() {
 }
 
 /// A client that knows in which order packets of different kinds came.
-struct Raw(WebSocketStream<TcpStream>);
+struct Raw(WebSocket);
 
 impl Raw {
     async fn open(node: &Node) -> Self {
-        let stream = TcpStream::connect(node.address).await.expect("loopback works");
-        let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket", node.address);
-        let (websocket, _response) = client_async(url, stream).await.expect("a handshake");
+        let options = Options::new(Transport::WebSocket);
+        let opened = client::websocket(node.address, &options, None).await;
+        let (websocket, _socket) = opened.expect("a handshake");
         Self(websocket)
     }
 

@@ -1,5 +1,7 @@
 //! Sessions when nodes die, when Redis is away or forgets, and when a log is cut off.
 
+mod file;
+
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -8,10 +10,9 @@ use roomcast::{
     domain::{
         name::{PublicId, UserId},
         position::Position,
-        record::Draft,
     },
     store::{
-        Health, ReadError, RetentionPolicy, Store,
+        Health, ReadError, Store,
         log::LogTail,
         sessions::{Holder, SessionRecord},
     },
@@ -25,8 +26,7 @@ use crate::harness::{
     sessions::{
         SHORT, claim, hear_taken, read, record, save, session, short, tail, user, whole_tail,
     },
-    sqlite_store,
-    store::{Log, draft, must_append, originals, retention, room, until},
+    store::{Log, draft, must_append, retention, room},
 };
 
 /// After this time the sessions of a node that died are gone, if no node claims them.
@@ -453,85 +453,4 @@ async fn a_tail_that_redis_has_cut_off_is_told() {
     assert!(whole_tail(&node, at(10), 3).await.is_empty());
     log.redis.call(&["DEL", "test:{0}:meta"]).await;
     assert_eq!(tail(&node, &at(10), 100).await, LogTail::OtherEpoch);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tail_that_the_file_has_cut_off_is_told() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut node = sqlite_store::open(dir.path(), retention());
-    let drafts: Vec<Draft> = (0..10)
-        .map(|n| {
-            let draft = draft(["red", "blue"][n % 2], "ann", &format!("m{n}"), "0");
-            let two_hours = Duration::from_secs(7_200);
-            if n % 2 == 0 && n < 6 { sqlite_store::aged(draft, two_hours) } else { draft }
-        })
-        .collect();
-    let (_, heard) = node.pass(&drafts).await;
-    let at = |seq| Position { epoch: heard[0].position.epoch.clone(), seq };
-    let file = sqlite_store::database(dir.path());
-    let left = || file.query_row("SELECT count(*) FROM messages", [], |row| row.get::<_, u64>(0));
-    until("the old rows are gone", || left().expect("a count") == 7).await;
-    for after in 0..5 {
-        assert_eq!(tail(&node, &at(after), 100).await, LogTail::Trimmed { first: 6 });
-    }
-    assert!(whole_tail(&node, at(5), 2).await == heard[5..]);
-    node.store.lifecycle.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_died_leaves_its_sessions_for_a_window() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let file = || sqlite_store::database(dir.path());
-    let count = |what: &str| -> u64 {
-        let sql = format!("SELECT count(*) FROM sessions WHERE {what}");
-        file().query_row(&sql, [], |row| row.get(0)).expect("a count")
-    };
-    let saved = record(&["lobby"]);
-    let node = sqlite_store::open(dir.path(), retention());
-    assert!(save(&node.store, &session("a"), Holder::random(), &saved).await);
-    assert!(save(&node.store, &session("b"), Holder::random(), &saved).await);
-    // A store that is closed releases as little as one that is killed.
-    node.store.lifecycle.close().await;
-    assert_eq!((count("ends IS NULL"), count("ends IS NOT NULL")), (2, 0));
-
-    let node = sqlite_store::open(dir.path(), retention());
-    assert_eq!(count("ends IS NOT NULL"), 2, "the next start gives them an end");
-    assert_eq!(claim(&node.store, &session("a"), Holder::random()).await, Some(saved));
-    assert_eq!((count("ends IS NULL"), count("ends IS NOT NULL")), (1, 1));
-    node.store.lifecycle.close().await;
-
-    let window = Duration::from_millis(1);
-    let node =
-        sqlite_store::open(dir.path(), RetentionPolicy { recovery_window: window, ..retention() });
-    until("what was left ends, and its row goes", || count("id = 'a'") == 0).await;
-    assert_eq!(count("id = 'b'"), 1, "it has its end from the first start");
-    node.store.lifecycle.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_log_of_an_older_program_is_brought_forward() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut node = sqlite_store::open(dir.path(), retention());
-    for id in ["one", "two"] {
-        must_append(&node.store, draft("lobby", "ann", id, "0")).await;
-    }
-    let heard = node.hear(2).await;
-    node.store.lifecycle.close().await;
-    let older = "DROP TABLE words; DROP TABLE profiles; DROP TABLE read_marks; DROP TABLE sessions;
-         ALTER TABLE log DROP COLUMN indexed_to; ALTER TABLE log DROP COLUMN deleted_to;
-         PRAGMA user_version = 1";
-    let file = sqlite_store::database(dir.path());
-    file.execute_batch(sqlite_store::BEFORE_RECORDS).expect("it can be set back");
-    file.execute_batch(older).expect("it can be set back");
-
-    let node = sqlite_store::open(dir.path(), retention());
-    assert_eq!(node.whole_history("lobby").await, originals(&heard));
-    let top = heard[1].position.clone();
-    assert_eq!(tail(&node, &heard[0].position, 9).await, LogTail::Trimmed { first: 3 });
-    let nothing = LogTail::Records { records: vec![], top: top.clone() };
-    assert_eq!(tail(&node, &top, 9).await, nothing);
-    let saved = record(&["lobby"]);
-    assert!(save(&node.store, &session("a"), Holder::random(), &saved).await);
-    assert_eq!(claim(&node.store, &session("a"), Holder::random()).await, Some(saved));
-    node.store.lifecycle.close().await;
 }

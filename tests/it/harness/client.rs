@@ -239,13 +239,6 @@ impl Client {
         Ok(())
     }
 
-    /// What CONNECT was answered with.
-    pub fn reply(&self) -> Value {
-        let inbox = self.inbox.borrow();
-        let reply = inbox.connected.as_ref().and_then(|reply| reply.as_ref().ok());
-        reply.cloned().unwrap_or_default()
-    }
-
     async fn push(&self, outgoing: Outgoing) {
         // A closed connection takes nothing more; `closed` tells why.
         self.outgoing.send(outgoing).await.ok();
@@ -451,7 +444,9 @@ struct Poll {
     incoming: Incoming,
 }
 
-async fn websocket(
+/// Opens a websocket, for a new session or for the session `sid`. Also returns a second handle of
+/// its socket.
+pub async fn websocket(
     server: SocketAddr,
     options: &Options,
     sid: Option<&str>,

@@ -9,8 +9,8 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    checker::{Attempt, JoinResult, Life, Moment, Outcome, Position},
-    load::{END, body, heard},
+    checker::{Attempt, JoinResult, Life, Moment, Outcome},
+    load::{END, body, heard, outcome},
 };
 
 const TRAIL_MAX: usize = 12;
@@ -238,18 +238,5 @@ impl Pages {
     /// Whether it has an offset by now, so that whatever happens next is made up for.
     pub fn is_hearing(&self) -> bool {
         self.is_in() && self.lives.last().is_some_and(|life| !life.heard.is_empty())
-    }
-}
-
-fn outcome(ack: &Value) -> Result<Outcome, Value> {
-    if ack["ok"] == json!(true) {
-        let epoch = ack["epoch"].as_str().expect("an epoch is text").to_owned();
-        let seq = ack["seq"].as_u64().expect("a sequence is a number");
-        return Ok(Outcome::Stored(Position { epoch, seq }));
-    }
-    match ack["error"]["code"].as_str() {
-        Some("unavailable" | "busy") => Ok(Outcome::Refused),
-        Some("unconfirmed") => Ok(Outcome::Unknown),
-        _ => Err(ack.clone()),
     }
 }

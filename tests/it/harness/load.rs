@@ -194,7 +194,8 @@ impl Sender {
         for (id, (at, answer)) in ids.iter().zip(sent) {
             let answer = timeout(SETTLED_WITHIN, answer).await;
             let answer = answer.unwrap_or_else(|_late| panic!("{id} has no answer: {client}"));
-            let outcome = answer.map_or(Outcome::Unknown, |args| outcome(&args[0]));
+            let outcome = answer.map_or(Ok(Outcome::Unknown), |args| outcome(&args[0]));
+            let outcome = outcome.expect("an honest sender is stored, refused or unsure");
             outcomes.push(outcome.clone());
             let (sender, id, room) = (self.name.clone(), id.clone(), LOBBY.to_owned());
             attempts.push(Attempt { sender, id, room, at, outcome });
@@ -203,16 +204,17 @@ impl Sender {
     }
 }
 
-fn outcome(ack: &Value) -> Outcome {
+/// What an ack says of a message. An error is an answer that an honest sender never gets.
+pub fn outcome(ack: &Value) -> Result<Outcome, Value> {
     if ack["ok"] == json!(true) {
         let epoch = ack["epoch"].as_str().expect("an epoch is text").to_owned();
         let seq = ack["seq"].as_u64().expect("a sequence is a number");
-        return Outcome::Stored(Position { epoch, seq });
+        return Ok(Outcome::Stored(Position { epoch, seq }));
     }
     match ack["error"]["code"].as_str() {
-        Some("unavailable" | "busy") => Outcome::Refused,
-        Some("unconfirmed") => Outcome::Unknown,
-        _ => panic!("an honest sender is answered {ack}"),
+        Some("unavailable" | "busy") => Ok(Outcome::Refused),
+        Some("unconfirmed") => Ok(Outcome::Unknown),
+        _ => Err(ack.clone()),
     }
 }
 

@@ -173,7 +173,7 @@ impl Person {
                 return None;
             }
         };
-        let reply = client.reply();
+        let reply = client.connect_reply();
         let pid = reply["pid"].as_str().map(str::to_owned);
         let recovered = pid.is_some() && pid == self.recovery.pid;
         self.recovery.pid = pid;
