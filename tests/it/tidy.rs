@@ -35,12 +35,9 @@ const WITHOUT_LEAVES: &[&str] = &["domain", "config", "telemetry", "shutdown", "
 const DOORS: &[(&str, &[&str])] = &[
     ("fred", &["src/store/redis"]),
     ("rusqlite", &["src/store/sqlite"]),
-    ("socketioxide", &["src/sockets", "src/transport", "src/delivery", "src/dialects", "src/chat"]),
-    (
-        "socketioxide_core",
-        &["src/sockets", "src/transport", "src/delivery", "src/dialects", "src/chat"],
-    ),
-    ("engineioxide", &["src/sockets", "src/transport", "src/delivery", "src/dialects", "src/chat"]),
+    ("socketioxide", &["src/sockets"]),
+    ("socketioxide_core", &["src/sockets", "src/transport"]),
+    ("engineioxide", &[]),
     ("socketioxide_parser_common", &["src/transport"]),
     ("axum", &["src/http", "src/server", "src/sockets"]),
     ("clap", &["src/config"]),

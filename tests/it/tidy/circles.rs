@@ -21,8 +21,6 @@ const ONE_IDEA: &[&[&str]] = &[
         "chat::users",
     ],
     &["delivery::replay", "delivery::replay::tail"],
-    &["dialects", "dialects::change"],
-    &["sockets::wire", "sockets::wire::acks", "sockets::wire::changes"],
     &[
         "store",
         "store::inbox",
