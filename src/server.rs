@@ -59,7 +59,7 @@ pub enum StartError {
     #[error("no threads to deliver with: {0}")]
     Delivery(io::Error),
     #[error(transparent)]
-    Data(#[from] sqlite::OpenError),
+    Data(#[from] sqlite::error::OpenError),
     #[error(transparent)]
     Redis(#[from] redis::ConfigError),
 }

@@ -14,7 +14,10 @@ use tokio::time::sleep;
 
 use super::{Chat, connection::Connection, turn};
 use crate::{
-    delivery::replay::{Missed, ReplayEntry, TooOld},
+    delivery::replay::{
+        TooOld,
+        tail::{Missed, ReplayEntry},
+    },
     domain::{
         name::PublicId,
         position::Position,

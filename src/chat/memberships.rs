@@ -13,7 +13,7 @@ use super::{
     cutover::{Cutover, JoinResult, Wanted},
 };
 use crate::{
-    delivery::replay::ReplayEntry,
+    delivery::replay::tail::ReplayEntry,
     dialects::{dialect::LiveEvent, offset::OffsetCursor},
     domain::{
         position::Position,

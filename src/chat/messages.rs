@@ -26,7 +26,7 @@ use crate::{
         room::{RoomKind, RoomName},
         visibility::is_native,
     },
-    store::{ReadError, log::AppendError},
+    store::{error::ReadError, log::AppendError},
 };
 
 /// How long this node trusts that both users of a room have marks; then the marks are set again.

@@ -53,7 +53,7 @@ use crate::{
         room::RoomName,
     },
     shutdown::Tasks,
-    store::{NodeEvent, NodeEvents, ReadError, Store, presence::Signal, sessions::Holder},
+    store::{NodeEvent, NodeEvents, Store, error::ReadError, presence::Signal, sessions::Holder},
     transport::Sid,
 };
 

@@ -15,7 +15,7 @@ use crate::{
         user::{Picture, ProfilePatch, User},
     },
     store::{
-        ReadError,
+        error::ReadError,
         inbox::Unread,
         log::{History, RoomSummary},
         search::Found,

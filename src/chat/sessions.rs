@@ -17,7 +17,10 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use super::{Chat, Connection, turn};
 use crate::{
     delivery::{
-        replay::{Missed, ReplayEntry, TooOld},
+        replay::{
+            TooOld,
+            tail::{Missed, ReplayEntry},
+        },
         subscriptions::Recipient,
     },
     dialects::{
@@ -31,7 +34,7 @@ use crate::{
         visibility::{JoinedRoom, listens_in, sees},
     },
     store::{
-        ReadError,
+        error::ReadError,
         sessions::{Holder, SessionKey, SessionRecord},
     },
     transport::{Sid, connect_reply::ConnectReply},

@@ -12,7 +12,7 @@ use crate::{
         room::RoomName,
         user::{ProfilePatch, User},
     },
-    store::ReadError,
+    store::error::ReadError,
 };
 
 /// Pause before a user that could not be registered is registered again.

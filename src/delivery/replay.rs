@@ -8,25 +8,22 @@
 //! relay delivers, and at its front by reads of the log, when a client was away for longer. One
 //! such read serves all clients that need it.
 
-mod tail;
+pub mod tail;
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{Mutex as CutoverLock, MutexGuard as CutoverGuard, Notify},
     time::{Instant, sleep},
 };
 
-pub use crate::delivery::replay::tail::ReplayEntry;
-use crate::delivery::replay::tail::{PartitionTail, RECOVERY_BYTES_MAX};
+use crate::delivery::replay::tail::{Missed, PartitionTail, RECOVERY_BYTES_MAX, ReplayEntry};
 use crate::{
     dialects::offset::{OffsetCursor, OffsetVector, VECTOR_PARTITIONS_MAX},
     domain::{position::Position, room::RoomName},
     store::{
-        ReadError,
+        error::ReadError,
         log::{LogEvent, LogTail, MessageLog},
     },
 };
@@ -40,19 +37,6 @@ const READ_TRIES: u32 = 10;
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Messages in one read of the log.
 const READ_MAX: u32 = 2_000;
-
-/// What a client missed, or why this buffer does not have it.
-#[derive(Debug)]
-pub enum Missed {
-    /// All records of these rooms up to `end`.
-    Entries { entries: Vec<Arc<ReplayEntry>>, end: Position },
-    /// The tail begins after that position.
-    Behind,
-    /// This node has not delivered that position yet.
-    Ahead,
-    /// The log has another epoch now.
-    OtherEpoch,
-}
 
 /// Why a tail cannot reach back to a position.
 #[derive(Debug, thiserror::Error)]
@@ -231,8 +215,7 @@ impl ReplayBuffer {
     }
 
     fn tail<T>(&self, partition: u16, with: impl FnOnce(&mut PartitionTail) -> T) -> T {
-        let mut tails: MutexGuard<'_, Vec<PartitionTail>> =
-            self.0.tails.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tails: MutexGuard<'_, Vec<PartitionTail>> = self.0.tails.lock();
         with(&mut tails[usize::from(partition)])
     }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     chat::{Connection, JoinResult, Sent},
-    delivery::replay::ReplayEntry,
+    delivery::replay::tail::ReplayEntry,
     dialects::DialectId,
     domain::{
         name::MessageId,

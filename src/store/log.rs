@@ -20,7 +20,7 @@
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
-use super::ReadError;
+use super::error::ReadError;
 use crate::domain::{
     message::Message,
     name::{Emoji, UserId},

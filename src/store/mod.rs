@@ -3,6 +3,7 @@
 //! SQLite implements them for one node, Redis for many. `tests/it/contract.rs` and its neighbours
 //! put the contracts in these files to both.
 
+pub mod error;
 pub mod inbox;
 mod layout;
 pub mod log;
@@ -98,15 +99,6 @@ pub enum NodeEvent {
 }
 
 pub type NodeEvents = mpsc::Receiver<NodeEvent>;
-
-/// Why something could not be read, or a session not kept.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    #[error("the message log cannot be reached: {0}")]
-    Unavailable(String),
-    #[error("the message log has a record that cannot be read: {0}")]
-    Corrupt(String),
-}
 
 /// Whether the store does its work, and in an operator's words why not.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use futures_util::future::BoxFuture;
 
-use super::ReadError;
+use super::error::ReadError;
 use crate::domain::{
     name::UserId,
     user::{ProfilePatch, User},

@@ -3,10 +3,11 @@
 //! Both stores write in the same way: take all queued drafts, append them in one step, settle them.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::log::{AppendError, Settle};
@@ -77,7 +78,7 @@ impl DraftQueue {
     }
 
     fn sender(&self) -> MutexGuard<'_, Option<mpsc::Sender<QueuedDraft>>> {
-        self.sender.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sender.lock()
     }
 }
 

@@ -4,7 +4,7 @@
 use futures_util::future::BoxFuture;
 
 use super::{
-    ReadError,
+    error::ReadError,
     log::{History, MessageLog, size},
 };
 use crate::domain::{

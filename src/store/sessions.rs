@@ -10,7 +10,7 @@ use std::{fmt, sync::Arc};
 use futures_util::future::BoxFuture;
 use sha2::{Digest, Sha256};
 
-use super::ReadError;
+use super::error::ReadError;
 use crate::{
     domain::{
         name::{NameError, PublicId, UserId},

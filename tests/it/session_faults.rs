@@ -12,7 +12,8 @@ use roomcast::{
         position::Position,
     },
     store::{
-        Health, ReadError, Store,
+        Health, Store,
+        error::ReadError,
         log::LogTail,
         sessions::{Holder, SessionRecord},
     },

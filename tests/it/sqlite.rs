@@ -20,7 +20,7 @@ use roomcast::{
         RetentionPolicy,
         log::{AppendError, LOG_EVENT_BATCHES_MAX},
         queue::BATCH_MAX,
-        sqlite::{self as store_sqlite, Location, OpenError, SqliteOptions},
+        sqlite::{self as store_sqlite, Location, SqliteOptions, error::OpenError},
     },
 };
 use tokio::sync::{Semaphore, mpsc};

@@ -35,8 +35,11 @@ const WITHOUT_LEAVES: &[&str] = &["domain", "config", "telemetry", "shutdown", "
 const DOORS: &[(&str, &[&str])] = &[
     ("fred", &["src/store/redis"]),
     ("rusqlite", &["src/store/sqlite"]),
-    ("socketioxide", &["src/sockets"]),
-    ("socketioxide_core", &["src/sockets", "src/transport"]),
+    ("socketioxide", &["src/sockets", "src/transport", "src/delivery/broadcaster.rs"]),
+    (
+        "socketioxide_core",
+        &["src/sockets", "src/transport", "src/delivery/subscriptions.rs", "src/dialects/mod.rs"],
+    ),
     ("engineioxide", &[]),
     ("socketioxide_parser_common", &["src/transport"]),
     ("axum", &["src/http", "src/server", "src/sockets"]),

@@ -9,7 +9,6 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::delivery::replay::Missed;
 use crate::{
     dialects::{DIALECTS, DialectId, offset::Offset},
     domain::{position::Position, record::Record, room::RoomName, visibility::audience},
@@ -30,6 +29,19 @@ const ENTRY_BYTES: usize = 400;
 pub struct ReplayEntry {
     record: Record,
     frames: [OnceLock<Bytes>; DIALECTS],
+}
+
+/// What a client missed, or why this buffer does not have it.
+#[derive(Debug)]
+pub enum Missed {
+    /// All records of these rooms up to `end`.
+    Entries { entries: Vec<Arc<ReplayEntry>>, end: Position },
+    /// The tail begins after that position.
+    Behind,
+    /// This node has not delivered that position yet.
+    Ahead,
+    /// The log has another epoch now.
+    OtherEpoch,
 }
 
 impl ReplayEntry {

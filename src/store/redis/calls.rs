@@ -8,7 +8,7 @@ use fred::{
 };
 use tokio::time::timeout;
 
-use crate::store::ReadError;
+use crate::store::error::ReadError;
 use crate::store::redis::{
     link::{COMMAND_TIMEOUT, Status},
     scripts,

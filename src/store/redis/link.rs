@@ -3,12 +3,7 @@
 //! fred's connection events are not enough: a frozen peer causes none. So the watchdog sends a PING
 //! every half second and cuts a connection that does not answer.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use fred::{
     clients::Client,
@@ -19,6 +14,7 @@ use fred::{
         config::{Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, Server, TcpConfig},
     },
 };
+use parking_lot::Mutex;
 use tokio::{
     sync::{
         broadcast::{Receiver, error::TryRecvError},
@@ -122,12 +118,12 @@ impl Status {
 
     /// Whether a command to Redis can succeed.
     pub fn can_append(&self) -> bool {
-        let reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        let reasons = self.reasons.lock();
         !reasons.contains_key(&Component::Commands) && !reasons.contains_key(&Component::Server)
     }
 
     fn is_down(&self, part: Component) -> bool {
-        self.reasons.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&part)
+        self.reasons.lock().contains_key(&part)
     }
 
     pub fn watch(&self) -> watch::Receiver<Health> {
@@ -135,7 +131,7 @@ impl Status {
     }
 
     fn change(&self, change: impl FnOnce(&mut BTreeMap<Component, String>)) {
-        let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reasons = self.reasons.lock();
         change(&mut reasons);
         let health = match reasons.values().next() {
             Some(reason) => Health::Down { reason: reason.clone() },

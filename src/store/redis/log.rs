@@ -6,7 +6,6 @@ use crate::domain::position::Epoch;
 use crate::store::redis::{
     keys::{Keys, fresh_name},
     scripts::{self, BUMP, COMMON, READ, number, text},
-    tracker::Tracker,
 };
 
 /// What read.lua answers.
@@ -45,9 +44,14 @@ pub async fn read(
     })
 }
 
-/// The last seq that is the same in the log and in this node's memory of it.
-pub async fn common(client: &Client, keys: &Keys, tracker: &Tracker) -> Result<u64, Error> {
-    let pairs = tracker.remembered().flat_map(|(seq, begin)| [seq.to_string(), begin.to_owned()]);
+/// The last seq that is the same in the log and in this node's memory of it: each seq there with
+/// the beginning of its record.
+pub async fn common(
+    client: &Client,
+    keys: &Keys,
+    remembered: impl Iterator<Item = (u64, &str)>,
+) -> Result<u64, Error> {
+    let pairs = remembered.flat_map(|(seq, begin)| [seq.to_string(), begin.to_owned()]);
     let arguments: Vec<String> = pairs.collect();
     if arguments.is_empty() {
         return Ok(0);

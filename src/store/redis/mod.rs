@@ -41,7 +41,8 @@ use crate::store::redis::{
     writer::PartitionWriter,
 };
 use crate::store::{
-    Health, Lifecycle, NODE_EVENTS_MAX, Opened, ReadError, RetentionPolicy, Store,
+    Health, Lifecycle, NODE_EVENTS_MAX, Opened, RetentionPolicy, Store,
+    error::ReadError,
     inbox::{Inbox, Unread},
     layout,
     log::{

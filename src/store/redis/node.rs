@@ -19,7 +19,8 @@ use tokio::{
 use crate::{
     shutdown::Tasks,
     store::{
-        NodeEvent, ReadError,
+        NodeEvent,
+        error::ReadError,
         redis::{
             calls::{Caller, strange},
             keys::{Keys, fresh_name},

@@ -21,7 +21,7 @@ use crate::store::redis::{
 use crate::{
     domain::{name::UserId, room::RoomName, user::User},
     store::{
-        ReadError,
+        error::ReadError,
         log::RoomSummary,
         presence::{Members, Signal},
     },

@@ -24,7 +24,7 @@ use crate::{
         user::{ProfilePatch, User},
     },
     store::{
-        ReadError,
+        error::ReadError,
         inbox::{MARKS_MAX, UNREAD_MAX, Unread},
         presence::Signal,
     },

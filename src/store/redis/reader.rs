@@ -402,7 +402,7 @@ impl Reader {
                 self.node.forgotten(index);
                 self.missed(std::iter::once(index)).await?;
                 let Some(tracker) = self.trackers.get_mut(index) else { return Ok(()) };
-                let common = log::common(client, &keys, tracker).await?;
+                let common = log::common(client, &keys, tracker.remembered()).await?;
                 tracker.begin(log.epoch, common, &mut out);
                 self.deliver(&mut out).await?;
                 continue;

@@ -26,7 +26,8 @@ use crate::store::redis::{
 use crate::{
     domain::name::{NameError, PublicId, UserId},
     store::{
-        NodeEvent, ReadError,
+        NodeEvent,
+        error::ReadError,
         sessions::{Holder, JoinedLine, SessionRecord, joined_line, parse_joined_line},
     },
 };

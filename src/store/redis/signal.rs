@@ -21,7 +21,7 @@ use crate::{
         user::{Picture, User},
     },
     shutdown::Tasks,
-    store::{NodeEvent, ReadError, presence::Signal},
+    store::{NodeEvent, error::ReadError, presence::Signal},
 };
 
 /// Signals of this node that may wait to be sent; those beyond are dropped.

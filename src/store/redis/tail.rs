@@ -10,7 +10,7 @@ use crate::store::redis::{
 use crate::{
     domain::position::{Epoch, Position},
     store::{
-        ReadError,
+        error::ReadError,
         log::{LogTail, TAIL_BYTES_MAX},
     },
 };

@@ -14,7 +14,8 @@ use crate::{
         room::RoomName,
     },
     store::{
-        ReadError, layout,
+        error::ReadError,
+        layout,
         log::{self, History},
     },
 };

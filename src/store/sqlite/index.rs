@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use crate::store::sqlite::history::{message, read_error};
 use crate::{
     domain::{message::Message, position::Epoch, record::Body, search::Search},
-    store::{ReadError, search::words_of},
+    store::{error::ReadError, search::words_of},
 };
 
 /// Messages per step, at most. While fewer wait, no step is made: a search scans them quickly.

@@ -3,6 +3,7 @@
 //! One thread writes: it takes all queued drafts, stores them in one transaction, sends them to the
 //! relay, then settles them. Reads use a second connection, so they work even when writes fail.
 
+pub mod error;
 mod history;
 mod ids;
 mod index;
@@ -17,23 +18,25 @@ mod writer;
 
 use std::{
     fs::{File, TryLockError},
-    io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Instant,
 };
 
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::sqlite::{
+    error::OpenError,
     presence::SqlitePresence,
     sessions::{Jobs, SessionJob},
 };
 use crate::store::{
-    Health, Lifecycle, NODE_EVENTS_MAX, Opened, ReadError, RetentionPolicy, Store,
+    Health, Lifecycle, NODE_EVENTS_MAX, Opened, RetentionPolicy, Store,
+    error::ReadError,
     inbox::{Inbox, Unread},
     log::{History, LOG_EVENT_BATCHES_MAX, LogTail, MessageLog, RoomSummary, Settle},
     presence::{Members, PresenceStore, Signal},
@@ -72,24 +75,6 @@ pub enum Location {
     Memory,
     /// A data directory, created if it is missing.
     Dir(PathBuf),
-}
-
-/// Why the log cannot be opened, as a line for the operator.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("cannot use the data directory {}: {cause}", dir.display())]
-    Directory { dir: PathBuf, cause: io::Error },
-    #[error("the data directory {} is in use by another roomcast process", dir.display())]
-    InUse { dir: PathBuf },
-    #[error("cannot open the message log {file}: {cause}")]
-    Database { file: String, cause: rusqlite::Error },
-    #[error(
-        "the message log {file} has version {found}, this program knows up to {known}: \
-         start a newer roomcast"
-    )]
-    Newer { file: String, found: usize, known: usize },
-    #[error("cannot start the writer's thread: {0}")]
-    Thread(io::Error),
 }
 
 #[derive(Debug)]
@@ -131,7 +116,7 @@ fn start(
 ) -> Result<Opened, OpenError> {
     let failed = |cause| OpenError::Database { file: schema::shown(file), cause };
     let (epoch, last_seq, recent, indexer) = {
-        let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = connection.lock();
         let (epoch, last_seq) = schema::log(&connection, file)?;
         let recent = writer::recent_ids(&connection, &retention, clock::now(), Instant::now())
             .map_err(failed)?;
@@ -373,7 +358,7 @@ impl Sqlite {
         tokio::task::spawn_blocking(move || {
             // A caller that stops waiting does not end this read, so the read keeps its permit.
             let _turn = turn;
-            let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut reader = reader.lock();
             read(&mut reader, &epoch)
         })
         .await

@@ -17,7 +17,7 @@ use crate::{
         user::{Picture, ProfilePatch, User},
     },
     store::{
-        ReadError,
+        error::ReadError,
         inbox::{MARKS_MAX, UNREAD_MAX, Unread},
         log::RoomSummary,
         presence::Signal,

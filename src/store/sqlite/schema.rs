@@ -7,7 +7,7 @@ use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
-use super::OpenError;
+use super::error::OpenError;
 use crate::random;
 
 /// How long a statement waits for another program that has locked the file, such as a backup.

@@ -4,12 +4,9 @@
 //! A session whose connection lives has no end. A released session has one. After a start, every
 //! session that the last process left open gets one.
 
-use std::{
-    collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use tokio::sync::{Notify, oneshot};
 
@@ -20,7 +17,7 @@ use crate::{
         position::Timestamp,
     },
     store::{
-        ReadError,
+        error::ReadError,
         sessions::{Holder, JoinedLine, SessionRecord, joined_line, parse_joined_line},
     },
 };
@@ -101,7 +98,7 @@ impl Jobs {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Option<VecDeque<SessionJob>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
         room::RoomName,
     },
     store::{
-        ReadError,
+        error::ReadError,
         log::{LogTail, TAIL_BYTES_MAX},
     },
 };

@@ -40,7 +40,7 @@ impl Breakable {
     }
 
     fn pragma(&self, name: &str, value: i64) {
-        let writer = self.writer.lock().expect("the writer lives");
+        let writer = self.writer.lock();
         writer
             .pragma_update_and_check(None, name, value, |_| Ok(()))
             .or_else(|_| writer.pragma_update(None, name, value))
@@ -48,7 +48,7 @@ impl Breakable {
     }
 
     fn pages(&self) -> i64 {
-        let writer = self.writer.lock().expect("the writer lives");
+        let writer = self.writer.lock();
         writer.query_row("PRAGMA page_count", [], |row| row.get(0)).expect("a count")
     }
 
@@ -129,7 +129,7 @@ async fn a_release_is_written_when_it_can_be() {
     log.becomes(|health| *health != Health::Ready).await;
     log.pragma("query_only", 0);
     let ended = || {
-        let writer = log.writer.lock().expect("the writer lives");
+        let writer = log.writer.lock();
         let ended = "SELECT count(*) FROM sessions WHERE ends IS NOT NULL";
         writer.query_row(ended, [], |row| row.get::<_, u64>(0)).expect("a count") == 1
     };

@@ -8,10 +8,11 @@ use std::{
     collections::HashMap,
     fs::File,
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, ffi, params};
 use tokio::{
     runtime::Runtime,
@@ -35,7 +36,8 @@ use crate::{
         record::{Draft, Entry, Record, Stored},
     },
     store::{
-        Health, NodeEvent, ReadError, RetentionPolicy,
+        Health, NodeEvent, RetentionPolicy,
+        error::ReadError,
         layout::EntryColumns,
         log::{AppendError, LogEvent},
         queue::{BATCH_BYTES_MAX, DraftReceiver, QueuedDraft},
@@ -136,7 +138,7 @@ impl LogWriter {
         let last = self.jobs.close();
         self.append(Vec::new(), last);
         // A checkpoint now saves the time at the next start.
-        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = self.connection.lock();
         if let Err(cause) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
         {
             tracing::debug!(file = self.file, %cause, "the log was closed without a checkpoint");
@@ -184,7 +186,7 @@ impl LogWriter {
     fn commit(&mut self, drafts: &[Draft], jobs: &[SessionJob]) -> rusqlite::Result<Appended> {
         let now = Instant::now();
         self.recent.expire(now);
-        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connection = self.connection.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut rooms: HashMap<&str, RoomCount> = HashMap::new();
         let mut ids: HashMap<u64, u64> = HashMap::new();
@@ -296,13 +298,7 @@ impl LogWriter {
                     }
                 }
                 // A release has no caller that waits.
-                (
-                    SessionJob::Save { .. }
-                    | SessionJob::Claim { .. }
-                    | SessionJob::Release { .. }
-                    | SessionJob::People(_),
-                    _,
-                ) => {}
+                _ => {}
             }
         }
     }
@@ -323,7 +319,7 @@ impl LogWriter {
     /// Runs retention, or tests the disk while the log is down. Returns the time until the next
     /// tick.
     fn tick(&mut self) -> Duration {
-        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connection = self.connection.lock();
         let is_down = *self.health.borrow() != Health::Ready;
         let result = if is_down { probe(&connection) } else { Ok(()) }
             .and_then(|()| self.retention_task.step(&mut connection, clock::now()));
@@ -345,7 +341,7 @@ impl LogWriter {
         if self.indexer.wait(self.last_seq, Instant::now()) != Some(Duration::ZERO) {
             return 0;
         }
-        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connection = self.connection.lock();
         self.indexer.step(&mut connection, self.last_seq);
         STEP_MESSAGES
     }

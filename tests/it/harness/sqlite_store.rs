@@ -9,7 +9,7 @@ use roomcast::{
     domain::{position::Timestamp, record::Draft},
     store::{
         RetentionPolicy,
-        sqlite::{self, Location, OpenError, SqliteOptions},
+        sqlite::{self, Location, SqliteOptions, error::OpenError},
     },
 };
 use tempfile::TempDir;

@@ -9,30 +9,16 @@ use super::{files, without_comments};
 
 /// Files that may import each other: mostly a module with shared declarations and its children.
 /// `domain` has none.
-const ONE_IDEA: &[&[&str]] = &[
-    &[
-        "chat",
-        "chat::connection",
-        "chat::cutover",
-        "chat::memberships",
-        "chat::messages",
-        "chat::queries",
-        "chat::sessions",
-        "chat::users",
-    ],
-    &["delivery::replay", "delivery::replay::tail"],
-    &[
-        "store",
-        "store::inbox",
-        "store::log",
-        "store::presence",
-        "store::profiles",
-        "store::search",
-        "store::sessions",
-    ],
-    &["store::redis::log", "store::redis::tracker"],
-    &["store::sqlite", "store::sqlite::schema"],
-];
+const ONE_IDEA: &[&[&str]] = &[&[
+    "chat",
+    "chat::connection",
+    "chat::cutover",
+    "chat::memberships",
+    "chat::messages",
+    "chat::queries",
+    "chat::sessions",
+    "chat::users",
+]];
 
 /// The modules that each module imports. A module is its path in `src`, such as `store::log`.
 type Graph = BTreeMap<String, BTreeSet<String>>;
