@@ -162,7 +162,7 @@ impl PartitionWriter {
                     AppendError::Unavailable
                 });
             }
-            // Whoever came later is certainly not stored, and need not wait to hear it.
+            // Drafts that came after this batch are certainly not stored: they are refused at once.
             if !self.status.can_append() {
                 pipeline.refuse(AppendError::Unavailable);
             }

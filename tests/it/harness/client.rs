@@ -260,7 +260,7 @@ impl Client {
         self.connect_reply()["pid"].as_str().expect("a pid").to_owned()
     }
 
-    /// Says good-bye and connects again, on the same connection. `false`: that was ended.
+    /// Leaves the namespace and connects again, on the same connection. `false`: that was ended.
     pub async fn connect_again(&self) -> bool {
         let before = self.public_id();
         self.burst(vec!["41".to_owned(), "40".to_owned()]).await;
