@@ -24,7 +24,7 @@ use crate::{
         reject::{Code, Reject},
         request::{Destination, NewChange, NewMessage},
         room::{RoomKind, RoomName},
-        visibility::is_native,
+        visibility::{is_native, may_enter},
     },
     store::{error::ReadError, log::AppendError},
 };
@@ -74,9 +74,10 @@ impl Chat {
         message: NewMessage,
         done: impl FnOnce(Result<Sent, Reject>) + Send + 'static,
     ) {
-        let NewMessage { to, id, repeatable, body, except_me } = message;
+        let NewMessage { to, id, repeatable, body, except_me, members_only, source } = message;
         let room = match to {
-            Destination::Room(room) => actor.check_inside(&room).map(|()| room),
+            Destination::Room(room) if members_only => actor.check_inside(&room).map(|()| room),
+            Destination::Room(room) => may_enter(actor.user, &room).map(|()| room),
             Destination::User(user) => RoomName::direct(actor.user, &user).ok_or_else(no_user),
             Destination::Connection(id) => RoomName::socket(&id).ok_or_else(no_connection),
         };
@@ -88,7 +89,7 @@ impl Chat {
         };
         let except = actor.connection.filter(|_| except_me).map(|one| one.public_id().clone());
         let draft = Draft::new(room, actor.user.clone(), id, clock::now(), entry);
-        self.append(actor, Draft { repeatable, except, ..draft }, None, permit, done);
+        self.append(actor, Draft { repeatable, except, source, ..draft }, None, permit, done);
     }
 
     /// Stores a change of an earlier message, in the same way.

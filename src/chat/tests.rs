@@ -197,13 +197,8 @@ async fn a_user_without_a_connection_sends_a_message() {
     let (_slow, chat) = chat();
     let user = ann("x").id;
     let send = |room: &str| {
-        let message = NewMessage {
-            to: Destination::Room(RoomName::parse(room).unwrap()),
-            id: MessageId::parse("m").unwrap(),
-            repeatable: false,
-            body: Body::from_json("1"),
-            except_me: false,
-        };
+        let to = Destination::Room(RoomName::parse(room).unwrap());
+        let message = NewMessage::new(to, MessageId::parse("m").unwrap(), Body::from_json("1"));
         let (done, sent) = oneshot::channel();
         chat.send(Actor::user(&user), message, |result| done.send(result).unwrap());
         timeout(PATIENCE, sent)

@@ -93,5 +93,5 @@ fn user_message(args: &[&RawValue], fresh_id: fn() -> MessageId) -> Result<Reque
     };
     let body = Body::from_json(body.get());
     let (to, repeatable) = (Destination::Room(RoomName::lobby()), args.len() > 1);
-    Ok(Request::Send(NewMessage { to, id, repeatable, body, except_me: false }))
+    Ok(Request::Send(NewMessage { repeatable, ..NewMessage::new(to, id, body) }))
 }

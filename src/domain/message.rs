@@ -89,7 +89,7 @@ impl MessageState {
 impl Message {
     /// The message before any change. `None`: the record is a change of another message.
     pub fn original(record: Record) -> Option<Self> {
-        let Record { position, room, from, name, id, at, except: _, entry } = record;
+        let Record { position, room, from, name, id, at, except: _, source: _, entry } = record;
         let Entry::Message(body) = entry else { return None };
         let state = MessageState::default();
         Some(Self { position, room, from, name, id, at, body, state })

@@ -80,6 +80,19 @@ impl From<Body> for Entry {
     }
 }
 
+/// The event that a client of a rule table sent. What other clients are shown is rendered from it
+/// each time, so it is stored as it came and never as it was rendered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceEvent {
+    /// The name of the sender's profile, which is a part of the rule table.
+    pub profile: Arc<str>,
+    pub event: Arc<str>,
+    /// A JSON array.
+    pub arguments: Body,
+    /// The JSON value that the sender's session remembers as `$me`.
+    pub me: Option<Body>,
+}
+
 /// A record that is not stored yet, so it has no position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Draft {
@@ -95,6 +108,8 @@ pub struct Draft {
     pub at: Timestamp,
     /// A session that is not told.
     pub except: Option<PublicId>,
+    /// `None`: the body says everything that the client sent.
+    pub source: Option<Arc<SourceEvent>>,
     pub entry: Entry,
 }
 
@@ -108,13 +123,23 @@ impl Draft {
         entry: impl Into<Entry>,
     ) -> Self {
         let entry = entry.into();
-        Self { room, from, name: None, id, repeatable: false, at, except: None, entry }
+        Self {
+            room,
+            from,
+            name: None,
+            id,
+            repeatable: false,
+            at,
+            except: None,
+            source: None,
+            entry,
+        }
     }
 
     /// The record that this draft is once it is stored at `position`.
     pub fn into_record(self, position: Position) -> Record {
-        let Self { room, from, name, id, repeatable: _, at, except, entry } = self;
-        Record { position, room, from, name, id, at, except, entry }
+        let Self { room, from, name, id, repeatable: _, at, except, source, entry } = self;
+        Record { position, room, from, name, id, at, except, source, entry }
     }
 }
 
@@ -136,6 +161,7 @@ pub struct Record {
     pub id: MessageId,
     pub at: Timestamp,
     pub except: Option<PublicId>,
+    pub source: Option<Arc<SourceEvent>>,
     pub entry: Entry,
 }
 

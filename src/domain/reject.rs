@@ -11,6 +11,8 @@ pub enum Code {
     NotFound,
     TooMany,
     Taken,
+    /// The same id was used for another message.
+    Conflict,
     Busy,
     Unavailable,
     Unconfirmed,
@@ -26,6 +28,7 @@ impl Code {
             Self::NotFound => "not_found",
             Self::TooMany => "too_many",
             Self::Taken => "taken",
+            Self::Conflict => "conflict",
             Self::Busy => "busy",
             Self::Unavailable => "unavailable",
             Self::Unconfirmed => "unconfirmed",

@@ -1,10 +1,12 @@
 //! What a client can ask for, in whatever format it asks, and the limits of that.
 
+use std::sync::Arc;
+
 use crate::domain::{
     name::{MessageId, PublicId, UserId, UserName},
     page::Page,
     position::{Epoch, Position},
-    record::{Body, Change},
+    record::{Body, Change, SourceEvent},
     room::RoomName,
     search::Search,
     user::Picture,
@@ -14,6 +16,8 @@ use crate::domain::{
 pub enum Request {
     Send(NewMessage),
     Change(NewChange),
+    /// What a row of the rule table makes of an event.
+    Event(EventRequest),
     History(PageRequest),
     Search(Search),
     /// `after`: the last position that the client has received.
@@ -51,6 +55,39 @@ pub struct NewMessage {
     pub body: Body,
     /// Whether the connection that sends it is not told it.
     pub except_me: bool,
+    /// Whether only a member of the room may send it.
+    pub members_only: bool,
+    /// The event that the client sent, where the body does not say all of it.
+    pub source: Option<Arc<SourceEvent>>,
+}
+
+impl NewMessage {
+    /// A message for all members of its destination, from one of them.
+    pub fn new(to: Destination, id: MessageId, body: Body) -> Self {
+        let (repeatable, except_me, members_only) = (false, false, true);
+        Self { to, id, repeatable, body, except_me, members_only, source: None }
+    }
+}
+
+/// The steps of one row, in the order in which they are done. A step that is refused ends it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct EventRequest {
+    /// The JSON value that the session remembers as `$me` from now on.
+    pub me: Option<Body>,
+    pub join: Option<Destination>,
+    pub leave: Option<RoomName>,
+    pub delivery: Option<Delivery>,
+    /// The answer on success, as JSON. `None`: the answer of the native dialect.
+    pub ack: Option<Body>,
+}
+
+/// How an event goes out.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// It is stored, and delivered like every message.
+    Store(NewMessage),
+    /// It is delivered to the connections that are there now, and not stored.
+    PassOn { to: Destination, source: Arc<SourceEvent>, except_me: bool },
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -70,6 +70,9 @@ impl Events {
         match request {
             Request::Send(message) => chat.send(actor, message, |sent| answer_sent(sent, reply)),
             Request::Change(change) => chat.change(actor, change, |sent| answer_sent(sent, reply)),
+            Request::Event(_) => {
+                reply.reject(&Reject::new(Code::BadRequest, "no table of rules is in force"));
+            }
             Request::Join { room, after } => {
                 let name = room.clone();
                 self.connection.join(room, after, move |joined| match joined {

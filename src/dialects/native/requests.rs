@@ -137,7 +137,7 @@ fn send(args: &[&RawValue], fresh_id: fn() -> MessageId) -> Result<Request, Reje
         _ => return Err(bad(format!("{shape}: a room, a user or a socket"))),
     };
     let except_me = matches!(asked.except, Some(Except::Me));
-    Ok(Request::Send(NewMessage { to, id, repeatable, body, except_me }))
+    Ok(Request::Send(NewMessage { repeatable, except_me, ..NewMessage::new(to, id, body) }))
 }
 
 fn join(args: &[&RawValue]) -> Result<Request, Reject> {

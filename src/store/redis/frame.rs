@@ -128,6 +128,7 @@ pub fn record(line: &str, position: Position) -> Result<Record, String> {
         id: MessageId::parse(&line.id).map_err(bad_name)?,
         at: Timestamp(line.at),
         except: line.except.map(|id| PublicId::parse(&id)).transpose().map_err(bad_name)?,
+        source: None,
         entry: entry.ok_or("its change cannot be read")?,
     })
 }

@@ -101,6 +101,7 @@ pub fn record(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Record, R
         id: MessageId::parse(text(4).map_err(read_error)?).map_err(bad_name)?,
         at: Timestamp(row.get(5).map_err(read_error)?),
         except: except.map_err(bad_name)?,
+        source: None,
         entry: entry.ok_or_else(bad_entry)?,
     })
 }
