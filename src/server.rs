@@ -23,6 +23,7 @@ use crate::{
     delivery::{
         broadcaster::Broadcaster, relay::Relay, replay::ReplayBuffer, subscriptions::Subscriptions,
     },
+    dialects::Dialects,
     domain::request::Limits,
     http::{
         assets, health,
@@ -136,13 +137,14 @@ impl Server {
             &transport,
             &transport.on(delivery.handle()),
         );
+        let dialects = Dialects::new();
         let limits = Limits {
             message_bytes_max: config.message_bytes_max,
             in_flight_max: config.in_flight_max,
             rooms_max: config.rooms_max as usize,
         };
-        let replay = ReplayBuffer::new(Arc::clone(&store.log));
-        let subscriptions = Subscriptions::new(registry.clone());
+        let replay = ReplayBuffer::new(Arc::clone(&store.log), dialects);
+        let subscriptions = Subscriptions::new(registry.clone(), dialects);
         let chat = Chat::new(
             store.clone(),
             limits,
@@ -150,8 +152,12 @@ impl Server {
             replay.clone(),
             tasks.on(delivery.handle()),
         );
-        let sockets =
-            Sockets { chat: chat.clone(), registry: registry.clone(), tasks: tasks.clone() };
+        let sockets = Sockets {
+            chat: chat.clone(),
+            dialects,
+            registry: registry.clone(),
+            tasks: tasks.clone(),
+        };
         let (service, io) = sockets::build(config, sockets);
         let broadcaster = Broadcaster::new(io, subscriptions.clone(), registry.clone());
         chat.open(broadcaster.clone());

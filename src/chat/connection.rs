@@ -15,6 +15,7 @@ use crate::{
     delivery::subscriptions::Recipient,
     domain::{
         name::{PublicId, UserId},
+        record::Body,
         reject::{Code, Reject},
         room::RoomName,
         visibility::may_use,
@@ -39,6 +40,8 @@ pub struct Connection {
     /// Whether the memberships have changed since they were last stored.
     pub(super) is_stale: AtomicBool,
     pub(super) pending: Mutex<PendingAppends>,
+    /// What a rule table made the session remember as `$me`: a JSON value.
+    pub(super) me: Mutex<Option<Body>>,
     appends: AtomicU32,
     reads: AtomicU32,
     _admission: Admission,
@@ -79,6 +82,7 @@ impl Connection {
             saving: tokio::sync::Mutex::new(()),
             is_stale: AtomicBool::new(true),
             pending: Mutex::default(),
+            me: Mutex::default(),
             appends: AtomicU32::new(0),
             reads: AtomicU32::new(0),
             _admission: admission,
@@ -91,6 +95,10 @@ impl Connection {
 
     pub fn user(&self) -> &UserId {
         &self.user
+    }
+
+    pub fn me(&self) -> Option<Body> {
+        self.me.lock().clone()
     }
 
     pub fn actor(self: &Arc<Self>) -> Actor<'_> {

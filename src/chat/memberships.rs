@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     delivery::replay::tail::ReplayEntry,
-    dialects::{dialect::LiveEvent, offset::OffsetCursor},
+    dialects::{
+        dialect::LiveEvent,
+        offset::{OffsetCursor, RecordOffset},
+    },
     domain::{
         position::Position,
         reject::{Code, Reject},
@@ -149,8 +152,13 @@ impl Connection {
         let mut has_moved = false;
         let joined = |connection: &Self, cutovers: &[Cutover]| {
             let [cutover] = cutovers else { return };
+            let features = connection.recipient.dialect.features();
             if let Some(number) = number {
-                has_moved = !is_told && connection.begin_at_end(number, cutover);
+                if features.join_has_missed {
+                    has_moved = !is_told && connection.begin_at_end(number, cutover);
+                } else if !is_told {
+                    connection.emit_joined(number, cutover);
+                }
                 connection.go_live(|one| one.state == MembershipState::Joining(number));
             }
             let begin = match is_told {
@@ -160,7 +168,11 @@ impl Connection {
                 // their offsets would be below those that the client has from other rooms.
                 false => cutover.end.clone(),
             };
-            result = Some(cutover.join_result(&connection.public_id, &room, begin, asked));
+            let mut joined = cutover.join_result(&connection.public_id, &room, begin, asked);
+            if !features.join_has_missed {
+                joined.missed.clear();
+            }
+            result = Some(joined);
         };
         let wanted = Wanted::new(partition, vec![room.clone()], from).or_else(instead);
         chat.cut_over(Weak::clone(&client), vec![wanted], joined).await;
@@ -195,6 +207,26 @@ impl Connection {
             self.is_stale.store(true, Ordering::Release);
         }
         has_moved
+    }
+
+    /// Emits what was said while the join was stored. The client may have later events of other
+    /// rooms, and at the cutover it has all of them: so its new offset is the end of the cutover,
+    /// and it comes with the last of these events.
+    fn emit_joined(&self, number: u64, cutover: &Cutover) {
+        let memberships = self.memberships.lock();
+        let is_it = |one: &&Membership| one.state == MembershipState::Joining(number);
+        let Some(membership) = memberships.all.iter().find(is_it) else { return };
+        let joined = || std::iter::once(&membership.joined);
+        let is_missed = |entry: &&Arc<ReplayEntry>| sees(&self.public_id, joined(), entry.record());
+        let mut missed = cutover.entries.iter().filter(is_missed).peekable();
+        while let Some(entry) = missed.next() {
+            let end = cutover.end.as_ref().filter(|_| missed.peek().is_none());
+            let offset = match end {
+                Some(end) => self.chat.0.replay.offsets().pass(cutover.partition, end),
+                None => RecordOffset::none(),
+            };
+            self.chat.0.subscriptions.emit_stored(self.recipient, entry.record(), &offset);
+        }
     }
 
     /// The store has not accepted the join: the former memberships are restored.
@@ -270,14 +302,14 @@ impl Connection {
         Err(Reject::new(Code::Unavailable, "the session cannot be stored now; nothing changed"))
     }
 
-    /// Stores again after an undone change: the store retries failed saves, and must not bring the
-    /// undone change back.
-    fn save_again(self: &Arc<Self>) {
+    /// Stores the session without a caller that waits. After an undone change too: the store retries
+    /// failed saves, and must not bring the undone change back.
+    pub(super) fn save_again(self: &Arc<Self>) {
         self.is_stale.store(true, Ordering::Release);
         let connection = Arc::clone(self);
         self.spawn("save again", async move {
             if connection.save().await.is_err() {
-                tracing::debug!("an undone change is stored when the store is back");
+                tracing::debug!("a session is stored when the store is back");
             }
         });
     }
@@ -317,6 +349,7 @@ impl Connection {
             self.emit_lost(cutover, is_here);
         }
         self.go_live(is_restoring);
+        self.chat.0.subscriptions.emit(self.recipient, &LiveEvent::Hello);
     }
 
     /// Emits what was delivered meanwhile in these rooms of one partition.
@@ -337,7 +370,7 @@ impl Connection {
         for entry in &cutover.entries {
             if sees(&self.public_id, joined(), entry.record()) {
                 let offset = offsets.pass(cutover.partition, &entry.record().position);
-                self.chat.0.subscriptions.emit_stored(self.recipient, entry.record(), offset);
+                self.chat.0.subscriptions.emit_stored(self.recipient, entry.record(), &offset);
             }
         }
         cutover.end.iter().for_each(|end| offsets.set(cutover.partition, end.seq));

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::{Actor, Chat, Connection, connection::Permit, unavailable};
@@ -24,7 +25,7 @@ use crate::{
         reject::{Code, Reject},
         request::{Destination, NewChange, NewMessage},
         room::{RoomKind, RoomName},
-        visibility::{is_native, may_enter},
+        visibility::{has_personal_room, may_enter},
     },
     store::{error::ReadError, log::AppendError},
 };
@@ -58,9 +59,14 @@ struct PendingAppend {
     draft: Draft,
     /// The epoch of the message that is changed.
     epoch: Option<Epoch>,
+    /// The draft is refused if this is.
+    after: Option<Preceding>,
     permit: Option<Permit>,
     done: Done,
 }
+
+/// A join or a leave that must succeed before a message of the same event is stored.
+pub(super) type Preceding = BoxFuture<'static, Result<(), Reject>>;
 
 /// Rooms of two users in which both have marks, and when those were set.
 pub(super) type OpenedRooms = HashMap<RoomName, Instant>;
@@ -74,13 +80,19 @@ impl Chat {
         message: NewMessage,
         done: impl FnOnce(Result<Sent, Reject>) + Send + 'static,
     ) {
+        self.send_after(actor, message, None, done);
+    }
+
+    /// The same, once what precedes it has succeeded.
+    pub(super) fn send_after(
+        &self,
+        actor: Actor<'_>,
+        message: NewMessage,
+        after: Option<Preceding>,
+        done: impl FnOnce(Result<Sent, Reject>) + Send + 'static,
+    ) {
         let NewMessage { to, id, repeatable, body, except_me, members_only, source } = message;
-        let room = match to {
-            Destination::Room(room) if members_only => actor.check_inside(&room).map(|()| room),
-            Destination::Room(room) => may_enter(actor.user, &room).map(|()| room),
-            Destination::User(user) => RoomName::direct(actor.user, &user).ok_or_else(no_user),
-            Destination::Connection(id) => RoomName::socket(&id).ok_or_else(no_connection),
-        };
+        let room = room_of(actor, to, members_only);
         let entry = Entry::Message(body);
         let permit = room.and_then(|room| Ok((self.begin_append(actor, &entry)?, room)));
         let (permit, room) = match permit {
@@ -89,7 +101,9 @@ impl Chat {
         };
         let except = actor.connection.filter(|_| except_me).map(|one| one.public_id().clone());
         let draft = Draft::new(room, actor.user.clone(), id, clock::now(), entry);
-        self.append(actor, Draft { repeatable, except, source, ..draft }, None, permit, done);
+        let draft = Draft { repeatable, except, source, ..draft };
+        let done = Box::new(done);
+        self.append(actor, PendingAppend { draft, epoch: None, after, permit, done });
     }
 
     /// Stores a change of an earlier message, in the same way.
@@ -107,8 +121,9 @@ impl Chat {
             Err(reject) => return done(Err(reject)),
         };
         let draft = Draft::new(room, actor.user.clone(), id, clock::now(), entry);
-        let draft = Draft { repeatable, ..draft };
-        self.append(actor, draft, Some(epoch), permit, done);
+        let (draft, done) = (Draft { repeatable, ..draft }, Box::new(done));
+        let epoch = Some(epoch);
+        self.append(actor, PendingAppend { draft, epoch, after: None, permit, done });
     }
 
     fn begin_append(&self, actor: Actor<'_>, entry: &Entry) -> Result<Option<Permit>, Reject> {
@@ -120,31 +135,25 @@ impl Chat {
         actor.begin_append()
     }
 
-    fn append(
-        &self,
-        actor: Actor<'_>,
-        mut draft: Draft,
-        epoch: Option<Epoch>,
-        permit: Option<Permit>,
-        done: impl FnOnce(Result<Sent, Reject>) + Send + 'static,
-    ) {
+    fn append(&self, actor: Actor<'_>, mut append: PendingAppend) {
+        let draft = &mut append.draft;
         if actor.connection.is_none_or(|one| one.recipient.dialect.features().presence) {
             draft.name = self.name(&draft.from);
         }
         let is_change = matches!(draft.entry, Entry::Change { .. });
         let is_named = draft.room.kind() == RoomKind::Named;
         let must_ask = is_change || !is_named && !self.is_opened(&draft.room);
+        let must_wait = must_ask || append.after.is_some();
         let Some(connection) = actor.connection else {
-            let (chat, done) = (self.clone(), Box::new(done));
-            let append = PendingAppend { draft, epoch, permit, done };
+            let chat = self.clone();
             return self.0.tasks.spawn("append", async move { chat.append_checked(append).await });
         };
         let mut pending = connection.pending.lock();
-        if !must_ask && !pending.is_running {
+        if !must_wait && !pending.is_running {
             drop(pending);
-            return self.submit(draft, permit, done);
+            return self.submit(append.draft, append.permit, append.done);
         }
-        pending.waiting.push_back(PendingAppend { draft, epoch, permit, done: Box::new(done) });
+        pending.waiting.push_back(append);
         if !std::mem::replace(&mut pending.is_running, true) {
             let (chat, connection) = (self.clone(), Arc::clone(connection));
             self.0.tasks.spawn("pending appends", async move {
@@ -156,10 +165,17 @@ impl Chat {
     }
 
     async fn append_checked(&self, append: PendingAppend) {
-        let PendingAppend { draft, epoch, permit, done } = append;
-        let allowed = match draft.entry {
-            Entry::Change { target_seq, .. } => self.check_target(&draft, target_seq, epoch).await,
-            Entry::Message(_) => self.check_destination(&draft).await,
+        let PendingAppend { draft, epoch, after, permit, done } = append;
+        let preceded = match after {
+            Some(after) => after.await,
+            None => Ok(()),
+        };
+        let allowed = match (preceded, &draft.entry) {
+            (Err(reject), _) => Err(reject),
+            (Ok(()), Entry::Change { target_seq, .. }) => {
+                self.check_target(&draft, *target_seq, epoch).await
+            }
+            (Ok(()), Entry::Message(_)) => self.check_destination(&draft).await,
         };
         match allowed {
             Ok(()) => self.submit(draft, permit, done),
@@ -170,12 +186,7 @@ impl Chat {
         }
     }
 
-    fn submit(
-        &self,
-        draft: Draft,
-        permit: Option<Permit>,
-        done: impl FnOnce(Result<Sent, Reject>) + Send + 'static,
-    ) {
+    fn submit(&self, draft: Draft, permit: Option<Permit>, done: Done) {
         let (room, id) = (draft.room.clone(), draft.id.clone());
         let settle = Box::new(move |outcome: Result<_, AppendError>| {
             drop(permit);
@@ -259,7 +270,9 @@ impl Chat {
             return Ok(true);
         }
         let record = self.0.store.sessions.read(session).await?;
-        Ok(record.is_some_and(|record| is_native(record.rooms.iter().map(|joined| &joined.room))))
+        Ok(record.is_some_and(|record| {
+            has_personal_room(record.rooms.iter().map(|joined| &joined.room))
+        }))
     }
 }
 
@@ -276,6 +289,20 @@ impl Connection {
 impl std::fmt::Debug for PendingAppend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PendingAppend").field("draft", &self.draft).finish_non_exhaustive()
+    }
+}
+
+/// The room that a message to `to` is written in.
+pub(super) fn room_of(
+    actor: Actor<'_>,
+    to: Destination,
+    members_only: bool,
+) -> Result<RoomName, Reject> {
+    match to {
+        Destination::Room(room) if members_only => actor.check_inside(&room).map(|()| room),
+        Destination::Room(room) => may_enter(actor.user, &room).map(|()| room),
+        Destination::User(user) => RoomName::direct(actor.user, &user).ok_or_else(no_user),
+        Destination::Connection(id) => RoomName::socket(&id).ok_or_else(no_connection),
     }
 }
 

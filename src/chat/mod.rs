@@ -5,6 +5,7 @@
 //! here knows a socket, a header or a client's format.
 //!
 //! - `messages`: send, edit, delete, react; in each connection's order
+//! - `events`: what a row of the rule table makes of an event
 //! - `queries`: history, search, rooms, read marks, profile, typing
 //! - `memberships`: join, leave, restore after a recovery
 //! - `sessions`: admit a client, recover its session, take it over
@@ -12,6 +13,7 @@
 
 mod connection;
 mod cutover;
+mod events;
 mod memberships;
 mod messages;
 mod presence;
@@ -33,6 +35,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 pub use self::{
     connection::{Actor, Connection},
     cutover::JoinResult,
+    events::EventResult,
     messages::Sent,
     queries::ListedRooms,
     sessions::{Arrival, Returning},
@@ -166,6 +169,10 @@ impl Chat {
                 self.register_again();
             }
         }
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
     }
 
     pub fn counts(&self) -> Counts {

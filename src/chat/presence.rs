@@ -19,6 +19,7 @@ use crate::{
     domain::{
         name::UserId,
         presence::{PresenceSettings, PresenceState, TypingChange},
+        record::PassedEvent,
         room::RoomName,
         roster::{LISTED_MAX, RosterSnapshot, RosterStep},
         user::User,
@@ -65,6 +66,8 @@ struct Shared {
     waiting: HashMap<RoomName, Arc<Notify>>,
     /// Read marks that were not emitted to clients yet.
     reads: Vec<(UserId, RoomName, u64)>,
+    /// Events that were not passed on to clients yet.
+    passed: Vec<PassedEvent>,
 }
 
 impl Presence {
@@ -75,7 +78,8 @@ impl Presence {
         settings: PresenceSettings,
     ) -> Self {
         let state = PresenceState::new(settings);
-        let shared = Mutex::new(Shared { state, waiting: HashMap::new(), reads: Vec::new() });
+        let (waiting, reads, passed) = (HashMap::new(), Vec::new(), Vec::new());
+        let shared = Mutex::new(Shared { state, waiting, reads, passed });
         let (work, asked) = (Notify::new(), Notify::new());
         Self(Arc::new(Inner { store, replay, tasks, settings, shared, work, asked }))
     }
@@ -131,7 +135,7 @@ impl Presence {
     /// Handles a signal of a node, this one included.
     pub fn on_event(&self, signal: Signal) {
         let mut shared = self.shared();
-        let waiting = shared.state.signals_waiting() + shared.reads.len();
+        let waiting = shared.state.signals_waiting() + shared.reads.len() + shared.passed.len();
         match signal {
             Signal::Presence { room, version, joined, left, count } => {
                 shared.state.step(&room, RosterStep { version, joined, left, count });
@@ -148,6 +152,7 @@ impl Presence {
             }
             Signal::Profile { user } => shared.state.hear_profile(&user),
             Signal::Read { user, room, seq } => shared.reads.push((user, room, seq)),
+            Signal::Event(passed) => shared.passed.push(*passed),
         }
         drop(shared);
         self.0.work.notify_one();
@@ -217,12 +222,17 @@ impl Presence {
     }
 
     async fn tell_signals(&self, broadcaster: &Broadcaster) {
-        let (reads, profiles, typing) = {
+        let (reads, passed, profiles, typing) = {
             let mut shared = self.shared();
             let has_clients = |room: &RoomName| broadcaster.reaches(room);
             let typing = shared.state.take_typing(now(), has_clients);
-            (std::mem::take(&mut shared.reads), shared.state.take_profiles(), typing)
+            let reads = std::mem::take(&mut shared.reads);
+            let passed = std::mem::take(&mut shared.passed);
+            (reads, passed, shared.state.take_profiles(), typing)
         };
+        for passed in passed {
+            broadcaster.passed_on(&passed).await;
+        }
         for (user, room, seq) in reads {
             let event = LiveEvent::Read { room: &room, user: &user, seq };
             broadcaster.live(&audience(&room).collect::<Vec<_>>(), None, &event).await;

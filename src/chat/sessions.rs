@@ -5,7 +5,7 @@
 //! events. The last two meet at the cutover, so no record is lost or comes twice.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
     sync::Arc,
     time::Duration,
@@ -25,11 +25,12 @@ use crate::{
     },
     dialects::{
         DialectId,
-        offset::{Offset, OffsetCursor, OffsetVector, VECTOR_BYTES_MAX},
+        offset::{ClientOffset, Offset, OffsetCursor, OffsetVector, ShownEvents, VECTOR_BYTES_MAX},
     },
     domain::{
         name::{PublicId, UserId},
         position::Position,
+        record::{Change, Entry},
         room::RoomName,
         visibility::{JoinedRoom, listens_in, sees},
     },
@@ -55,7 +56,7 @@ pub(super) const ADMISSIONS_MAX: usize = 64;
 pub struct Returning {
     pub key: SessionKey,
     /// The last event that the client has; `None`: it has none.
-    pub offset: Option<Offset>,
+    pub offset: Option<ClientOffset>,
 }
 
 /// A client that asks to be admitted.
@@ -142,8 +143,8 @@ impl Chat {
         let holder = connection.holder;
         if connection.recipient.dialect.features().presence {
             self.unregister(&connection.user);
-            self.0.subscriptions.unaddress(&connection.public_id, holder);
         }
+        self.0.subscriptions.unaddress(&connection.public_id, holder);
         self.0.held.lock().remove(&holder);
         // A client that leaves the namespace and enters it again keeps its socket.
         let mut restoring = self.0.restoring.lock();
@@ -157,11 +158,9 @@ impl Chat {
 
     fn new_session(&self, arrival: &Arrival<'_>, key: &SessionKey) -> Recovery {
         let user = (arrival.user)(key);
-        let features = arrival.recipient.dialect.features();
-        let lobby = features.joins_lobby.then(RoomName::lobby);
-        let personal = features.personal_room.then(|| RoomName::personal(&user));
+        let lobby = arrival.recipient.dialect.features().joins_lobby.then(RoomName::lobby);
         let since = |room: &RoomName| self.0.replay.position(self.partition(room));
-        let rooms = lobby.into_iter().chain(personal);
+        let rooms = lobby.into_iter().chain([RoomName::personal(&user)]);
         let rooms: Vec<JoinedRoom> =
             rooms.map(|room| JoinedRoom { since: since(&room), room }).collect();
         let mut until = BTreeMap::new();
@@ -187,12 +186,13 @@ impl Chat {
         let Some(mut record) = sessions.claim(session.clone(), holder, user).await? else {
             return Ok(None);
         };
-        self.fit(&mut record, arrival.recipient);
+        self.add_personal_room(&mut record);
         let offset = returning.offset.as_ref();
-        let why = match self.missed(&session, &record.rooms, offset, arrival.recipient).await {
-            Ok((frames, until)) => return Ok(Some(Recovery { record, frames, until })),
-            Err(why) => why,
-        };
+        let why =
+            match self.missed(&session, &record.rooms, offset, arrival.recipient.dialect).await {
+                Ok((frames, until)) => return Ok(Some(Recovery { record, frames, until })),
+                Err(why) => why,
+            };
         // No connection uses the session. Without this release it would live as long as this node.
         sessions.release(session, holder);
         match why {
@@ -204,13 +204,10 @@ impl Chat {
         }
     }
 
-    /// A client can recover its session in another dialect, which may have no personal room.
-    fn fit(&self, record: &mut SessionRecord, recipient: Recipient) {
+    /// A session that an older release stored may have no personal room.
+    fn add_personal_room(&self, record: &mut SessionRecord) {
         let personal = RoomName::personal(&record.user);
-        let is_there = record.rooms.iter().any(|joined| joined.room == personal);
-        if !recipient.dialect.features().personal_room {
-            record.rooms.retain(|joined| joined.room != personal);
-        } else if !is_there {
+        if !record.rooms.iter().any(|joined| joined.room == personal) {
             let since = self.0.replay.position(self.partition(&personal));
             record.rooms.push(JoinedRoom { room: personal, since });
         }
@@ -222,11 +219,13 @@ impl Chat {
         &self,
         session: &PublicId,
         joined: &[JoinedRoom],
-        offset: Option<&Offset>,
-        recipient: Recipient,
+        offset: Option<&ClientOffset>,
+        dialect: DialectId,
     ) -> Result<(Bytes, Until), TooOld> {
         let replay = &self.0.replay;
         let rooms = listens_in(session, joined.iter().map(|joined| &joined.room));
+        let shown = offset.and_then(|offset| offset.shown);
+        let offset = offset.map(|offset| &offset.offset);
         let partitions: Vec<u16> = match offset {
             // Its digest is one of all partitions.
             Some(Offset::Vector(_)) => (0..self.0.store.log.partitions()).collect(),
@@ -239,7 +238,11 @@ impl Chat {
         let mut offsets = OffsetCursor::new(positions.as_deref().map(OffsetVector::new));
         let (mut until, mut parts) = (Vec::new(), Vec::new());
         for partition in self.partitions(joined) {
-            let after = self.after(joined, offset, positions.as_deref(), partition)?;
+            let mut after = self.after(joined, offset, positions.as_deref(), partition)?;
+            let is_here = |shown: &ShownEvents| shown.partition.is_none_or(|it| it == partition);
+            let shown = shown.filter(is_here).map(|shown| (after.seq, shown.count));
+            // The later events of that record are missing.
+            after.seq -= u64::from(shown.is_some()).min(after.seq);
             offsets.set(partition, after.seq);
             let (mut entries, end) = loop {
                 match replay.missed(partition, &after, &rooms) {
@@ -253,10 +256,13 @@ impl Chat {
                 }
             };
             entries.retain(|entry| sees(session, joined.iter(), entry.record()));
-            parts.push(MissedPart { partition, entries, end: end.seq });
+            if !dialect.features().changes {
+                drop_deleted(&mut entries);
+            }
+            parts.push(MissedPart { partition, entries, end: end.seq, shown });
             until.push((partition, Some(end)));
         }
-        Ok((self.frames(&parts, offsets, recipient.dialect).await?, until))
+        Ok((self.frames(&parts, offsets, dialect).await?, until))
     }
 
     /// The position after which a session receives records of a partition. `positions` are this
@@ -307,12 +313,9 @@ impl Chat {
         dialect: DialectId,
     ) -> Result<Bytes, TooOld> {
         let longer = if offsets.is_shared() { 0 } else { VECTOR_BYTES_MAX };
-        let frames = || {
-            let entries = parts.iter().flat_map(|part| &part.entries);
-            entries.map(|entry| entry.frame(dialect))
-        };
-        let is_frame = |frame: &&Bytes| !frame.is_empty();
-        let size: usize = frames().filter(is_frame).map(|frame| frame.len() + longer).sum();
+        let entries = parts.iter().flat_map(|part| &part.entries);
+        let frames = entries.map(|entry| entry.frames(dialect)).filter(|one| !one.is_empty());
+        let size: usize = frames.map(|frames| frames.len() + longer).sum();
         if size > REPLAY_BYTES_MAX {
             return Err(TooOld::TooMuch);
         }
@@ -326,18 +329,21 @@ impl Chat {
             return Err(ReadError::Unavailable(why.to_owned()).into());
         };
         let mut all = Vec::with_capacity(size);
-        if offsets.is_shared() {
-            frames().for_each(|frame| all.extend_from_slice(frame));
-        } else {
-            // The offsets are this client's own: another client has received other records of other
-            // partitions.
-            for MissedPart { partition, entries, end } in parts {
-                for entry in entries {
-                    let offset = offsets.pass(*partition, &entry.record().position);
-                    all.extend_from_slice(&entry.frame_with(dialect, offset));
+        for MissedPart { partition, entries, end, shown } in parts {
+            for entry in entries {
+                let position = &entry.record().position;
+                let skipped = shown.filter(|(seq, _)| *seq == position.seq).map(|(_, count)| count);
+                // A vector is this client's own: another client has received other records of other
+                // partitions.
+                let offset = offsets.pass(*partition, position);
+                if skipped.is_none() && offsets.is_shared() {
+                    all.extend_from_slice(entry.frames(dialect));
+                } else {
+                    let skipped = skipped.unwrap_or_default();
+                    all.extend_from_slice(&entry.frames_with(dialect, &offset, skipped));
                 }
-                offsets.set(*partition, *end);
             }
+            offsets.set(*partition, *end);
         }
         let permit = permit.expect("the semaphore is never closed");
         Ok(Bytes::from_owner(BudgetedFrames { frames: all, _permit: permit }))
@@ -361,6 +367,22 @@ struct MissedPart {
     entries: Vec<Arc<ReplayEntry>>,
     /// After this part the client has everything up to here.
     end: u64,
+    /// The seq of the record that the client has a part of, and how many of its events.
+    shown: Option<(u64, usize)>,
+}
+
+/// Removes messages that were deleted meanwhile.
+fn drop_deleted(entries: &mut Vec<Arc<ReplayEntry>>) {
+    let deleted: HashSet<u64> = entries
+        .iter()
+        .filter_map(|entry| match entry.record().entry {
+            Entry::Change { target_seq, change: Change::Delete } => Some(target_seq),
+            _ => None,
+        })
+        .collect();
+    if !deleted.is_empty() {
+        entries.retain(|entry| !deleted.contains(&entry.record().position.seq));
+    }
 }
 
 /// Frames, and the permit for the memory that they use.

@@ -115,8 +115,9 @@ fn chat() -> (Arc<Slow>, Chat) {
     };
     let registry = transport::start(TransportSettings::default(), &tasks, &tasks);
     let limits = Limits { message_bytes_max: 100, in_flight_max: 2, rooms_max: 2 };
-    let replay = ReplayBuffer::new(Arc::clone(&store.log));
-    (slow, Chat::new(store, limits, Subscriptions::new(registry), replay, tasks))
+    let dialects = crate::dialects::Dialects::new();
+    let replay = ReplayBuffer::new(Arc::clone(&store.log), dialects);
+    (slow, Chat::new(store, limits, Subscriptions::new(registry, dialects), replay, tasks))
 }
 
 fn told(chat: &Chat, name: &str) {

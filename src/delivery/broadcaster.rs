@@ -6,13 +6,17 @@ use socketioxide::operators::BroadcastOperators;
 
 use crate::domain::{
     name::{PublicId, UserId},
-    record::Record,
+    record::{PassedEvent, Record},
     room::{RoomKind, RoomName},
     visibility::audience,
 };
 use crate::{
     delivery::subscriptions::Subscriptions,
-    dialects::{DialectId, dialect::LiveEvent, event::Event},
+    dialects::{
+        dialect::{Dialect, LiveEvent},
+        event::Event,
+        offset::RecordOffset,
+    },
     transport::{Io, adapter::Adapter, registry::Registry},
 };
 
@@ -31,29 +35,46 @@ impl Broadcaster {
 
     /// Emits a record to every socket that receives it. `offset` is the one of a client that has
     /// received everything up to this record.
-    pub async fn record(&self, record: &Record, offset: &str) {
+    pub async fn record(&self, record: &Record, offset: &RecordOffset) {
+        let except = record.except.as_ref();
+        self.emit_to(&record.room, except, |dialect| dialect.record(record, offset)).await;
+    }
+
+    /// Emits an event that is passed on to every socket that receives it.
+    pub async fn passed_on(&self, passed: &PassedEvent) {
+        let (except, event) = (passed.except.as_ref(), LiveEvent::PassedOn(passed));
+        self.emit_to(&passed.room, except, |dialect| dialect.live(&event)).await;
+    }
+
+    /// Emits what is written in a room, in the dialect of each socket, to all but one session.
+    async fn emit_to<'a>(
+        &self,
+        room: &RoomName,
+        except: Option<&PublicId>,
+        render: impl Fn(&'static dyn Dialect) -> Vec<Event<'a>>,
+    ) {
         let recipient_of = |session: &PublicId| self.subscriptions.recipient(session.as_str());
-        let except = record.except.as_ref().and_then(recipient_of).map(|to| to.sid);
+        let except = except.and_then(recipient_of).map(|to| to.sid);
         // A session has no Socket.IO room, so its socket is looked up by the session's id.
-        if let RoomKind::Socket { session } = record.room.kind() {
+        if let RoomKind::Socket { session } = room.kind() {
             let to = self.subscriptions.recipient(session).filter(|to| except != Some(to.sid));
-            if let Some(to) = to
-                && let Some(event) = to.dialect.record(record, offset.to_owned())
-            {
-                self.registry.emit_in_turn(to.sid, event.name, &event.arguments).await;
+            let Some(to) = to else { return };
+            for event in render(to.dialect.get()) {
+                self.registry.emit_in_turn(to.sid, &event.name, &event.arguments).await;
             }
             return;
         }
         let except = except.and_then(|sid| self.io.get_socket(sid));
-        for room in audience(&record.room) {
-            for dialect in self.subscriptions.dialects(&room) {
-                let Some(event) = dialect.record(record, offset.to_owned()) else { continue };
-                let to = dialect.socket_room(&room);
-                let to = match &except {
-                    Some(socket) => socket.to(to),
-                    None => self.io.to(to),
-                };
-                self.emit(to, &event).await;
+        for room in audience(room) {
+            for dialect in self.subscriptions.spoken(&room) {
+                for event in render(dialect.get()) {
+                    let to = dialect.socket_room(&room);
+                    let to = match &except {
+                        Some(socket) => socket.to(to),
+                        None => self.io.to(to),
+                    };
+                    self.emit(to, &event).await;
+                }
             }
         }
     }
@@ -62,10 +83,9 @@ impl Broadcaster {
     /// one user. A member of several rooms gets it once.
     pub async fn live(&self, rooms: &[RoomName], except: Option<&UserId>, event: &LiveEvent<'_>) {
         let except = except.map(RoomName::personal);
-        for dialect in DialectId::all() {
-            let Some(event) = dialect.live(event) else { continue };
+        for dialect in self.subscriptions.dialects().all() {
             let is_spoken =
-                |room: &&RoomName| self.subscriptions.dialects(room).any(|one| one == dialect);
+                |room: &&RoomName| self.subscriptions.spoken(room).any(|one| one == dialect);
             let rooms = rooms.iter().filter(|room| except.as_ref() != Some(room));
             let rooms: Vec<_> =
                 rooms.filter(is_spoken).map(|room| dialect.socket_room(room)).collect();
@@ -73,25 +93,27 @@ impl Broadcaster {
             if rooms.is_empty() {
                 continue;
             }
-            let to = match &except {
-                Some(own) => self.io.to(rooms).except(dialect.socket_room(own)),
-                None => self.io.to(rooms),
-            };
-            self.emit(to, &event).await;
+            for event in dialect.live(event) {
+                let to = match &except {
+                    Some(own) => self.io.to(rooms.clone()).except(dialect.socket_room(own)),
+                    None => self.io.to(rooms.clone()),
+                };
+                self.emit(to, &event).await;
+            }
         }
     }
 
     /// Whether the room has a client on this node that takes part in presence.
     pub fn reaches(&self, room: &RoomName) -> bool {
         let is_reached = |room: RoomName| {
-            self.subscriptions.dialects(&room).any(|dialect| dialect.features().presence)
+            self.subscriptions.spoken(&room).any(|dialect| dialect.features().presence)
         };
         audience(room).any(is_reached)
     }
 
     async fn emit(&self, to: BroadcastOperators<Adapter>, event: &Event<'_>) {
-        if let Err(error) = to.emit(event.name, &event.arguments).await {
-            tracing::debug!(event = event.name, %error, "an event did not reach every connection");
+        if let Err(error) = to.emit(&event.name, &event.arguments).await {
+            tracing::debug!(event = %event.name, %error, "an event did not reach every connection");
         }
     }
 }

@@ -20,7 +20,10 @@ use tokio::{
 
 use crate::delivery::replay::tail::{Missed, PartitionTail, RECOVERY_BYTES_MAX, ReplayEntry};
 use crate::{
-    dialects::offset::{OffsetCursor, OffsetVector, VECTOR_PARTITIONS_MAX},
+    dialects::{
+        Dialects,
+        offset::{OffsetCursor, OffsetVector, VECTOR_PARTITIONS_MAX},
+    },
     domain::{position::Position, room::RoomName},
     store::{
         error::ReadError,
@@ -56,6 +59,7 @@ pub struct ReplayBuffer(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     log: Arc<dyn MessageLog>,
+    dialects: Dialects,
     cutover: CutoverLock<()>,
     tails: Mutex<Vec<PartitionTail>>,
     /// Held while the log is read, so that there is one read at a time.
@@ -64,10 +68,11 @@ struct Inner {
 }
 
 impl ReplayBuffer {
-    pub fn new(log: Arc<dyn MessageLog>) -> Self {
-        let tails = (0..log.partitions()).map(|_| PartitionTail::default()).collect();
+    pub fn new(log: Arc<dyn MessageLog>, dialects: Dialects) -> Self {
+        let tails = (0..log.partitions()).map(|_| PartitionTail::new(dialects)).collect();
         Self(Arc::new(Inner {
             log,
+            dialects,
             cutover: CutoverLock::default(),
             tails: Mutex::new(tails),
             filling: CutoverLock::default(),
@@ -200,7 +205,7 @@ impl ReplayBuffer {
             let Some(last) = records.last() else { return Ok(()) };
             at = last.position.clone();
             for record in records {
-                let entry = ReplayEntry::new(record);
+                let entry = ReplayEntry::new(record, self.0.dialects);
                 bytes += entry.bytes();
                 older.push(Arc::new(entry));
             }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use socketioxide_core::Sid;
 
 use crate::{
-    dialects::{DIALECTS, DialectId, dialect::LiveEvent, event::Event},
+    dialects::{DialectId, Dialects, dialect::LiveEvent, event::Event, offset::RecordOffset},
     domain::{name::PublicId, record::Record, room::RoomName},
     store::sessions::Holder,
     transport::{
@@ -29,11 +29,12 @@ pub struct Recipient {
 pub struct Subscriptions(Arc<Inner>);
 
 /// Sockets of one room, by dialect.
-type Count = [u32; DIALECTS];
+type Count = Box<[u32]>;
 
 #[derive(Debug)]
 struct Inner {
     registry: Registry,
+    dialects: Dialects,
     rooms: Mutex<HashMap<RoomName, Count>>,
     /// The socket of each session that can be addressed alone. A Socket.IO room for each session
     /// would cost an idle connection much more memory.
@@ -41,15 +42,21 @@ struct Inner {
 }
 
 impl Subscriptions {
-    pub fn new(registry: Registry) -> Self {
+    pub fn new(registry: Registry, dialects: Dialects) -> Self {
         let (rooms, addressed) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { registry, rooms, addressed }))
+        Self(Arc::new(Inner { registry, dialects, rooms, addressed }))
+    }
+
+    /// The dialects of this node.
+    pub fn dialects(&self) -> Dialects {
+        self.0.dialects
     }
 
     /// From now on the room's events reach the socket.
     pub fn subscribe(&self, to: Recipient, room: &RoomName) {
         self.0.registry.join(to.sid, to.dialect.socket_room(room));
-        self.0.rooms.lock().entry(room.clone()).or_default()[to.dialect.index()] += 1;
+        let none = || vec![0; self.0.dialects.count()].into_boxed_slice();
+        self.0.rooms.lock().entry(room.clone()).or_insert_with(none)[to.dialect.index()] += 1;
     }
 
     pub fn unsubscribe(&self, to: Recipient, room: &RoomName) {
@@ -62,15 +69,21 @@ impl Subscriptions {
         let mut rooms = self.0.rooms.lock();
         if let Some(count) = rooms.get_mut(room) {
             count[to.dialect.index()] -= 1;
-            if *count == Count::default() {
+            if count.iter().all(|sockets| *sockets == 0) {
                 rooms.remove(room);
             }
         }
     }
 
-    pub fn dialects(&self, room: &RoomName) -> impl Iterator<Item = DialectId> + use<> {
-        let count = self.0.rooms.lock().get(room).copied().unwrap_or_default();
-        DialectId::all().filter(move |dialect| count[dialect.index()] > 0)
+    /// The dialects that sockets in the room speak.
+    pub fn spoken(&self, room: &RoomName) -> impl Iterator<Item = DialectId> + use<> {
+        let mut spoken = 0_u64;
+        if let Some(count) = self.0.rooms.lock().get(room) {
+            for (index, sockets) in count.iter().enumerate() {
+                spoken |= u64::from(*sockets > 0) << index;
+            }
+        }
+        self.0.dialects.all().filter(move |dialect| spoken & (1 << dialect.index()) != 0)
     }
 
     /// Every room that has a subscribed socket on this node.
@@ -101,19 +114,17 @@ impl Subscriptions {
 
     /// Emits to one socket, in one order with all broadcasts.
     pub fn emit(&self, to: Recipient, event: &LiveEvent<'_>) {
-        if let Some(event) = to.dialect.live(event) {
-            self.emit_event(to, &event);
-        }
+        self.emit_all(to, &to.dialect.live(event));
     }
 
-    fn emit_event(&self, to: Recipient, event: &Event<'_>) {
-        self.0.registry.emit(to.sid, event.name, &event.arguments);
+    /// Emits a stored record, if the socket's dialect has events for it.
+    pub fn emit_stored(&self, to: Recipient, record: &Record, offset: &RecordOffset) {
+        self.emit_all(to, &to.dialect.record(record, offset));
     }
 
-    /// Emits a stored record, if the socket's dialect has an event for it.
-    pub fn emit_stored(&self, to: Recipient, record: &Record, offset: String) {
-        if let Some(event) = to.dialect.record(record, offset) {
-            self.emit_event(to, &event);
+    fn emit_all(&self, to: Recipient, events: &[Event<'_>]) {
+        for event in events {
+            self.0.registry.emit(to.sid, &event.name, &event.arguments);
         }
     }
 

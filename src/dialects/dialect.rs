@@ -4,12 +4,12 @@ use std::fmt;
 
 use serde_json::value::RawValue;
 
-use super::{event::Event, page::PageMessage};
+use super::{event::Event, offset::RecordOffset, page::PageMessage};
 use crate::domain::{
     message::Message,
-    name::{MessageId, UserId},
+    name::{MessageId, PublicId, UserId},
     position::Epoch,
-    record::{Body, Record},
+    record::{Body, PassedEvent, Record},
     reject::Reject,
     request::Request,
     room::RoomName,
@@ -20,27 +20,36 @@ use crate::domain::{
 /// How the clients of one kind speak. A socket has one dialect for life.
 pub trait Dialect: Send + Sync + fmt::Debug {
     /// As a client names it in its handshake.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     fn features(&self) -> Features;
 
-    /// A client's event as a request. `fresh_id` gives a message an id where the client gave none.
-    fn decode(
-        &self,
-        event: &str,
-        args: &[&RawValue],
-        fresh_id: fn() -> MessageId,
-    ) -> Result<Request, Reject>;
+    /// A client's event as a request.
+    fn decode(&self, event: &str, args: &[&RawValue], asker: &Asker<'_>)
+    -> Result<Request, Reject>;
 
-    /// A record of the log, with the offset of a client that has it. `None`: clients of this
-    /// dialect are not told of it.
-    fn record<'a>(&self, record: &'a Record, offset: String) -> Option<Event<'a>>;
+    /// The events for a record of the log. Empty: clients of this dialect are not told of it.
+    fn record<'a>(&'a self, record: &'a Record, offset: &RecordOffset) -> Vec<Event<'a>>;
 
-    /// Anything else that happens. `None`: clients of this dialect are not told of it.
-    fn live<'a>(&self, event: &LiveEvent<'a>) -> Option<Event<'a>>;
+    /// The events for anything else that happens. Empty: clients of this dialect are not told.
+    fn live<'a>(&'a self, event: &LiveEvent<'a>) -> Vec<Event<'a>>;
 
     /// A message in a page of history, as it is now.
     fn page_message<'a>(&self, message: &'a Message) -> PageMessage<'a>;
+}
+
+/// The connection that sent an event, as far as a dialect needs it.
+#[derive(Debug)]
+pub struct Asker<'a> {
+    pub user: &'a UserId,
+    pub public_id: &'a PublicId,
+    /// The JSON value that the session remembers as `$me`.
+    pub me: Option<&'a Body>,
+    pub wants_ack: bool,
+    /// Bytes of JSON in one message.
+    pub message_bytes_max: usize,
+    /// Gives a message an id where the client gave none.
+    pub fresh_id: fn() -> MessageId,
 }
 
 /// What a dialect's clients take part in.
@@ -48,10 +57,13 @@ pub trait Dialect: Send + Sync + fmt::Debug {
 pub struct Features {
     /// They count as members of their rooms, and are told who joins and leaves.
     pub presence: bool,
-    /// They are told what is sent to their user, or to their connection alone.
-    pub personal_room: bool,
-    /// They are in the lobby from the start, and join no other room.
+    /// They are in the lobby from the start.
     pub joins_lobby: bool,
+    /// They are told of edits, deletions and reactions. Other clients that return are not shown a
+    /// message that was deleted meanwhile.
+    pub changes: bool,
+    /// The answer to a join has what was said while it was stored. Other clients get it as events.
+    pub join_has_missed: bool,
 }
 
 /// What happens beside the records of the log.
@@ -83,4 +95,8 @@ pub enum LiveEvent<'a> {
         seq: u64,
     },
     Profile(&'a User),
+    /// An event that a client of a rule table sent, and that is not stored.
+    PassedOn(&'a PassedEvent),
+    /// A client has connected, and has got what it missed.
+    Hello,
 }

@@ -4,7 +4,9 @@
 //! for what it missed. So every stored event ends in its offset, and every other event in something
 //! that is no text.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Serialize, Serializer, ser::SerializeTuple as _};
 use serde_json::value::RawValue;
 
 use super::native::events::{
@@ -15,7 +17,7 @@ use crate::domain::{position::Epoch, room::RoomName};
 /// An event, ready to be encoded.
 #[derive(Debug)]
 pub struct Event<'a> {
-    pub name: &'static str,
+    pub name: Cow<'a, str>,
     pub arguments: Arguments<'a>,
 }
 
@@ -23,16 +25,40 @@ pub struct Event<'a> {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub enum Arguments<'a> {
-    Plain(Box<RawValue>, String),
-    External(Box<RawValue>, ()),
-    Native(NativeMessage<'a>, String),
-    Change(NativeChange<'a>, String),
+    Row(RowArguments),
+    Native(NativeMessage<'a>, Option<String>),
+    Change(NativeChange<'a>, Option<String>),
     Gap(GapEvent<'a>),
     NewEpoch(NoticeEvent<'a>),
     Presence(PresenceEvent<'a>),
     Typing(TypingEvent<'a>),
     Read(ReadEvent<'a>),
     Profile(ProfileEvent<'a>),
+}
+
+/// The arguments that a rule table gives an event, and what stands behind them.
+#[derive(Debug)]
+pub struct RowArguments {
+    pub arguments: Vec<Box<RawValue>>,
+    /// `None` in an event that is not stored.
+    pub offset: Option<String>,
+}
+
+impl Serialize for RowArguments {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // An event without arguments ends in its name, which is a text.
+        let ends_in_text = self.arguments.last().is_none_or(|last| last.get().starts_with('"'));
+        let needs_end = self.offset.is_some() || ends_in_text;
+        let length = self.arguments.len() + usize::from(needs_end);
+        let mut tuple = serializer.serialize_tuple(length)?;
+        for argument in &self.arguments {
+            tuple.serialize_element(argument)?;
+        }
+        if needs_end {
+            tuple.serialize_element(&self.offset)?;
+        }
+        tuple.end()
+    }
 }
 
 /// A hole that the log could not fill: messages `from ..= to` never reached this node.
@@ -52,9 +78,14 @@ pub struct NoticeEvent<'a> {
 }
 
 impl<'a> Event<'a> {
+    /// An event of the native dialect.
+    pub fn new(name: &'static str, arguments: Arguments<'a>) -> Self {
+        Self { name: Cow::Borrowed(name), arguments }
+    }
+
     pub fn gap(room: &'a RoomName, epoch: &'a Epoch, from: u64, to: u64) -> Self {
         let gap = GapEvent { room: room.as_str(), epoch: epoch.as_str(), from, to };
-        Self { name: "gap", arguments: Arguments::Gap(gap) }
+        Self::new("gap", Arguments::Gap(gap))
     }
 
     pub fn new_epoch(epoch: &'a Epoch) -> Self {
@@ -63,6 +94,6 @@ impl<'a> Event<'a> {
             message: "the message log began anew; older messages may be gone",
             epoch: epoch.as_str(),
         };
-        Self { name: "notice", arguments: Arguments::NewEpoch(notice) }
+        Self::new("notice", Arguments::NewEpoch(notice))
     }
 }

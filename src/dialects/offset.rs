@@ -4,6 +4,10 @@
 //! position in each of them, because the next event of the client can be in any: a digest of their
 //! epochs, then each one's seq in base 36, for example `1f0c9a3b5d7e-2s_0_1a`. Such a vector is the
 //! same for all clients of a node, so that an event is still encoded once.
+//!
+//! A rule table can tell one record by several events. Each but the last one ends in the record's
+//! offset and `.<number>`, the first one in `.1`; behind a vector the record's partition follows:
+//! `.1.0`. A client that comes back with it has not seen the later events of that record.
 
 use std::fmt;
 
@@ -34,8 +38,77 @@ pub struct OffsetVector {
     seqs: Vec<u64>,
 }
 
-impl Offset {
+/// The offset that a client comes back with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientOffset {
+    pub offset: Offset,
+    /// `None`: it has all events of the record.
+    pub shown: Option<ShownEvents>,
+}
+
+/// How many events of the record at its offset a client has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShownEvents {
+    pub count: usize,
+    /// The record's partition, where the offset is a vector.
+    pub partition: Option<u16>,
+}
+
+/// The offset of one record, for each of its events.
+#[derive(Debug, Clone)]
+pub struct RecordOffset {
+    /// `None`: the client keeps the offset that it has.
+    whole: Option<String>,
+    /// Of a vector.
+    partition: Option<u16>,
+}
+
+impl ClientOffset {
     pub fn parse(text: &str) -> Option<Self> {
+        let (head, seqs) = text.rsplit_once('-')?;
+        let Some((seqs, shown)) = seqs.split_once('.') else {
+            return Some(Self { offset: Offset::parse(text)?, shown: None });
+        };
+        let offset = Offset::parse(&format!("{head}-{seqs}"))?;
+        let mut shown = shown.split('.');
+        let count = shown.next()?.parse().ok()?;
+        let partition = shown.next().map(str::parse).transpose().ok()?;
+        let is_vector = matches!(offset, Offset::Vector(_));
+        let is_whole = shown.next().is_none() && partition.is_some() == is_vector;
+        is_whole.then_some(Self { offset, shown: Some(ShownEvents { count, partition }) })
+    }
+}
+
+impl RecordOffset {
+    /// For an event after which the client keeps the offset that it has.
+    pub fn none() -> Self {
+        Self { whole: None, partition: None }
+    }
+
+    /// Of a record's only or last event.
+    pub fn last(&self) -> Option<String> {
+        self.whole.clone()
+    }
+
+    /// Of the event at `index` of `count`.
+    pub fn of(&self, index: usize, count: usize) -> Option<String> {
+        let whole = self.last()?;
+        if index + 1 == count {
+            return Some(whole);
+        }
+        let partition = self.partition.map(|partition| format!(".{partition}"));
+        Some(format!("{whole}.{}{}", index + 1, partition.unwrap_or_default()))
+    }
+}
+
+impl From<&Position> for RecordOffset {
+    fn from(position: &Position) -> Self {
+        Self { whole: Some(Offset::Position(position.clone()).to_string()), partition: None }
+    }
+}
+
+impl Offset {
+    fn parse(text: &str) -> Option<Self> {
         let (head, seqs) = text.rsplit_once('-')?;
         if !seqs.contains('_') {
             return Some(Self::Position(Position {
@@ -96,11 +169,13 @@ impl OffsetCursor {
     }
 
     /// The offset of what is emitted next.
-    pub fn pass(&mut self, partition: u16, position: &Position) -> String {
+    pub fn pass(&mut self, partition: u16, position: &Position) -> RecordOffset {
         self.set(partition, position.seq);
         match &self.0 {
-            Some(vector) => vector.to_string(),
-            None => Offset::Position(position.clone()).to_string(),
+            Some(vector) => {
+                RecordOffset { whole: Some(vector.to_string()), partition: Some(partition) }
+            }
+            None => RecordOffset::from(position),
         }
     }
 }
@@ -149,19 +224,44 @@ mod tests {
         fn an_offset_is_read_as_it_was_written(
             positions in prop::collection::vec(position(), 1..=usize::from(VECTOR_PARTITIONS_MAX)),
         ) {
-            let one = Offset::Position(positions[0].clone());
-            prop_assert_eq!(Offset::parse(&one.to_string()), Some(one));
+            let mut cursors = vec![OffsetCursor::new(None)];
+            let vector = OffsetVector::new(&positions);
             if positions.len() > 1 {
-                let vector = Offset::Vector(OffsetVector::new(&positions));
-                prop_assert_eq!(Offset::parse(&vector.to_string()), Some(vector));
+                cursors.push(OffsetCursor::new(Some(vector.clone())));
+            }
+            for mut cursor in cursors {
+                let (offset, partition) = match cursor.is_shared() {
+                    true => (Offset::Position(positions[0].clone()), None),
+                    false => (Offset::Vector(vector.clone()), Some(0)),
+                };
+                let written = cursor.pass(0, &positions[0]);
+                for index in 0..3 {
+                    let shown = Some(ShownEvents { count: index + 1, partition });
+                    let shown = shown.filter(|shown| shown.count < 3);
+                    let read = ClientOffset::parse(&written.of(index, 3).unwrap());
+                    prop_assert_eq!(read, Some(ClientOffset { offset: offset.clone(), shown }));
+                }
             }
         }
     }
 
     #[test]
     fn what_is_no_offset_is_refused() {
-        for bad in ["", "hello", "e-", "e-x", "e-1_", "e-1_é", "e-1_2_3_4_5_6_7_8_9"] {
-            assert_eq!(Offset::parse(bad), None, "{bad:?}");
+        for bad in [
+            "",
+            "hello",
+            "e-",
+            "e-x",
+            "e-1_",
+            "e-1_é",
+            "e-1_2_3_4_5_6_7_8_9",
+            "e-1.",
+            "e-1.x",
+            "e-1.1.0",
+            "e-1_2.1",
+            "e-1_2.1.0.0",
+        ] {
+            assert_eq!(ClientOffset::parse(bad), None, "{bad:?}");
         }
     }
 
@@ -179,8 +279,9 @@ mod tests {
     fn an_offset_names_the_event_and_what_was_emitted_before_it() {
         let at = |epoch: &str, seq| Position { epoch: Epoch::new(epoch), seq };
         let mut cursor = OffsetCursor::new(Some(OffsetVector::new(&[at("a", 7), at("b", 35)])));
-        assert!(cursor.pass(0, &at("a", 46_655)).ends_with("-zzz_z"));
-        assert!(cursor.pass(1, &at("b", 36)).ends_with("-zzz_10"));
-        assert_eq!(OffsetCursor::new(None).pass(1, &at("b", 36)), "b-36");
+        let last = |offset: RecordOffset| offset.last().unwrap();
+        assert!(last(cursor.pass(0, &at("a", 46_655))).ends_with("-zzz_z"));
+        assert!(last(cursor.pass(1, &at("b", 36))).ends_with("-zzz_10"));
+        assert_eq!(last(OffsetCursor::new(None).pass(1, &at("b", 36))), "b-36");
     }
 }

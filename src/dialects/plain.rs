@@ -4,10 +4,11 @@ use serde_json::value::RawValue;
 
 use super::{
     args::{bad, bad_name, history},
-    dialect::{Dialect, Features, LiveEvent},
-    event::{Arguments, Event},
+    dialect::{Asker, Dialect, Features, LiveEvent},
+    event::{Arguments, Event, RowArguments},
     json::raw,
     native::requests::NAMES,
+    offset::RecordOffset,
     page::PageMessage,
 };
 use crate::domain::{
@@ -23,22 +24,22 @@ use crate::domain::{
 pub struct Plain;
 
 impl Dialect for Plain {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "plain"
     }
 
     fn features(&self) -> Features {
-        Features { presence: false, personal_room: false, joins_lobby: true }
+        Features { presence: false, joins_lobby: true, changes: false, join_has_missed: false }
     }
 
     fn decode(
         &self,
         event: &str,
         args: &[&RawValue],
-        fresh_id: fn() -> MessageId,
+        asker: &Asker<'_>,
     ) -> Result<Request, Reject> {
         match event {
-            "user-message" => user_message(args, fresh_id),
+            "user-message" => user_message(args, asker.fresh_id),
             "history" => history(args),
             native if NAMES.contains(&native) => {
                 Err(bad(format!("'{native}' is for clients that connect with ?dialect=native")))
@@ -49,29 +50,32 @@ impl Dialect for Plain {
         }
     }
 
-    fn record<'a>(&self, record: &'a Record, offset: String) -> Option<Event<'a>> {
+    fn record<'a>(&'a self, record: &'a Record, offset: &RecordOffset) -> Vec<Event<'a>> {
         match &record.entry {
             Entry::Message(body) => {
-                let arguments = Arguments::Plain(raw(body.as_json()), offset);
-                Some(Event { name: "message", arguments })
+                let arguments =
+                    RowArguments { arguments: vec![raw(body.as_json())], offset: offset.last() };
+                vec![Event { name: "message".into(), arguments: Arguments::Row(arguments) }]
             }
-            Entry::Change { .. } => None,
+            Entry::Change { .. } => Vec::new(),
         }
     }
 
-    fn live<'a>(&self, event: &LiveEvent<'a>) -> Option<Event<'a>> {
-        match *event {
+    fn live<'a>(&'a self, event: &LiveEvent<'a>) -> Vec<Event<'a>> {
+        vec![match *event {
             LiveEvent::External(body) => {
-                let arguments = Arguments::External(raw(body.as_json()), ());
-                Some(Event { name: "message", arguments })
+                let arguments = RowArguments { arguments: vec![raw(body.as_json())], offset: None };
+                Event { name: "message".into(), arguments: Arguments::Row(arguments) }
             }
-            LiveEvent::Gap { room, epoch, from, to } => Some(Event::gap(room, epoch, from, to)),
-            LiveEvent::NewEpoch(epoch) => Some(Event::new_epoch(epoch)),
+            LiveEvent::Gap { room, epoch, from, to } => Event::gap(room, epoch, from, to),
+            LiveEvent::NewEpoch(epoch) => Event::new_epoch(epoch),
             LiveEvent::Presence { .. }
             | LiveEvent::Typing { .. }
             | LiveEvent::Read { .. }
-            | LiveEvent::Profile(_) => None,
-        }
+            | LiveEvent::Profile(_)
+            | LiveEvent::PassedOn(_)
+            | LiveEvent::Hello => return Vec::new(),
+        }]
     }
 
     fn page_message<'a>(&self, message: &'a Message) -> PageMessage<'a> {

@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::DialectId;
+use super::{Dialects, dialect::Asker};
 use crate::domain::{
     name::{Emoji, MessageId, PublicId, UserId},
     page::Page,
@@ -17,8 +17,16 @@ fn decoded_in(dialect: &str, text: &str) -> Result<Request, Reject> {
     let parts: Vec<&RawValue> = serde_json::from_str(text).unwrap();
     let (name, args) = parts.split_first().unwrap();
     let name: String = serde_json::from_str(name.get()).unwrap();
-    let dialect = DialectId::named(dialect).unwrap();
-    dialect.decode(&name, args, || MessageId::parse("fresh").unwrap())
+    let dialect = Dialects::new().named(dialect).unwrap();
+    let asker = Asker {
+        user: &UserId::parse("ann").unwrap(),
+        public_id: &PublicId::parse("0a").unwrap(),
+        me: None,
+        wants_ack: true,
+        message_bytes_max: 32 << 10,
+        fresh_id: || MessageId::parse("fresh").unwrap(),
+    };
+    dialect.decode(&name, args, &asker)
 }
 
 fn decoded(text: &str) -> Result<Request, Reject> {

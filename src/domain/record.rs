@@ -93,6 +93,18 @@ pub struct SourceEvent {
     pub me: Option<Body>,
 }
 
+/// An event that is passed on to the connections that are there now, and not stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassedEvent {
+    pub room: RoomName,
+    pub from: UserId,
+    pub id: MessageId,
+    pub at: Timestamp,
+    /// A session that is not told.
+    pub except: Option<PublicId>,
+    pub source: Arc<SourceEvent>,
+}
+
 /// A record that is not stored yet, so it has no position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Draft {

@@ -6,9 +6,9 @@
 //! | kind of room | receives its records | may enter | may read and write |
 //! |---|---|---|---|
 //! | named | its members | every user | its members |
-//! | direct | every native session of both users | both users | both users, without joining |
-//! | personal | the user's native sessions | nobody by request | nobody by request |
-//! | socket | that session, if it is a native one | nobody by request | nobody by request |
+//! | direct | every session of both users | both users | both users, without joining |
+//! | personal | the user's sessions | nobody by request | nobody by request |
+//! | socket | that session | nobody by request | nobody by request |
 //! | malformed | nobody | nobody | nobody |
 //!
 //! "By request" is `join`, `send` to a room by its name, and so on. A session writes to a direct or
@@ -60,22 +60,21 @@ pub fn hears(joined: &RoomName, room: &RoomName) -> bool {
     }
 }
 
-/// The rooms in which a session receives records: those it is in and, for a native session, its
-/// own room.
+/// The rooms in which a session receives records: those it is in, and its own room.
 pub fn listens_in<'a>(
     session: &PublicId,
     joined: impl Iterator<Item = &'a RoomName>,
 ) -> Vec<RoomName> {
     let mut rooms: Vec<RoomName> = joined.cloned().collect();
-    if is_native(&rooms) {
+    if has_personal_room(&rooms) {
         rooms.extend(RoomName::socket(session));
     }
     rooms
 }
 
-/// Whether a session in these rooms is a native one. Only such a session is in the personal room of
-/// its user, and only such a session receives what is written to itself alone.
-pub fn is_native<'a>(rooms: impl IntoIterator<Item = &'a RoomName>) -> bool {
+/// Whether a session in these rooms receives what is written to itself alone. Every session is in
+/// the personal room of its user, but for one that an older release stored.
+pub fn has_personal_room<'a>(rooms: impl IntoIterator<Item = &'a RoomName>) -> bool {
     rooms.into_iter().any(RoomName::is_personal)
 }
 

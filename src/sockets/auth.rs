@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::{chat::Returning, dialects::offset::Offset, store::sessions::SessionKey};
+use crate::{chat::Returning, dialects::offset::ClientOffset, store::sessions::SessionKey};
 
 /// The client's `auth` object. Every field is optional.
 #[derive(Debug, Default, Deserialize)]
@@ -22,7 +22,7 @@ impl Auth {
     pub fn returning(&self) -> Option<Returning> {
         let key = SessionKey::parse(self.pid.as_ref()?.as_str()?).ok()?;
         let offset = match &self.offset {
-            Some(offset) => Some(Offset::parse(offset.as_str()?)?),
+            Some(offset) => Some(ClientOffset::parse(offset.as_str()?)?),
             None => None,
         };
         Some(Returning { key, offset })
@@ -32,7 +32,10 @@ impl Auth {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::position::{Epoch, Position};
+    use crate::{
+        dialects::offset::Offset,
+        domain::position::{Epoch, Position},
+    };
 
     #[test]
     fn what_a_returning_client_says_is_read_whole_or_not_at_all() {
@@ -43,7 +46,8 @@ mod tests {
         };
         let returning = auth("k", Some("e-7")).returning().unwrap();
         let position = Position { epoch: Epoch::new("e"), seq: 7 };
-        assert_eq!(returning.offset, Some(Offset::Position(position)));
+        let offset = ClientOffset { offset: Offset::Position(position), shown: None };
+        assert_eq!(returning.offset, Some(offset));
         assert_eq!(auth("k", None).returning().unwrap().offset, None);
         assert!(auth("k", Some("hello")).returning().is_none());
         assert!(auth("no key!", Some("e-7")).returning().is_none());

@@ -58,7 +58,7 @@ impl Sockets {
         {
             return Err(NotAdmitted::Token);
         }
-        let recipient = Recipient { sid: socket.id, dialect: dialect(socket)? };
+        let recipient = Recipient { sid: socket.id, dialect: self.dialect(socket)? };
         // A client without a token is identified by its session's key.
         let user = |key: &SessionKey| user_id(auth.token.as_deref().unwrap_or(key.as_str()));
         // The end of a polling client is noticed only when a ping is due.
@@ -83,6 +83,17 @@ impl Sockets {
         socket.on_fallback(Events::new(Arc::clone(self), connection, recipient.dialect, token));
         self.registry.entering(socket.id);
         Ok(())
+    }
+
+    /// The dialect, from the query of the handshake.
+    fn dialect(&self, socket: &SocketRef<Adapter>) -> Result<DialectId, NotAdmitted> {
+        let query = socket.req_parts().uri.query().unwrap_or_default();
+        match query.split('&').find_map(|pair| pair.strip_prefix("dialect=")) {
+            None => Ok(self.dialects.default_one()),
+            Some(name) => {
+                self.dialects.named(name).ok_or_else(|| NotAdmitted::Dialect(name.to_owned()))
+            }
+        }
     }
 
     /// Closes the transport. After a refusal the client would not reconnect, and a CONNECT reply
@@ -133,15 +144,6 @@ impl DisconnectHandler<Adapter, ()> for OnDisconnect {
             connection.disconnect();
             self.sockets.left_namespace(sid);
         }
-    }
-}
-
-/// The dialect, from the query of the handshake.
-fn dialect(socket: &SocketRef<Adapter>) -> Result<DialectId, NotAdmitted> {
-    let query = socket.req_parts().uri.query().unwrap_or_default();
-    match query.split('&').find_map(|pair| pair.strip_prefix("dialect=")) {
-        None => Ok(DialectId::default()),
-        Some(name) => DialectId::named(name).ok_or_else(|| NotAdmitted::Dialect(name.to_owned())),
     }
 }
 

@@ -27,6 +27,7 @@ use self::auth::Auth;
 use crate::{
     chat::Chat,
     config::{Config, Transport},
+    dialects::Dialects,
     shutdown::Tasks,
     transport::{Io, adapter::Adapter, registry::Registry},
 };
@@ -47,6 +48,7 @@ pub type Service = SocketIoService<MethodRouter, Adapter>;
 #[derive(Debug)]
 pub struct Sockets {
     pub chat: Chat,
+    pub dialects: Dialects,
     pub registry: Registry,
     pub tasks: Tasks,
 }

@@ -5,7 +5,7 @@ use socketioxide_core::{Value, packet::Packet};
 
 use super::answers::{RejectAck, RejectEvent};
 use crate::{
-    domain::reject::Reject,
+    domain::{record::Body, reject::Reject},
     transport::{Sid, lane::InFlight, registry::Registry},
 };
 
@@ -28,11 +28,23 @@ impl Reply {
         Self { registry, sid, ack_id, in_flight }
     }
 
+    pub fn is_wanted(&self) -> bool {
+        self.ack_id.is_some()
+    }
+
     /// A client that asked for no ack sees success by the event that follows.
     pub fn send(self, answer: &impl Serialize) {
         if let Some(ack_id) = self.ack_id {
             let packet = Packet::ack("/", json(&(answer,)), ack_id);
             self.registry.send(self.sid, packet, self.in_flight);
+        }
+    }
+
+    /// A success whose answer is JSON already.
+    pub fn send_json(self, answer: &Body) {
+        if let Some(ack_id) = self.ack_id {
+            let arguments = Value::Str(format!("[{}]", answer.as_json()).into(), None);
+            self.registry.send(self.sid, Packet::ack("/", arguments, ack_id), self.in_flight);
         }
     }
 

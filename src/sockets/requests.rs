@@ -14,11 +14,12 @@ use super::{
     reply::Reply,
 };
 use crate::{
-    chat::{Connection, JoinResult, Sent},
+    chat::{Connection, EventResult, JoinResult, Sent},
     delivery::replay::tail::ReplayEntry,
-    dialects::DialectId,
+    dialects::{DialectId, dialect::Asker},
     domain::{
         name::MessageId,
+        record::Body,
         reject::{Code, Reject},
         request::Request,
         room::RoomName,
@@ -62,7 +63,7 @@ impl Events {
     }
 
     fn handle(&self, event: &Value, reply: Reply) {
-        let request = match decode(event, self.dialect) {
+        let request = match self.decode(event, reply.is_wanted()) {
             Ok(request) => request,
             Err(reject) => return reply.reject(&reject),
         };
@@ -70,8 +71,11 @@ impl Events {
         match request {
             Request::Send(message) => chat.send(actor, message, |sent| answer_sent(sent, reply)),
             Request::Change(change) => chat.change(actor, change, |sent| answer_sent(sent, reply)),
-            Request::Event(_) => {
-                reply.reject(&Reject::new(Code::BadRequest, "no table of rules is in force"));
+            Request::Event(event) => {
+                let ack = event.ack.clone();
+                chat.event(&self.connection, event, fresh_id, move |result| {
+                    answer_event(result, ack.as_ref(), reply);
+                });
             }
             Request::Join { room, after } => {
                 let name = room.clone();
@@ -123,6 +127,30 @@ impl Events {
         }
     }
 
+    fn decode(&self, event: &Value, wants_ack: bool) -> Result<Request, Reject> {
+        let bad = |why: String| Reject::new(Code::BadRequest, why);
+        let Value::Str(text, None) = event else {
+            return Err(bad("binary arguments are not accepted here".to_owned()));
+        };
+        let parts: Vec<&RawValue> = serde_json::from_str(text.as_str())
+            .map_err(|why| bad(format!("no JSON array: {why}")))?;
+        let Some((name, args)) = parts.split_first() else {
+            return Err(bad("an event has a name".to_owned()));
+        };
+        let name: String = serde_json::from_str(name.get())
+            .map_err(|_not_a_string| bad("the event name is text".to_owned()))?;
+        let me = self.connection.me();
+        let asker = Asker {
+            user: self.connection.user(),
+            public_id: self.connection.public_id(),
+            me: me.as_ref(),
+            wants_ack,
+            message_bytes_max: self.sockets.chat.limits().message_bytes_max,
+            fresh_id,
+        };
+        self.dialect.decode(&name, args, &asker)
+    }
+
     /// Waits for a result in a task, and sends it.
     fn answer<T: Send + 'static>(
         &self,
@@ -140,25 +168,21 @@ impl Events {
     }
 }
 
-fn decode(event: &Value, dialect: DialectId) -> Result<Request, Reject> {
-    let bad = |why: String| Reject::new(Code::BadRequest, why);
-    let Value::Str(text, None) = event else {
-        return Err(bad("binary arguments are not accepted here".to_owned()));
-    };
-    let parts: Vec<&RawValue> =
-        serde_json::from_str(text.as_str()).map_err(|why| bad(format!("no JSON array: {why}")))?;
-    let Some((name, args)) = parts.split_first() else {
-        return Err(bad("an event has a name".to_owned()));
-    };
-    let name: String = serde_json::from_str(name.get())
-        .map_err(|_not_a_string| bad("the event name is text".to_owned()))?;
-    dialect.decode(&name, args, fresh_id)
-}
-
 fn answer_sent(sent: Result<Sent, Reject>, reply: Reply) {
     match sent {
         Ok(sent) => reply.send(&SentAck::new(&sent)),
         Err(reject) => reply.reject(&reject),
+    }
+}
+
+fn answer_event(result: Result<EventResult, Reject>, ack: Option<&Body>, reply: Reply) {
+    match (result, ack) {
+        (Err(reject), _) => reply.reject(&reject),
+        (Ok(_), Some(ack)) => reply.send_json(ack),
+        (Ok(EventResult::Sent(sent)), None) => reply.send(&SentAck::new(&sent)),
+        (Ok(EventResult::Joined(room, result)), None) => answer_join(&room, &result, reply),
+        (Ok(EventResult::Left(room)), None) => reply.send(&LeaveAck::new(&room)),
+        (Ok(EventResult::Done), None) => reply.send(&DoneAck::new()),
     }
 }
 

@@ -3,7 +3,7 @@
 use futures_util::future::BoxFuture;
 
 use super::error::ReadError;
-use crate::domain::{name::UserId, room::RoomName, user::User};
+use crate::domain::{name::UserId, record::PassedEvent, room::RoomName, user::User};
 
 pub trait PresenceStore: Send + Sync + std::fmt::Debug + 'static {
     /// This node has at least one connection of this user in this room, until `remove` or until the
@@ -40,6 +40,8 @@ pub enum Signal {
     Profile {
         user: User,
     },
+    /// An event that a client of a rule table sent, and that is not stored.
+    Event(Box<PassedEvent>),
     /// The users that joined and left a room in one step of its roster.
     Presence {
         room: RoomName,
@@ -61,6 +63,7 @@ impl Signal {
             Self::Typing { room, .. } | Self::Read { room, .. } | Self::Presence { room, .. } => {
                 Some(room)
             }
+            Self::Event(passed) => Some(&passed.room),
             Self::Profile { .. } => None,
         }
     }

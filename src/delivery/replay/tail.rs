@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
-    dialects::{DIALECTS, DialectId, offset::Offset},
+    dialects::{DialectId, Dialects, offset::RecordOffset},
     domain::{position::Position, record::Record, room::RoomName, visibility::audience},
     transport::packet,
 };
@@ -28,7 +28,8 @@ const ENTRY_BYTES: usize = 400;
 #[derive(Debug)]
 pub struct ReplayEntry {
     record: Record,
-    frames: [OnceLock<Bytes>; DIALECTS],
+    /// By dialect.
+    frames: Box<[OnceLock<Bytes>]>,
 }
 
 /// What a client missed, or why this buffer does not have it.
@@ -45,8 +46,8 @@ pub enum Missed {
 }
 
 impl ReplayEntry {
-    pub fn new(record: Record) -> Self {
-        Self { record, frames: Default::default() }
+    pub fn new(record: Record, dialects: Dialects) -> Self {
+        Self { record, frames: dialects.all().map(|_| OnceLock::new()).collect() }
     }
 
     fn seq(&self) -> u64 {
@@ -57,19 +58,26 @@ impl ReplayEntry {
         &self.record
     }
 
-    /// The event as a websocket frame, encoded once for all clients that missed it; empty if the
+    /// Its events as websocket frames, encoded once for all clients that missed it; empty if the
     /// dialect has no event for it. Its offset is the record's position, which is correct only with
     /// one partition.
-    pub fn frame(&self, dialect: DialectId) -> &Bytes {
-        let offset = || Offset::Position(self.record.position.clone()).to_string();
-        self.frames[dialect.index()].get_or_init(|| self.frame_with(dialect, offset()))
+    pub fn frames(&self, dialect: DialectId) -> &Bytes {
+        let offset = || RecordOffset::from(&self.record.position);
+        self.frames[dialect.index()].get_or_init(|| self.frames_with(dialect, &offset(), 0))
     }
 
-    /// The same frame with another client's offset.
-    pub fn frame_with(&self, dialect: DialectId, offset: String) -> Bytes {
-        match dialect.record(&self.record, offset) {
-            Some(event) => packet::frames(packet::event(event.name, &event.arguments)),
-            None => Bytes::new(),
+    /// The same frames with another client's offset, without the first events.
+    pub fn frames_with(&self, dialect: DialectId, offset: &RecordOffset, skipped: usize) -> Bytes {
+        let events = dialect.record(&self.record, offset).into_iter().skip(skipped);
+        let mut frames =
+            events.map(|event| packet::frames(packet::event(&event.name, &event.arguments)));
+        match (frames.next(), frames.next()) {
+            (None, _) => Bytes::new(),
+            (Some(only), None) => only,
+            (Some(first), Some(second)) => {
+                let all = [first, second].into_iter().chain(frames);
+                all.collect::<Vec<Bytes>>().concat().into()
+            }
         }
     }
 
@@ -80,8 +88,9 @@ impl ReplayEntry {
 }
 
 /// The newest part of one partition's log, without a hole.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PartitionTail {
+    dialects: Dialects,
     /// The last delivered position; `None` until the log was reached.
     pub end: Option<Position>,
     entries: VecDeque<Arc<ReplayEntry>>,
@@ -93,6 +102,17 @@ pub struct PartitionTail {
 }
 
 impl PartitionTail {
+    pub fn new(dialects: Dialects) -> Self {
+        Self {
+            dialects,
+            end: None,
+            entries: VecDeque::new(),
+            told: HashMap::new(),
+            bytes: 0,
+            roomy_until: None,
+        }
+    }
+
     pub fn push(&mut self, record: Record) {
         let is_next = |end: &Position| {
             end.epoch == record.position.epoch && end.seq + 1 == record.position.seq
@@ -101,7 +121,7 @@ impl PartitionTail {
             self.clear();
         }
         self.end = Some(record.position.clone());
-        let entry = ReplayEntry::new(record);
+        let entry = ReplayEntry::new(record, self.dialects);
         self.bytes += entry.bytes();
         for room in audience(&entry.record.room) {
             self.told.entry(room).or_default().push_back(entry.seq());
@@ -239,7 +259,8 @@ mod tests {
 
     #[test]
     fn what_is_missed_is_found_by_room() {
-        let mut tail = PartitionTail::default();
+        let dialects = Dialects::new();
+        let mut tail = PartitionTail::new(dialects);
         for seq in 4_001..=9_000 {
             tail.push(record(seq));
         }
@@ -263,8 +284,9 @@ mod tests {
             }
         };
         check(&tail, begin);
-        let mut older: Vec<_> =
-            (4_001..=begin + 9).map(|seq| Arc::new(ReplayEntry::new(record(seq)))).collect();
+        let mut older: Vec<_> = (4_001..=begin + 9)
+            .map(|seq| Arc::new(ReplayEntry::new(record(seq), dialects)))
+            .collect();
         assert!(tail.prepend(None, &mut older));
         begin = 4_000;
         check(&tail, begin);

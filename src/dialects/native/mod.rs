@@ -9,13 +9,13 @@ use self::events::{
     NativeChange, NativeMessage, PresenceEvent, ProfileEvent, ReadEvent, TypingEvent, change_name,
 };
 use super::{
-    dialect::{Dialect, Features, LiveEvent},
+    dialect::{Asker, Dialect, Features, LiveEvent},
     event::{Arguments, Event},
+    offset::RecordOffset,
     page::PageMessage,
 };
 use crate::domain::{
     message::Message,
-    name::MessageId,
     record::{Entry, Record},
     reject::Reject,
     request::Request,
@@ -25,55 +25,57 @@ use crate::domain::{
 pub struct Native;
 
 impl Dialect for Native {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "native"
     }
 
     fn features(&self) -> Features {
-        Features { presence: true, personal_room: true, joins_lobby: false }
+        Features { presence: true, joins_lobby: false, changes: true, join_has_missed: true }
     }
 
     fn decode(
         &self,
         event: &str,
         args: &[&RawValue],
-        fresh_id: fn() -> MessageId,
+        asker: &Asker<'_>,
     ) -> Result<Request, Reject> {
-        requests::decode(event, args, fresh_id)
+        requests::decode(event, args, asker.fresh_id)
     }
 
-    fn record<'a>(&self, record: &'a Record, offset: String) -> Option<Event<'a>> {
-        let (name, arguments) = match &record.entry {
+    fn record<'a>(&'a self, record: &'a Record, offset: &RecordOffset) -> Vec<Event<'a>> {
+        let offset = offset.last();
+        vec![match &record.entry {
             Entry::Message(body) => {
-                ("message", Arguments::Native(NativeMessage::original(record, body), offset))
+                let message = NativeMessage::original(record, body);
+                Event::new("message", Arguments::Native(message, offset))
             }
             Entry::Change { target_seq, change } => {
                 let event = NativeChange::new(record, *target_seq, change);
-                (change_name(change), Arguments::Change(event, offset))
+                Event::new(change_name(change), Arguments::Change(event, offset))
             }
-        };
-        Some(Event { name, arguments })
+        }]
     }
 
-    fn live<'a>(&self, event: &LiveEvent<'a>) -> Option<Event<'a>> {
-        let (name, arguments) = match *event {
-            LiveEvent::External(_) => return None,
-            LiveEvent::Gap { room, epoch, from, to } => {
-                return Some(Event::gap(room, epoch, from, to));
+    fn live<'a>(&'a self, event: &LiveEvent<'a>) -> Vec<Event<'a>> {
+        vec![match *event {
+            LiveEvent::External(_) | LiveEvent::PassedOn(_) | LiveEvent::Hello => {
+                return Vec::new();
             }
-            LiveEvent::NewEpoch(epoch) => return Some(Event::new_epoch(epoch)),
+            LiveEvent::Gap { room, epoch, from, to } => Event::gap(room, epoch, from, to),
+            LiveEvent::NewEpoch(epoch) => Event::new_epoch(epoch),
             LiveEvent::Presence { room, change } => {
-                ("presence", Arguments::Presence(PresenceEvent::new(room, change)))
+                Event::new("presence", Arguments::Presence(PresenceEvent::new(room, change)))
             }
             LiveEvent::Typing { room, user, typing } => {
-                ("typing", Arguments::Typing(TypingEvent::new(room, user, typing)))
+                Event::new("typing", Arguments::Typing(TypingEvent::new(room, user, typing)))
             }
             LiveEvent::Read { room, user, seq } => {
-                ("read", Arguments::Read(ReadEvent::new(room, user, seq)))
+                Event::new("read", Arguments::Read(ReadEvent::new(room, user, seq)))
             }
-            LiveEvent::Profile(user) => ("profile", Arguments::Profile(ProfileEvent::new(user))),
-        };
-        Some(Event { name, arguments })
+            LiveEvent::Profile(user) => {
+                Event::new("profile", Arguments::Profile(ProfileEvent::new(user)))
+            }
+        }]
     }
 
     fn page_message<'a>(&self, message: &'a Message) -> PageMessage<'a> {

@@ -2,7 +2,7 @@
 //!
 //! They are not stored, so a node misses signals while it is disconnected. Its reader knows when.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use fred::{
     clients::Client,
@@ -11,12 +11,15 @@ use fred::{
     types::Value,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::store::redis::{calls::Caller, keys::Keys, link::COMMAND_TIMEOUT};
 use crate::{
     domain::{
-        name::{UserId, UserName},
+        name::{MessageId, NameError, PublicId, UserId, UserName},
+        position::Timestamp,
+        record::{Body, PassedEvent, SourceEvent},
         room::RoomName,
         user::{Picture, User},
     },
@@ -40,6 +43,22 @@ struct UserLine {
     picture: Option<String>,
 }
 
+/// An event that is passed on.
+#[derive(Debug, Serialize, Deserialize)]
+struct EventLine {
+    room: String,
+    from: String,
+    id: String,
+    at: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    except: Option<String>,
+    profile: String,
+    event: String,
+    args: Box<RawValue>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    me: Option<Box<RawValue>>,
+}
+
 /// `{"typing": {..}}` and so on.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -47,6 +66,7 @@ enum Line {
     Typing { room: String, user: UserLine, typing: bool },
     Read { user: String, room: String, seq: u64 },
     Profile { user: UserLine },
+    Event(EventLine),
     Presence { room: String, version: u64, joined: Vec<UserLine>, left: Vec<String>, count: u32 },
 }
 
@@ -70,6 +90,7 @@ pub fn line(signal: Signal) -> String {
             Line::Read { user: user.to_string(), room: room.to_string(), seq }
         }
         Signal::Profile { user } => Line::Profile { user: line_of_user(&user) },
+        Signal::Event(passed) => Line::Event(line_of_event(&passed)),
         Signal::Presence { room, version, joined, left, count } => Line::Presence {
             room: room.to_string(),
             version,
@@ -102,6 +123,7 @@ fn signal(line: &str) -> Result<Signal, String> {
             Signal::Read { user: id(user)?, room: room(name)?, seq }
         }
         Line::Profile { user } => Signal::Profile { user: user_of(user)? },
+        Line::Event(line) => Signal::Event(Box::new(event_of(line)?)),
         Line::Presence { room: name, version, joined, left, count } => Signal::Presence {
             room: room(name)?,
             version,
@@ -109,6 +131,42 @@ fn signal(line: &str) -> Result<Signal, String> {
             left: left.into_iter().map(id).collect::<Result<_, _>>()?,
             count,
         },
+    })
+}
+
+fn line_of_event(passed: &PassedEvent) -> EventLine {
+    let raw = |body: &Body| {
+        RawValue::from_string(body.as_json().to_owned()).expect("a body is one JSON value")
+    };
+    let source = &passed.source;
+    EventLine {
+        room: passed.room.to_string(),
+        from: passed.from.to_string(),
+        id: passed.id.to_string(),
+        at: passed.at.0,
+        except: passed.except.as_ref().map(PublicId::to_string),
+        profile: source.profile.to_string(),
+        event: source.event.to_string(),
+        args: raw(&source.arguments),
+        me: source.me.as_ref().map(raw),
+    }
+}
+
+fn event_of(line: EventLine) -> Result<PassedEvent, String> {
+    let bad = |why: NameError| why.to_string();
+    let source = SourceEvent {
+        profile: line.profile.into(),
+        event: line.event.into(),
+        arguments: Body::from_json(line.args.get()),
+        me: line.me.map(|me| Body::from_json(me.get())),
+    };
+    Ok(PassedEvent {
+        room: RoomName::parse(&line.room).map_err(bad)?,
+        from: UserId::parse(&line.from).map_err(bad)?,
+        id: MessageId::parse(&line.id).map_err(bad)?,
+        at: Timestamp(line.at),
+        except: line.except.map(|id| PublicId::parse(&id)).transpose().map_err(bad)?,
+        source: Arc::new(source),
     })
 }
 

@@ -13,6 +13,7 @@ const ONE_IDEA: &[&[&str]] = &[&[
     "chat",
     "chat::connection",
     "chat::cutover",
+    "chat::events",
     "chat::memberships",
     "chat::messages",
     "chat::queries",
