@@ -93,6 +93,14 @@ pub struct SourceEvent {
     pub me: Option<Body>,
 }
 
+impl SourceEvent {
+    /// Bytes of what a client wrote, as in `Entry::bytes`.
+    pub fn bytes(&self) -> usize {
+        let me = self.me.as_ref().map_or(0, |me| me.as_json().len());
+        self.event.len() + self.arguments.as_json().len() + me
+    }
+}
+
 /// An event that is passed on to the connections that are there now, and not stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassedEvent {
@@ -148,6 +156,11 @@ impl Draft {
         }
     }
 
+    /// Bytes of what a client wrote, for the limits on memory.
+    pub fn bytes(&self) -> usize {
+        bytes(&self.entry, self.source.as_deref())
+    }
+
     /// The record that this draft is once it is stored at `position`.
     pub fn into_record(self, position: Position) -> Record {
         let Self { room, from, name, id, repeatable: _, at, except, source, entry } = self;
@@ -175,6 +188,17 @@ pub struct Record {
     pub except: Option<PublicId>,
     pub source: Option<Arc<SourceEvent>>,
     pub entry: Entry,
+}
+
+impl Record {
+    /// Bytes of what a client wrote, for the limits on memory.
+    pub fn bytes(&self) -> usize {
+        bytes(&self.entry, self.source.as_deref())
+    }
+}
+
+fn bytes(entry: &Entry, source: Option<&SourceEvent>) -> usize {
+    entry.bytes() + source.map_or(0, SourceEvent::bytes)
 }
 
 #[cfg(test)]

@@ -195,7 +195,7 @@ fn answer_join(room: &RoomName, result: &JoinResult, reply: Reply) {
 }
 
 fn fits(entries: &[Arc<ReplayEntry>]) -> bool {
-    let bytes = |entry: &Arc<ReplayEntry>| entry.record().entry.bytes();
+    let bytes = |entry: &Arc<ReplayEntry>| entry.record().bytes();
     entries.len() <= JOIN_MESSAGES_MAX && entries.iter().map(bytes).sum::<usize>() <= JOIN_BYTES_MAX
 }
 

@@ -10,6 +10,9 @@
 //! | delete | `delete` | seq | `null` |
 //! | reaction | `react`, or `unreact` to take it back | seq | the emoji, a JSON string |
 //!
+//! Beside the entry stands the event that it was sent with, if there is one, as a JSON object:
+//! `{"profile":"..","event":"..","arguments":[..],"me":..}`. Without `$me` there is no `me`.
+//!
 //! The state of a message is made of texts that only this file writes and reads: its status, which
 //! is `said`, `edited <at> <body>` or `deleted <at>`, and `<emoji>\t<user>` for each reaction, the
 //! oldest first.
@@ -21,13 +24,16 @@
 //!   a change comes to it as the status or the reaction that it writes (`change_text`). It knows two
 //!   statuses: `said`, and what begins with `deleted `, after which no change counts.
 
-use serde::de::IgnoredAny;
+use std::{borrow::Cow, sync::Arc};
+
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde_json::value::RawValue;
 
 use crate::domain::{
     message::{MessageState, MessageStatus},
     name::{Emoji, UserId},
     position::Timestamp,
-    record::{Body, Change, Entry},
+    record::{Body, Change, Entry, SourceEvent},
 };
 
 /// An entry as it is stored.
@@ -83,6 +89,46 @@ pub fn parse_entry(change: Option<&str>, target_seq: Option<u64>, body: &str) ->
         _ => return None,
     };
     Some(Entry::Change { target_seq, change })
+}
+
+/// A source event as it is stored.
+#[derive(Deserialize)]
+struct SourceLine<'a> {
+    #[serde(borrow)]
+    profile: Cow<'a, str>,
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    #[serde(borrow)]
+    arguments: &'a RawValue,
+    #[serde(borrow, default, deserialize_with = "present")]
+    me: Option<&'a RawValue>,
+}
+
+/// A value that may be `null`. An `Option` alone would read `null` as absent.
+fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
+}
+
+pub fn source_to_json(source: &SourceEvent) -> String {
+    let SourceEvent { profile, event, arguments, me } = source;
+    let [profile, event] = [profile, event].map(|text| json_string(text));
+    let (profile, event) = (profile.as_json(), event.as_json());
+    // Arguments and `me` are JSON on one line already.
+    let arguments = arguments.as_json();
+    let me = me.as_ref().map_or_else(String::new, |me| format!(",\"me\":{}", me.as_json()));
+    format!("{{\"profile\":{profile},\"event\":{event},\"arguments\":{arguments}{me}}}")
+}
+
+/// `None`: the text is not in the layout.
+pub fn parse_source(json: &str) -> Option<Arc<SourceEvent>> {
+    let SourceLine { profile, event, arguments, me } = serde_json::from_str(json).ok()?;
+    let body = |json: &RawValue| Body::from_json(json.get());
+    Some(Arc::new(SourceEvent {
+        profile: profile.into(),
+        event: event.into(),
+        arguments: Some(arguments).filter(|json| json.get().starts_with('[')).map(body)?,
+        me: me.map(body),
+    }))
 }
 
 /// The status or the reaction that a change writes, or takes back.
@@ -198,6 +244,37 @@ mod tests {
             let reactions = serde_json::to_string(&reactions).unwrap();
             prop_assert_eq!(parse_fields(status, &reactions), Some(state.clone()));
             prop_assert_eq!(parse_lines(&text), Some(state));
+        }
+    }
+
+    #[test]
+    fn a_source_reads_back() {
+        let source = |event: &str, arguments: &str, me: Option<&str>| SourceEvent {
+            profile: "chat \"x\"".into(),
+            event: event.into(),
+            arguments: Body::from_json(arguments),
+            me: me.map(Body::from_json),
+        };
+        let plain = source("say", "[1]", None);
+        let expected = r#"{"profile":"chat \"x\"","event":"say","arguments":[1]}"#;
+        assert_eq!(source_to_json(&plain), expected);
+        for source in [
+            plain,
+            source("\n\u{1f600}", " [ {\"a\":1e400}, null ]", Some("null")),
+            source("", "[]", Some("{\"name\":\"Ann\"}")),
+        ] {
+            let read = parse_source(&source_to_json(&source)).unwrap();
+            let arguments = Body::from_json(source.arguments.as_json().trim());
+            assert_eq!(*read, SourceEvent { arguments, ..source });
+        }
+        for bad in [
+            "",
+            "{}",
+            r#"{"profile":"p","event":"e","arguments":{}}"#,
+            r#"{"profile":"p","event":1,"arguments":[]}"#,
+            r#"{"profile":"p","event":"e","arguments":[}"#,
+        ] {
+            assert_eq!(parse_source(bad), None, "{bad}");
         }
     }
 

@@ -48,7 +48,7 @@ pub trait MessageLog: Send + Sync + std::fmt::Debug + 'static {
     ) -> BoxFuture<'_, Result<History, ReadError>>;
 
     /// Records of all rooms of a partition after a position, oldest first: at most `limit`, and
-    /// at most `TAIL_BYTES_MAX` of bodies.
+    /// at most `TAIL_BYTES_MAX`.
     fn tail(
         &self,
         partition: u16,
@@ -159,7 +159,7 @@ pub struct RoomSummary {
     pub seq: u64,
 }
 
-/// Most bytes of bodies in a `LogTail`, unless its first record alone has more.
+/// Most bytes of bodies and source events in a `LogTail`, unless its first record alone has more.
 pub const TAIL_BYTES_MAX: usize = 256 << 10;
 
 /// Logs that a stored record is damaged, and so is left out of an answer.

@@ -15,7 +15,7 @@ use crate::domain::record::Draft;
 
 /// Drafts that may wait for one writer.
 const DRAFTS_MAX: usize = 65_536;
-/// Bytes of bodies that may wait for one writer.
+/// Bytes of bodies and of source events that may wait for one writer.
 const BYTES_MAX: usize = 64 << 20;
 /// Most drafts in one append: bounds the time of a transaction or a script.
 pub const BATCH_MAX: usize = 256;
@@ -53,7 +53,7 @@ pub fn bounded() -> (DraftQueue, DraftReceiver) {
 
 impl DraftQueue {
     pub fn push(&self, draft: Draft, settle: Settle) {
-        let size = draft.entry.bytes();
+        let size = draft.bytes();
         if self.bytes.fetch_add(size, Ordering::Relaxed) + size > BYTES_MAX {
             self.bytes.fetch_sub(size, Ordering::Relaxed);
             return settle(Err(AppendError::Busy));
@@ -110,7 +110,7 @@ impl DraftReceiver {
         let mut bytes = 0;
         let mut next = first;
         while let Some(waiting) = next {
-            bytes += waiting.draft.entry.bytes();
+            bytes += waiting.draft.bytes();
             batch.push(waiting);
             if batch.len() == BATCH_MAX || bytes >= BATCH_BYTES_MAX {
                 break;
@@ -121,7 +121,7 @@ impl DraftReceiver {
     }
 
     fn taken(&self, waiting: QueuedDraft) -> QueuedDraft {
-        self.bytes.fetch_sub(waiting.draft.entry.bytes(), Ordering::Relaxed);
+        self.bytes.fetch_sub(waiting.draft.bytes(), Ordering::Relaxed);
         waiting
     }
 }

@@ -3,30 +3,35 @@
 //! A store joins with an `impl Log` and one line: `contract!(name, Type)`, and by the word
 //! `persistent` or `shared` also the cases for logs that outlive a node or have several.
 
+pub mod retries;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use roomcast::{
     domain::{
         page::Page,
+        position::Position,
         record::{Body, Draft, Entry},
     },
     store::{
         RetentionPolicy,
-        log::{AppendError, LOG_EVENT_BATCHES_MAX, LogEvent},
+        log::{AppendError, LOG_EVENT_BATCHES_MAX, LogEvent, TAIL_BYTES_MAX},
     },
 };
 use tokio::{sync::mpsc, time::timeout};
 
-use crate::harness::store::{
-    DEADLINE, Log, check_dense, draft, later, must_append, originals, page_of, record, retention,
-    room, telling, until,
+use crate::harness::{
+    sessions::whole_tail,
+    store::{
+        DEADLINE, Log, check_dense, draft, must_append, originals, page_of, record, retention,
+        room, source, telling, until,
+    },
 };
 
 pub async fn order_of_80_000<L: Log>() {
@@ -77,70 +82,6 @@ pub async fn each_submitter_keeps_its_order<L: Log>() {
         let kept = node.whole_history(name).await;
         assert!(own.into_iter().eq(&kept), "the history of {name} has the order of all");
     }
-    node.store.lifecycle.close().await;
-}
-
-pub async fn a_retry_shows_once<L: Log>() {
-    let mut log = L::fresh(retention()).await;
-    let mut node = log.node().await;
-    let window = retention().idempotency_window;
-    let original = draft("lobby", "ann", "one", "\"first\"");
-
-    let (settled, mut outcomes) = mpsc::channel(8);
-    for number in 0..3 {
-        let body = Body::from_json(&format!("\"try {number}\""));
-        let again = later(original.clone(), Duration::from_millis(number));
-        node.store.log.append(Draft { entry: body.into(), ..again }, telling(0, &settled));
-    }
-    let mut stored = Vec::new();
-    for _ in 0..3 {
-        let (_, outcome) =
-            timeout(DEADLINE, outcomes.recv()).await.expect("in time").expect("a sender is open");
-        stored.push(outcome.expect("it is stored"));
-    }
-    let first = stored[0].clone();
-    assert_eq!((first.position.seq, first.at), (1, original.at));
-    assert_eq!(stored, [first.clone(), first.clone(), first.clone()], "in one batch");
-    assert_eq!(node.hear(1).await[0].entry, Entry::Message(Body::from_json("\"try 0\"")));
-
-    assert_eq!(must_append(&node.store, original.clone()).await, first, "in a later batch");
-    let elsewhere = Draft { room: room("other"), ..original.clone() };
-    assert_eq!(must_append(&node.store, elsewhere).await, first, "named for another room");
-    let late = later(original.clone(), window);
-    assert_eq!(must_append(&node.store, late).await, first, "at the window's end");
-    node.hear_no_more().await;
-
-    let other = must_append(&node.store, draft("lobby", "bob", "one", "2")).await;
-    assert_ne!(other.position, first.position, "an id belongs to its sender");
-    node.hear(1).await;
-
-    assert_eq!(node.whole_history("lobby").await.len(), 2);
-    assert_eq!(node.history("other", Page::Newest, 10).await.messages, []);
-    node.store.lifecycle.close().await;
-}
-
-/// Ids in a hostile order, as random UUIDs are: every one of them is still known.
-pub async fn many_ids_are_recognised<L: Log>() {
-    let mut log = L::fresh(retention()).await;
-    let mut node = log.node().await;
-    let drafts: Vec<Draft> = (0..20_000_u64)
-        .map(|n| {
-            let id = format!("{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            draft("lobby", "ann", &id, "0")
-        })
-        .collect();
-    let (first, heard) = node.pass(&drafts).await;
-    check_dense(&drafts, &first, &heard);
-    let (settled, mut outcomes) = mpsc::channel(drafts.len());
-    for (number, draft) in drafts.iter().enumerate().rev() {
-        node.store.log.append(draft.clone(), telling(number, &settled));
-    }
-    for _ in 0..drafts.len() {
-        let (number, again) =
-            timeout(DEADLINE, outcomes.recv()).await.expect("in time").expect("a sender is open");
-        assert_eq!(again.as_ref(), Ok(&first[number]));
-    }
-    node.hear_no_more().await;
     node.store.lifecycle.close().await;
 }
 
@@ -272,6 +213,37 @@ pub async fn bodies_come_out_byte_for_byte<L: Log>() {
     for (heard, body) in heard.iter().zip(bodies) {
         assert_eq!(heard.entry, Entry::Message(Body::from_json(body)));
     }
+    node.store.lifecycle.close().await;
+}
+
+/// In log events and in the tail, beside the body that history shows.
+pub async fn a_source_event_comes_back<L: Log>() {
+    let mut log = L::fresh(retention()).await;
+    let mut node = log.node().await;
+    let me = Body::from_json("{\"name\":\"Ann \\n\"}");
+    let sources = [
+        Some(source("send message", "[\"hi\",{\"room\":\"köln\"},1e400]", None)),
+        None,
+        Some(source("\u{1f600} \"\n", "[]", Some(me))),
+        Some(source("message", "[\"again\"]", Some(Body::null()))),
+    ];
+    let drafts: Vec<Draft> = sources
+        .into_iter()
+        .zip(["a", "b", "c", "d"])
+        .map(|(source, id)| Draft { source, ..draft("lobby", "ann", id, "\"text\"") })
+        .collect();
+    let (stored, heard) = node.pass(&drafts).await;
+    check_dense(&drafts, &stored, &heard);
+    let begin = Position { seq: 0, ..heard[0].position.clone() };
+    assert_eq!(whole_tail(&node, begin.clone(), 100).await, heard);
+    assert_eq!(node.whole_history("lobby").await, originals(&heard));
+    // It counts where bytes are bounded.
+    let long = format!("[\"{}\"]", "x".repeat(TAIL_BYTES_MAX / 2));
+    let long =
+        |id| Draft { source: Some(source("send", &long, None)), ..draft("lobby", "ann", id, "1") };
+    let longs: Vec<Draft> = ["e", "f", "g"].map(long).into();
+    let later = node.pass_on(&longs).await;
+    assert_eq!(whole_tail(&node, heard[3].position.clone(), 100).await, later);
     node.store.lifecycle.close().await;
 }
 
@@ -456,16 +428,19 @@ macro_rules! contract {
             contract!(@cases $log:
                 order_of_80_000
                 each_submitter_keeps_its_order
-                a_retry_shows_once
-                many_ids_are_recognised
                 an_ack_means_stored
                 two_rooms_share_one_order
                 history_pages
                 a_trimmed_history_says_so
                 bodies_come_out_byte_for_byte
+                a_source_event_comes_back
                 a_full_queue_is_busy
                 a_slow_reader_loses_nothing
                 after_close_nothing_is_stored
+            );
+            contract!(@retries $log:
+                a_retry_shows_once
+                many_ids_are_recognised
             );
             $(contract!(@$trait $log);)*
         }
@@ -477,6 +452,14 @@ macro_rules! contract {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
                 $crate::contract::$case::<$log>().await;
+            }
+        )*
+    };
+    (@retries $log:ty: $($case:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                $crate::contract::retries::$case::<$log>().await;
             }
         )*
     };

@@ -14,7 +14,8 @@ use roomcast::{
     domain::{
         message::Message,
         page::Page,
-        record::{Draft, Record},
+        position::Position,
+        record::{Body, Change, Draft, Entry, Record},
     },
     store::{
         RetentionPolicy,
@@ -26,10 +27,11 @@ use roomcast::{
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::harness::{
-    sqlite_store::{FileLog, MemoryLog, aged, database, memory, open},
+    sessions::whole_tail,
+    sqlite_store::{BEFORE_SOURCES, FileLog, MemoryLog, aged, database, memory, open},
     store::{
         DEADLINE, Node, draft, later, must_append, originals, page_of, record, retention, room,
-        until,
+        source, until,
     },
 };
 
@@ -74,8 +76,49 @@ async fn a_log_of_a_newer_program_is_refused() {
     open(dir.path(), retention()).store.lifecycle.close().await;
     database(dir.path()).pragma_update(None, "user_version", 7).expect("a pragma");
     let error = refused(dir.path());
-    assert!(matches!(error, OpenError::Newer { found: 7, known: 5, .. }), "{error:?}");
+    assert!(matches!(error, OpenError::Newer { found: 7, known: 6, .. }), "{error:?}");
     assert!(error.to_string().contains("roomcast.db"), "{error}");
+}
+
+/// A file of the release before has records without source events, and takes new ones with them.
+#[tokio::test]
+async fn records_of_an_older_program_have_no_source_event() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut node = open(dir.path(), retention());
+    let old = draft("lobby", "ann", "old", "\"old\"");
+    let first = must_append(&node.store, old.clone()).await;
+    let mut heard = node.hear(1).await;
+    node.store.lifecycle.close().await;
+    database(dir.path()).execute_batch(BEFORE_SOURCES).expect("it can be taken back");
+
+    let mut node = open(dir.path(), retention());
+    assert_eq!(must_append(&node.store, old).await, first, "the old id is known");
+    let source = Some(source("say", "[\"new\"]", None));
+    let new = Draft { source, ..draft("lobby", "ann", "new", "\"new\"") };
+    must_append(&node.store, new).await;
+    heard.extend(node.hear(1).await);
+    let begin = Position { seq: 0, ..first.position };
+    assert_eq!(whole_tail(&node, begin, 10).await, heard);
+    assert_eq!(node.whole_history("lobby").await, originals(&heard));
+    node.store.lifecycle.close().await;
+}
+
+/// The arguments of an event contain what was deleted.
+#[tokio::test]
+async fn a_deleted_message_keeps_no_source_event() {
+    let mut node = memory(retention());
+    let source = Some(source("say", "[\"secret\"]", None));
+    let said = Draft { source: source.clone(), ..draft("lobby", "ann", "said", "1") };
+    let edit = Entry::Change { target_seq: 1, change: Change::Edit(Body::from_json("2")) };
+    let edit = Draft { entry: edit, source, ..draft("lobby", "ann", "edit", "1") };
+    let delete = Entry::Change { target_seq: 1, change: Change::Delete };
+    let delete = Draft { entry: delete, ..draft("lobby", "ann", "delete", "1") };
+    let heard = node.pass_on(&[said, edit, delete]).await;
+    assert!(heard[0].source.is_some() && heard[1].source.is_some());
+    let begin = Position { seq: 0, ..heard[0].position.clone() };
+    let kept = whole_tail(&node, begin, 10).await;
+    assert!(kept.len() == 3 && kept.iter().all(|record| record.source.is_none()), "{kept:?}");
+    node.store.lifecycle.close().await;
 }
 
 #[test]

@@ -81,9 +81,9 @@ impl ReplayEntry {
         }
     }
 
-    /// A body counts twice, because its frame contains it again once a client has missed it.
+    /// What the client wrote counts twice, because its frame contains it again once a client has missed it.
     pub fn bytes(&self) -> usize {
-        ENTRY_BYTES + 2 * self.record.entry.bytes()
+        ENTRY_BYTES + 2 * self.record.bytes()
     }
 }
 

@@ -40,6 +40,8 @@ struct Line<'a> {
     change: Option<std::borrow::Cow<'a, str>>,
     of: Option<u64>,
     #[serde(borrow)]
+    source: Option<&'a RawValue>,
+    #[serde(borrow)]
     body: &'a RawValue,
 }
 
@@ -77,7 +79,7 @@ pub fn anchor(frame: &str) -> &str {
     frame.get(..end).unwrap_or(frame)
 }
 
-/// The fields before the body in a line.
+/// The fields before the source and the body in a line.
 #[derive(Serialize)]
 struct Envelope<'a> {
     id: &'a str,
@@ -108,8 +110,13 @@ pub fn push_line(lines: &mut Vec<u8>, draft: &Draft) {
         of: target_seq,
     };
     serde_json::to_writer(&mut *lines, &envelope).expect("text and numbers are JSON");
-    // The body is JSON on one line already: it takes the place of the closing brace.
+    // The source and the body are JSON on one line already: they take the place of the closing
+    // brace.
     lines.pop();
+    if let Some(source) = &draft.source {
+        lines.extend_from_slice(b",\"source\":");
+        lines.extend_from_slice(layout::source_to_json(source).as_bytes());
+    }
     lines.extend_from_slice(b",\"body\":");
     lines.extend_from_slice(body.as_json().as_bytes());
     lines.push(b'}');
@@ -120,6 +127,9 @@ pub fn record(line: &str, position: Position) -> Result<Record, String> {
     let line: Line<'_> = serde_json::from_str(line).map_err(|why| why.to_string())?;
     let bad_name = |why: NameError| why.to_string();
     let entry = layout::parse_entry(line.change.as_deref(), line.of, line.body.get());
+    let source = line
+        .source
+        .map(|json| layout::parse_source(json.get()).ok_or("its source event cannot be read"));
     Ok(Record {
         position,
         room: RoomName::parse(&line.room).map_err(bad_name)?,
@@ -128,7 +138,7 @@ pub fn record(line: &str, position: Position) -> Result<Record, String> {
         id: MessageId::parse(&line.id).map_err(bad_name)?,
         at: Timestamp(line.at),
         except: line.except.map(|id| PublicId::parse(&id)).transpose().map_err(bad_name)?,
-        source: None,
+        source: source.transpose()?,
         entry: entry.ok_or("its change cannot be read")?,
     })
 }
@@ -166,8 +176,10 @@ pub fn in_room(header: &str, lines: &str, epoch: &Epoch) -> Result<Vec<Message>,
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::domain::record::{Body, Change, Entry};
+    use crate::domain::record::{Body, Change, Entry, SourceEvent};
 
     fn draft(body: &str) -> Draft {
         let from = UserId::parse("ada \"l\"").unwrap();
@@ -201,11 +213,20 @@ mod tests {
         draft.except = Some(PublicId::parse("p1").unwrap());
         draft.entry =
             Entry::Change { target_seq: 2, change: Change::Edit(Body::from_json("\"new\"")) };
+        draft.source = Some(Arc::new(SourceEvent {
+            profile: "chat".into(),
+            event: "say".into(),
+            arguments: Body::from_json("[1]"),
+            me: None,
+        }));
         let line = line(&draft);
         assert_eq!(
             line,
-            r#"{"id":"m1","room":"lobby","from":"ada \"l\"","name":"Ada","at":7,"except":"p1","change":"edit","of":2,"body":"new"}"#
+            r#"{"id":"m1","room":"lobby","from":"ada \"l\"","name":"Ada","at":7,"except":"p1","change":"edit","of":2,"source":{"profile":"chat","event":"say","arguments":[1]},"body":"new"}"#
         );
+        let damaged = line.replace("[1]", "1");
+        let read = record(&damaged, Position { epoch: Epoch::new("e"), seq: 3 });
+        assert_eq!(read.map(|_| ()), Err("its source event cannot be read".to_owned()));
         let position = Position { epoch: Epoch::new("e"), seq: 3 };
         assert_eq!(record(&line, position.clone()).unwrap(), draft.into_record(position));
     }

@@ -65,7 +65,7 @@ fn tail_of(reply: &[Value], after: &Position, limit: u32) -> Result<LogTail, Rea
                     return Ok(LogTail::damaged(records, seq, &why, Position { epoch, seq: top }));
                 }
             };
-            bytes += record.entry.bytes();
+            bytes += record.bytes();
             let full = records.len() >= limit.max(1) as usize || bytes > TAIL_BYTES_MAX;
             if full && !records.is_empty() {
                 return Ok(LogTail::Records { records, top: Position { epoch, seq: top } });

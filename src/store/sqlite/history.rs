@@ -21,11 +21,11 @@ use crate::{
 };
 
 const NEWEST_FIRST: &str = "
-    SELECT m.seq, body, sender, name, id, at, except_socket, change, of_seq, state
+    SELECT m.seq, body, sender, name, id, at, except_socket, change, of_seq, source, state
     FROM messages m INDEXED BY messages_by_room LEFT JOIN states s ON s.seq = m.seq
     WHERE room = ?1 AND of_seq IS NULL AND m.seq > ?2 AND m.seq < ?3 ORDER BY m.seq DESC LIMIT ?4";
 const OLDEST_FIRST: &str = "
-    SELECT m.seq, body, sender, name, id, at, except_socket, change, of_seq, state
+    SELECT m.seq, body, sender, name, id, at, except_socket, change, of_seq, source, state
     FROM messages m INDEXED BY messages_by_room LEFT JOIN states s ON s.seq = m.seq
     WHERE room = ?1 AND of_seq IS NULL AND m.seq > ?2 AND m.seq < ?3 ORDER BY m.seq LIMIT ?4";
 
@@ -81,7 +81,7 @@ pub fn page(
     Ok(History { top: Position { epoch: epoch.clone(), seq: top }, messages, more, trimmed })
 }
 
-/// Decodes a row of `seq, body, sender, name, id, at, except_socket, change, of_seq`.
+/// Decodes a row of `seq, body, sender, name, id, at, except_socket, change, of_seq, source`.
 pub fn record(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Record, ReadError> {
     let seq = row.get(0).map_err(read_error)?;
     let bad_name = |cause: NameError| ReadError::Corrupt(format!("message {seq}: {cause}"));
@@ -92,6 +92,9 @@ pub fn record(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Record, R
     let (change, target_seq) = (maybe(7).map_err(read_error)?, row.get(8).map_err(read_error)?);
     let body = text(1).map_err(read_error)?;
     let entry = layout::parse_entry(change, target_seq, body).filter(|_| layout::is_json(body));
+    let bad_source = || ReadError::Corrupt(format!("record {seq}: its source event"));
+    let source =
+        maybe(9).map(|source| source.map(|json| layout::parse_source(json).ok_or_else(bad_source)));
     let bad_entry = || ReadError::Corrupt(format!("record {seq}: its change or body"));
     Ok(Record {
         position: Position { epoch: epoch.clone(), seq },
@@ -101,12 +104,12 @@ pub fn record(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Record, R
         id: MessageId::parse(text(4).map_err(read_error)?).map_err(bad_name)?,
         at: Timestamp(row.get(5).map_err(read_error)?),
         except: except.map_err(bad_name)?,
-        source: None,
+        source: source.map_err(read_error)?.transpose()?,
         entry: entry.ok_or_else(bad_entry)?,
     })
 }
 
-/// Decodes a message and applies its state: the tenth column of the row, or null. A message that
+/// Decodes a message and applies its state: the eleventh column of the row, or null. A message that
 /// cannot be read is passed over.
 pub fn message(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Option<Message> {
     let seq = row.get(0).unwrap_or_default();
@@ -116,7 +119,7 @@ pub fn message(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Option<Message>
 fn read_message(row: &Row<'_>, epoch: &Epoch, room: &RoomName) -> Result<Message, ReadError> {
     let no_message = || ReadError::Corrupt("a change was read as a message".to_owned());
     let message = Message::original(record(row, epoch, room)?).ok_or_else(no_message)?;
-    let state: Option<String> = row.get(9).map_err(read_error)?;
+    let state: Option<String> = row.get(10).map_err(read_error)?;
     let Some(state) = state else { return Ok(message) };
     let corrupt = || ReadError::Corrupt(format!("the state of message {}", message.position.seq));
     let state = layout::parse_lines(&state).ok_or_else(corrupt)?;

@@ -12,7 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::domain::name::{MessageId, UserId};
+use rusqlite::Connection;
+
+use crate::{
+    domain::{
+        name::{MessageId, UserId},
+        position::Timestamp,
+    },
+    store::RetentionPolicy,
+};
 
 /// Most ids known at once. An id takes 17 bytes, so all take less than 300 MiB, enough for 139 000
 /// messages a second over a window of two minutes. Beyond it the writer answers `Busy`: refusing is
@@ -87,6 +95,40 @@ impl RecentIds {
             self.generations.pop_back();
         }
     }
+}
+
+/// The ids that a retry may still name, read from the rows that carry them.
+pub fn recent_ids(
+    connection: &Connection,
+    retention: &RetentionPolicy,
+    now: Timestamp,
+    known_since: Instant,
+) -> rusqlite::Result<RecentIds> {
+    let window = retention.idempotency_window;
+    let mut recent = RecentIds::new(window, IDS_MAX);
+    let oldest = now.0.saturating_sub(u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
+    let mut statement =
+        connection.prepare("SELECT seq, sender, id, at FROM messages ORDER BY seq DESC")?;
+    let mut rows = statement.query([])?;
+    let mut keys = Vec::new();
+    while let Some(row) = rows.next()? {
+        // Rows are almost in the order of their times: they differ only by the time that drafts
+        // waited in the queue. So one extra window before the end is more than enough.
+        if row.get::<_, u64>(3)? < oldest.saturating_sub(oldest.abs_diff(now.0))
+            || keys.len() == IDS_MAX
+        {
+            break;
+        }
+        let from = UserId::parse(row.get_ref(1)?.as_str()?);
+        let id = MessageId::parse(row.get_ref(2)?.as_str()?);
+        if let (Ok(from), Ok(id)) = (from, id) {
+            keys.push((recent.key(&from, &id), row.get::<_, u64>(0)?));
+        }
+    }
+    for (key, seq) in keys.into_iter().rev() {
+        recent.remember(key, seq, known_since);
+    }
+    Ok(recent)
 }
 
 #[cfg(test)]

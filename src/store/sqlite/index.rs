@@ -162,7 +162,8 @@ pub fn look_up(
     let before = search.before.unwrap_or(u64::MAX).min(indexed_to.saturating_add(1));
     let mut statement = snapshot
         .prepare_cached(
-            "SELECT m.seq, body, sender, name, id, at, except_socket, change, of_seq, state
+            "SELECT m.seq, body, sender, name, id, at, except_socket, change, of_seq, source,
+                 state
              FROM words CROSS JOIN messages m ON m.seq = words.rowid
              LEFT JOIN states s ON s.seq = m.seq
              WHERE words MATCH ?1 AND words.rowid > ?2 AND words.rowid < ?3

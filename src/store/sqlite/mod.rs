@@ -118,7 +118,7 @@ fn start(
     let (epoch, last_seq, recent, indexer) = {
         let connection = connection.lock();
         let (epoch, last_seq) = schema::log(&connection, file)?;
-        let recent = writer::recent_ids(&connection, &retention, clock::now(), Instant::now())
+        let recent = ids::recent_ids(&connection, &retention, clock::now(), Instant::now())
             .map_err(failed)?;
         sessions::end_all(&connection, clock::now(), retention.recovery_window).map_err(failed)?;
         let indexer = index::Indexer::new(&connection).map_err(failed)?;

@@ -23,7 +23,8 @@ const STATEMENTS_MAX: usize = 64;
 /// `rooms.kept` counts the messages after `trimmed_to`, which are the room's history. Rows up to
 /// `trimmed_to` may still be there for their ids. An index ends in `seq` without naming it, as
 /// every index of a rowid table does. A row with `of_seq` is a record about that message, not a
-/// message: other indexes contain it, and `rooms.records` counts such rows.
+/// message: other indexes contain it, and `rooms.records` counts such rows. `source` is the event
+/// that a record was sent with (`layout.rs`); most rows and all older ones have none.
 ///
 /// `log.deleted_to` is the newest deleted row. Nobody knows what an older program has deleted, so
 /// its log counts as deleted up to its end; no session has a position within it. `words` has the
@@ -32,7 +33,7 @@ const STATEMENTS_MAX: usize = 64;
 /// of messages (`states.rs`). `sessions.id` is the public id, and `ends` is null while the
 /// session's connection lives. Sessions of older programs had a secret as their key and are
 /// deleted.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     "
     CREATE TABLE log (
         one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -115,6 +116,9 @@ const MIGRATIONS: [&str; 5] = [
         ends INTEGER
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX sessions_by_end ON sessions (ends) WHERE ends IS NOT NULL;
+",
+    "
+    ALTER TABLE messages ADD COLUMN source TEXT;
 ",
 ];
 

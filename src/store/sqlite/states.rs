@@ -74,9 +74,13 @@ fn replace_body(
         .prepare_cached("UPDATE messages SET body = ?2 WHERE seq = ?1")?
         .execute(params![target_seq, body.as_json()])?;
     if is_deleted {
+        // The arguments of the events that the message and its edits came in contain its text too.
+        transaction
+            .prepare_cached("UPDATE messages SET source = NULL WHERE seq = ?1")?
+            .execute([target_seq])?;
         transaction
             .prepare_cached(
-                "UPDATE messages INDEXED BY edits_by_message SET body = 'null'
+                "UPDATE messages INDEXED BY edits_by_message SET body = 'null', source = NULL
                  WHERE of_seq = ?1 AND change = 'edit' AND room = ?2",
             )?
             .execute(params![target_seq, room])?;

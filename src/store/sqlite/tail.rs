@@ -17,7 +17,8 @@ use crate::{
 /// Goes through the messages by primary key and looks up each one's room. The opposite join order
 /// would be slow.
 const AFTER: &str = "
-    SELECT m.seq, m.body, m.sender, m.name, m.id, m.at, m.except_socket, m.change, m.of_seq, r.name
+    SELECT m.seq, m.body, m.sender, m.name, m.id, m.at, m.except_socket, m.change, m.of_seq,
+           m.source, r.name
     FROM messages m CROSS JOIN rooms r ON r.id = m.room
     WHERE m.seq > ?1 ORDER BY m.seq LIMIT ?2";
 
@@ -46,7 +47,7 @@ pub fn read(
     let from = after.seq.min(i64::MAX as u64);
     let mut rows = statement.query(params![from, limit.max(1)]).map_err(read_error)?;
     while let Some(row) = rows.next().map_err(read_error)? {
-        let room = row.get_ref(9).and_then(|name| Ok(name.as_str()?)).map_err(read_error)?;
+        let room = row.get_ref(10).and_then(|name| Ok(name.as_str()?)).map_err(read_error)?;
         let room = RoomName::parse(room).map_err(|why| ReadError::Corrupt(why.to_string()));
         let record = match room.and_then(|room| record(row, epoch, &room)) {
             Ok(record) => record,
@@ -55,7 +56,7 @@ pub fn read(
                 return Ok(LogTail::damaged(records, seq, &why.to_string(), top));
             }
         };
-        bytes += record.entry.bytes();
+        bytes += record.bytes();
         if bytes > TAIL_BYTES_MAX && !records.is_empty() {
             break;
         }

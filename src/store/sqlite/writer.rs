@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::store::sqlite::{
-    ids::{IDS_MAX, RecentIds},
+    ids::RecentIds,
     index::{Indexer, STEP_MESSAGES},
     presence::SqlitePresence,
     retention::{Retention, STEP_EVERY},
@@ -31,14 +31,14 @@ use crate::store::sqlite::{
 use crate::{
     clock,
     domain::{
-        name::{MessageId, PublicId, UserId, UserName},
+        name::{PublicId, UserName},
         position::{Epoch, Position, Timestamp},
         record::{Draft, Entry, Record, Stored},
     },
     store::{
-        Health, NodeEvent, RetentionPolicy,
+        Health, NodeEvent,
         error::ReadError,
-        layout::EntryColumns,
+        layout::{self, EntryColumns},
         log::{AppendError, LogEvent},
         queue::{BATCH_BYTES_MAX, DraftReceiver, QueuedDraft},
     },
@@ -360,40 +360,6 @@ impl LogWriter {
     }
 }
 
-/// The ids that a retry may still name, read from the rows that carry them.
-pub fn recent_ids(
-    connection: &Connection,
-    retention: &RetentionPolicy,
-    now: Timestamp,
-    known_since: Instant,
-) -> rusqlite::Result<RecentIds> {
-    let window = retention.idempotency_window;
-    let mut recent = RecentIds::new(window, IDS_MAX);
-    let oldest = now.0.saturating_sub(u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
-    let mut statement =
-        connection.prepare("SELECT seq, sender, id, at FROM messages ORDER BY seq DESC")?;
-    let mut rows = statement.query([])?;
-    let mut keys = Vec::new();
-    while let Some(row) = rows.next()? {
-        // Rows are almost in the order of their times: they differ only by the time that drafts
-        // waited in the queue. So one extra window before the end is more than enough.
-        if row.get::<_, u64>(3)? < oldest.saturating_sub(oldest.abs_diff(now.0))
-            || keys.len() == IDS_MAX
-        {
-            break;
-        }
-        let from = UserId::parse(row.get_ref(1)?.as_str()?);
-        let id = MessageId::parse(row.get_ref(2)?.as_str()?);
-        if let (Ok(from), Ok(id)) = (from, id) {
-            keys.push((recent.key(&from, &id), row.get::<_, u64>(0)?));
-        }
-    }
-    for (key, seq) in keys.into_iter().rev() {
-        recent.remember(key, seq, known_since);
-    }
-    Ok(recent)
-}
-
 /// The earlier message with the draft's id, if it is recent enough that the draft is its retry.
 fn first(
     transaction: &Transaction<'_>,
@@ -445,8 +411,9 @@ fn insert(
     let EntryColumns { change, target_seq, body } = EntryColumns::new(&draft.entry);
     transaction
         .prepare_cached(
-            "INSERT INTO messages (seq, room, sender, id, at, body, name, except_socket, change, of_seq)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            "INSERT INTO messages (seq, room, sender, id, at, body, name, except_socket, change,
+                                   of_seq, source)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         )?
         .execute(params![
             seq,
@@ -459,6 +426,7 @@ fn insert(
             draft.except.as_ref().map(PublicId::as_str),
             change,
             target_seq.map(|seq| seq.min(i64::MAX as u64)),
+            draft.source.as_deref().map(layout::source_to_json),
         ])?;
     Ok(())
 }

@@ -90,7 +90,7 @@ pub async fn whole_tail(node: &Node, after: Position, limit: u32) -> Vec<Record>
         let piece = tail(node, from, limit).await;
         let LogTail::Records { records, top } = piece else { panic!("{piece:?}") };
         assert!(records.len() <= limit as usize);
-        let bytes: usize = records.iter().map(|record| record.entry.bytes()).sum();
+        let bytes: usize = records.iter().map(|record| record.bytes()).sum();
         assert!(bytes <= TAIL_BYTES_MAX || records.len() == 1, "{bytes} bytes");
         if records.is_empty() {
             assert!(from.seq >= top.seq, "it ends at {} of {}", from.seq, top.seq);

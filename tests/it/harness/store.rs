@@ -9,7 +9,7 @@ use roomcast::{
         name::{MessageId, UserId},
         page::Page,
         position::Timestamp,
-        record::{Body, Draft, Record, Stored},
+        record::{Body, Draft, Record, SourceEvent, Stored},
         room::RoomName,
     },
     store::{
@@ -65,6 +65,12 @@ pub fn draft(room_name: &str, from: &str, id: &str, body: &str) -> Draft {
     let id = MessageId::parse(id).expect("a message id");
     let body = Body::from_json(body);
     Draft { repeatable: true, ..Draft::new(room(room_name), from, id, clock::now(), body) }
+}
+
+/// An event of the profile `chat`.
+pub fn source(event: &str, arguments: &str, me: Option<Body>) -> Arc<SourceEvent> {
+    let (profile, event) = ("chat".into(), event.into());
+    Arc::new(SourceEvent { profile, event, arguments: Body::from_json(arguments), me })
 }
 
 pub fn later(mut draft: Draft, by: Duration) -> Draft {
