@@ -271,6 +271,8 @@ async fn resume(name: &str, store: &Store, sessions: u64) {
             room: RoomName::lobby(),
             since: Some(Position { epoch: Epoch::new("0123456789abcdef"), seq: n }),
         }],
+        profile: None,
+        me: None,
     };
     let start = Instant::now();
     let saves = (0..sessions).map(|n| store.sessions.save(id(n), Holder::random(), record(n)));

@@ -291,7 +291,7 @@ impl Connection {
         }
         let rooms =
             self.memberships.lock().open().map(|membership| membership.joined.clone()).collect();
-        let record = SessionRecord { user: self.user.clone(), rooms };
+        let record = SessionRecord { user: self.user.clone(), rooms, profile: None, me: None };
         let sessions = &self.chat.0.store.sessions;
         match sessions.save(self.public_id.clone(), self.holder, record).await {
             Ok(true) => return Ok(()),

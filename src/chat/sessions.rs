@@ -169,7 +169,11 @@ impl Chat {
             until.entry(self.partition(room)).or_insert_with(|| since.clone());
         }
         let until = until.into_iter().collect();
-        Recovery { record: SessionRecord { user, rooms }, frames: Bytes::new(), until }
+        Recovery {
+            record: SessionRecord { user, rooms, profile: None, me: None },
+            frames: Bytes::new(),
+            until,
+        }
     }
 
     /// `None`: the session is unknown or another user's, or not everything it missed can be

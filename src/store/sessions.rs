@@ -15,6 +15,7 @@ use crate::{
     domain::{
         name::{NameError, PublicId, UserId},
         position::{Epoch, Position},
+        record::Body,
         room::RoomName,
         visibility::JoinedRoom,
     },
@@ -125,6 +126,10 @@ impl Holder {
 pub struct SessionRecord {
     pub user: UserId,
     pub rooms: Vec<JoinedRoom>,
+    /// The profile whose clients the session belongs to. `None` also in records of older releases.
+    pub profile: Option<Arc<str>>,
+    /// The JSON value that the session remembers as `$me`.
+    pub me: Option<Body>,
 }
 
 /// A `JoinedRoom` as it is stored: its name, and epoch and seq of `since`.

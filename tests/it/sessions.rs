@@ -9,7 +9,7 @@ use roomcast::{
         name::{PublicId, UserId},
         page::Page,
         position::{Epoch, Position},
-        record::Draft,
+        record::{Body, Draft},
     },
     store::{
         NodeEvent, RetentionPolicy,
@@ -37,7 +37,11 @@ pub async fn a_session_comes_back<L: Log>() {
     let mut node = log.node().await;
     let (ann, again) = (Holder::random(), Holder::random());
     let session = session(&"k_-9".repeat(16));
-    let full = record(&["lobby", "köln: {1} \"x\"", "\u{1f469}\u{200d}\u{1f467}"]);
+    let full = SessionRecord {
+        profile: Some("köln \"x\"".into()),
+        me: Some(Body::from_json(r#"{"name": "\ud83d", "n": 1e400}"#)),
+        ..record(&["lobby", "köln: {1} \"x\"", "\u{1f469}\u{200d}\u{1f467}"])
+    };
     assert_eq!(claim(&node.store, &session, again).await, None, "it begins when it is saved");
     assert!(save(&node.store, &session, ann, &full).await);
     assert_eq!(read(&node.store, &session).await, Some(full.clone()), "looked at, not taken");
@@ -48,10 +52,20 @@ pub async fn a_session_comes_back<L: Log>() {
     assert_eq!(claim(&node.store, &session, again).await, Some(full.clone()));
     assert_eq!(claim(&node.store, &session, again).await, Some(full.clone()), "asked again");
 
-    let empty = SessionRecord { rooms: vec![], ..full.clone() };
+    let empty = SessionRecord { rooms: vec![], profile: None, me: None, ..full.clone() };
     assert!(save(&node.store, &session, again, &empty).await);
     node.store.sessions.release(session.clone(), again);
-    assert_eq!(claim(&node.store, &session, Holder::random()).await, Some(empty));
+    assert_eq!(read(&node.store, &session).await, Some(empty.clone()));
+    let third = Holder::random();
+    assert_eq!(claim(&node.store, &session, third).await, Some(empty.clone()));
+    let deep = Body::from_json(&format!("{}{}", "[".repeat(2_000), "]".repeat(2_000)));
+    for me in [deep, Body::null()] {
+        let remembers = SessionRecord { me: Some(me), ..empty.clone() };
+        assert!(save(&node.store, &session, third, &remembers).await);
+        assert_eq!(read(&node.store, &session).await, Some(remembers.clone()));
+        assert_eq!(claim(&node.store, &session, third).await, Some(remembers));
+    }
+    node.store.sessions.release(session.clone(), third);
     // Taking a released session is reported to no holder.
     node.hear_no_more().await;
     node.store.lifecycle.close().await;

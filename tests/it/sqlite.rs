@@ -21,13 +21,14 @@ use roomcast::{
         RetentionPolicy,
         log::{AppendError, LOG_EVENT_BATCHES_MAX},
         queue::BATCH_MAX,
+        sessions::{Holder, SessionRecord},
         sqlite::{self as store_sqlite, Location, SqliteOptions, error::OpenError},
     },
 };
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::harness::{
-    sessions::whole_tail,
+    sessions::{claim, record as session_record, save, session, whole_tail},
     sqlite_store::{BEFORE_SOURCES, FileLog, MemoryLog, aged, database, memory, open},
     store::{
         DEADLINE, Node, draft, later, must_append, originals, page_of, record, retention, room,
@@ -80,19 +81,27 @@ async fn a_log_of_a_newer_program_is_refused() {
     assert!(error.to_string().contains("roomcast.db"), "{error}");
 }
 
-/// A file of the release before has records without source events, and takes new ones with them.
+/// It has records without source events and sessions without a profile, and takes new ones with
+/// them.
 #[tokio::test]
-async fn records_of_an_older_program_have_no_source_event() {
+async fn a_file_of_the_release_before_is_brought_forward() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut node = open(dir.path(), retention());
     let old = draft("lobby", "ann", "old", "\"old\"");
     let first = must_append(&node.store, old.clone()).await;
     let mut heard = node.hear(1).await;
+    let kept = session_record(&["lobby"]);
+    assert!(save(&node.store, &session("a"), Holder::random(), &kept).await);
     node.store.lifecycle.close().await;
     database(dir.path()).execute_batch(BEFORE_SOURCES).expect("it can be taken back");
 
     let mut node = open(dir.path(), retention());
     assert_eq!(must_append(&node.store, old).await, first, "the old id is known");
+    let again = Holder::random();
+    assert_eq!(claim(&node.store, &session("a"), again).await, Some(kept.clone()));
+    let named = SessionRecord { profile: Some("chat".into()), ..kept };
+    assert!(save(&node.store, &session("a"), again, &named).await);
+    assert_eq!(claim(&node.store, &session("a"), again).await, Some(named));
     let source = Some(source("say", "[\"new\"]", None));
     let new = Draft { source, ..draft("lobby", "ann", "new", "\"new\"") };
     must_append(&node.store, new).await;

@@ -24,10 +24,14 @@ use crate::store::redis::{
     scripts::{CLAIM, REAP, SAVE, millis, number, text},
 };
 use crate::{
-    domain::name::{NameError, PublicId, UserId},
+    domain::{
+        name::{NameError, PublicId, UserId},
+        record::Body,
+    },
     store::{
         NodeEvent,
         error::ReadError,
+        layout,
         sessions::{Holder, JoinedLine, SessionRecord, joined_line, parse_joined_line},
     },
 };
@@ -44,6 +48,11 @@ const REAPED_PER_CALL: usize = 500;
 struct Line {
     user: String,
     rooms: Vec<JoinedLine>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<String>,
+    /// JSON in a text: claim.lua reads the line, and Lua does not read all that is JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    me: Option<String>,
 }
 
 #[derive(Debug)]
@@ -348,6 +357,8 @@ fn line(record: &SessionRecord) -> String {
     let line = Line {
         user: record.user.to_string(),
         rooms: record.rooms.iter().map(joined_line).collect(),
+        profile: record.profile.as_deref().map(str::to_owned),
+        me: record.me.as_ref().map(|me| me.as_json().to_owned()),
     };
     serde_json::to_string(&line).expect("text and numbers are JSON")
 }
@@ -356,12 +367,37 @@ fn record(line: &str) -> Result<SessionRecord, ReadError> {
     let bad_name = |why: NameError| corrupt(&why);
     let line: Line = serde_json::from_str(line).map_err(|why| corrupt(&why))?;
     let rooms = line.rooms.iter().map(parse_joined_line).collect::<Result<_, _>>();
+    if line.me.as_deref().is_some_and(|me| !layout::is_json(me)) {
+        return Err(corrupt(&"what it remembers is not JSON"));
+    }
     Ok(SessionRecord {
         user: UserId::parse(&line.user).map_err(bad_name)?,
         rooms: rooms.map_err(bad_name)?,
+        profile: line.profile.map(Arc::from),
+        me: line.me.as_deref().map(Body::from_json),
     })
 }
 
 fn corrupt(why: &dyn std::fmt::Display) -> ReadError {
     ReadError::Corrupt(format!("a session: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_an_older_release_reads_back_as_it_was_written() {
+        let older = r#"{"user":"ann","rooms":[["lobby",["e",7]],["red",null]]}"#;
+        let read = record(older).unwrap();
+        assert_eq!((read.rooms.len(), &read.profile, &read.me), (2, &None, &None));
+        assert_eq!(line(&read), older);
+    }
+
+    #[test]
+    fn a_damaged_memory_is_refused() {
+        let line = |me: &str| format!(r#"{{"user":"ann","rooms":[],"me":"{me}"}}"#);
+        assert_eq!(record(&line("[1]")).unwrap().me, Some(Body::from_json("[1]")));
+        assert!(matches!(record(&line("[1")), Err(ReadError::Corrupt(_))));
+    }
 }

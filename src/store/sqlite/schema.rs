@@ -119,6 +119,8 @@ const MIGRATIONS: [&str; 6] = [
 ",
     "
     ALTER TABLE messages ADD COLUMN source TEXT;
+    ALTER TABLE sessions ADD COLUMN profile TEXT;
+    ALTER TABLE sessions ADD COLUMN me TEXT;
 ",
 ];
 

@@ -4,7 +4,7 @@
 //! A session whose connection lives has no end. A released session has one. After a start, every
 //! session that the last process left open gets one.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
@@ -15,9 +15,11 @@ use crate::{
     domain::{
         name::{NameError, PublicId, UserId},
         position::Timestamp,
+        record::Body,
     },
     store::{
         error::ReadError,
+        layout,
         sessions::{Holder, JoinedLine, SessionRecord, joined_line, parse_joined_line},
     },
 };
@@ -117,6 +119,8 @@ pub enum Done {
 pub struct Columns {
     user: String,
     rooms: String,
+    profile: Option<String>,
+    me: Option<String>,
 }
 
 /// Sets an end for every session that a process left open.
@@ -160,10 +164,11 @@ fn save(
     let rooms: Vec<JoinedLine> = record.rooms.iter().map(joined_line).collect();
     let saved = transaction
         .prepare_cached(
-            "INSERT INTO sessions (id, holder, user, rooms, ends)
-             VALUES (?1, ?2, ?3, ?4, NULL)
+            "INSERT INTO sessions (id, holder, user, rooms, profile, me, ends)
+             VALUES (?1, ?2, ?3, ?4, ?6, ?7, NULL)
              ON CONFLICT (id) DO UPDATE SET
-                 holder = excluded.holder, user = excluded.user, rooms = excluded.rooms, ends = NULL
+                 holder = excluded.holder, user = excluded.user, rooms = excluded.rooms,
+                 profile = excluded.profile, me = excluded.me, ends = NULL
              WHERE holder = excluded.holder OR ends <= ?5",
         )?
         .execute(params![
@@ -172,6 +177,8 @@ fn save(
             record.user.as_str(),
             serde_json::to_string(&rooms).expect("text and numbers are JSON"),
             now.0,
+            record.profile.as_deref(),
+            record.me.as_ref().map(Body::as_json),
         ])?;
     Ok(saved == 1)
 }
@@ -184,12 +191,11 @@ fn claim(
     now: Timestamp,
 ) -> rusqlite::Result<Done> {
     let read = |row: &Row<'_>| {
-        let columns = Columns { user: row.get(2)?, rooms: row.get(3)? };
-        Ok((row.get::<_, i64>(0)?, row.get::<_, Option<u64>>(1)?, columns))
+        Ok((row.get::<_, i64>(4)?, row.get::<_, Option<u64>>(5)?, Columns::of(row)?))
     };
     let found = transaction
         .prepare_cached(
-            "SELECT holder, ends, user, rooms FROM sessions
+            "SELECT user, rooms, profile, me, holder, ends FROM sessions
              WHERE id = ?1 AND user = ?3 AND (ends IS NULL OR ends > ?2)",
         )?
         .query_row(params![session.as_str(), now.0, user.as_str()], read)
@@ -213,11 +219,11 @@ pub fn read(
 ) -> Result<Option<SessionRecord>, ReadError> {
     let columns = reader
         .prepare_cached(
-            "SELECT user, rooms FROM sessions WHERE id = ?1 AND (ends IS NULL OR ends > ?2)",
+            "SELECT user, rooms, profile, me FROM sessions
+             WHERE id = ?1 AND (ends IS NULL OR ends > ?2)",
         )
         .and_then(|mut select| {
-            let read = |row: &Row<'_>| Ok(Columns { user: row.get(0)?, rooms: row.get(1)? });
-            select.query_row(params![session.as_str(), now.0], read).optional()
+            select.query_row(params![session.as_str(), now.0], Columns::of).optional()
         })
         .map_err(read_error)?;
     columns.map(|columns| columns.record()).transpose()
@@ -229,15 +235,26 @@ fn bits(holder: Holder) -> i64 {
 }
 
 impl Columns {
+    /// From a row that begins with `user, rooms, profile, me`.
+    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let (user, rooms) = (row.get(0)?, row.get(1)?);
+        Ok(Self { user, rooms, profile: row.get(2)?, me: row.get(3)? })
+    }
+
     pub fn record(&self) -> Result<SessionRecord, ReadError> {
         let corrupt = |why: &dyn std::fmt::Display| ReadError::Corrupt(format!("a session: {why}"));
         let bad_name = |why: NameError| corrupt(&why);
         let rooms: Vec<JoinedLine> =
             serde_json::from_str(&self.rooms).map_err(|why| corrupt(&why))?;
         let rooms = rooms.iter().map(parse_joined_line).collect::<Result<_, _>>();
+        if self.me.as_deref().is_some_and(|me| !layout::is_json(me)) {
+            return Err(corrupt(&"what it remembers is not JSON"));
+        }
         Ok(SessionRecord {
             user: UserId::parse(&self.user).map_err(bad_name)?,
             rooms: rooms.map_err(bad_name)?,
+            profile: self.profile.as_deref().map(Arc::from),
+            me: self.me.as_deref().map(Body::from_json),
         })
     }
 }

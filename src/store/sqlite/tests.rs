@@ -119,7 +119,12 @@ async fn a_log_that_is_down_comes_back_without_a_message() {
 async fn a_release_is_written_when_it_can_be() {
     let log = Breakable::new();
     let (id, holder) = (PublicId::parse("a").expect("an id"), Holder::random());
-    let record = SessionRecord { user: UserId::parse("ann").expect("a user"), rooms: vec![] };
+    let record = SessionRecord {
+        user: UserId::parse("ann").expect("a user"),
+        rooms: vec![],
+        profile: None,
+        me: None,
+    };
     let saved = log.store.sessions.save(id.clone(), holder, record.clone()).await;
     assert!(matches!(saved, Ok(true)), "{saved:?}");
     log.pragma("query_only", 1);

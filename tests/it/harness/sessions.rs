@@ -40,7 +40,8 @@ pub fn record(rooms: &[&str]) -> SessionRecord {
     let since = |seq| Some(Position { epoch: Epoch::new("0a1b"), seq });
     let mut places = [None, since(0), since(u64::MAX >> 1)].into_iter().cycle();
     let mut joined = |name: &&str| JoinedRoom { room: room(name), since: places.next().flatten() };
-    SessionRecord { user: user(), rooms: rooms.iter().map(&mut joined).collect() }
+    let rooms = rooms.iter().map(&mut joined).collect();
+    SessionRecord { user: user(), rooms, profile: None, me: None }
 }
 
 pub async fn save(

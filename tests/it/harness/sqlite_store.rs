@@ -19,6 +19,7 @@ use super::store::{DEADLINE, Log, Node};
 /// Takes back what the last migration does, which is to add columns.
 pub const BEFORE_SOURCES: &str = "
     ALTER TABLE messages DROP COLUMN source;
+    ALTER TABLE sessions DROP COLUMN profile; ALTER TABLE sessions DROP COLUMN me;
     PRAGMA user_version = 5;";
 
 /// Takes back what the last two migrations do.
