@@ -82,7 +82,7 @@ impl Connection {
             saving: tokio::sync::Mutex::new(()),
             is_stale: AtomicBool::new(true),
             pending: Mutex::default(),
-            me: Mutex::default(),
+            me: Mutex::new(record.me),
             appends: AtomicU32::new(0),
             reads: AtomicU32::new(0),
             _admission: admission,

@@ -291,7 +291,9 @@ impl Connection {
         }
         let rooms =
             self.memberships.lock().open().map(|membership| membership.joined.clone()).collect();
-        let record = SessionRecord { user: self.user.clone(), rooms, profile: None, me: None };
+        let (user, me) = (self.user.clone(), self.me());
+        let profile = Some(self.recipient.dialect.name().into());
+        let record = SessionRecord { user, rooms, profile, me };
         let sessions = &self.chat.0.store.sessions;
         match sessions.save(self.public_id.clone(), self.holder, record).await {
             Ok(true) => return Ok(()),

@@ -190,13 +190,18 @@ impl Chat {
         let Some(mut record) = sessions.claim(session.clone(), holder, user).await? else {
             return Ok(None);
         };
+        let dialect = arrival.recipient.dialect;
+        if record.profile.as_deref().is_some_and(|profile| profile != dialect.name()) {
+            tracing::debug!(?dialect, "a client came back in another dialect");
+            sessions.release(session, holder);
+            return Ok(None);
+        }
         self.add_personal_room(&mut record);
         let offset = returning.offset.as_ref();
-        let why =
-            match self.missed(&session, &record.rooms, offset, arrival.recipient.dialect).await {
-                Ok((frames, until)) => return Ok(Some(Recovery { record, frames, until })),
-                Err(why) => why,
-            };
+        let why = match self.missed(&session, &record.rooms, offset, dialect).await {
+            Ok((frames, until)) => return Ok(Some(Recovery { record, frames, until })),
+            Err(why) => why,
+        };
         // No connection uses the session. Without this release it would live as long as this node.
         sessions.release(session, holder);
         match why {
