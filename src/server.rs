@@ -2,7 +2,8 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, middleware};
+use axum::{Router, middleware, response::Response};
+use http::{HeaderValue, header};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -32,7 +33,7 @@ use crate::{
     shutdown::Tasks,
     sockets::{
         self, Sockets,
-        upgrade::{self, ConnectionPermit},
+        endpoint::{ConnectionPermit, Endpoint},
     },
     store::{Health, Opened, RetentionPolicy, Store, redis, sqlite},
     transport::{self, registry::Registry, settings::TransportSettings},
@@ -51,6 +52,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Bytes of one connection that the kernel may hold unsent. Above it frames wait in the lane,
 /// where all connections share them; the kernel keeps a copy for each, up to 4 MiB.
 const UNSENT_BYTES_MAX: u32 = 256 << 10;
+
+/// The path of Socket.IO.
+const SOCKET_PATH: &str = "/socket.io/";
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -167,10 +171,15 @@ impl Server {
         relay.spawn_vital("node events", chat.clone().run(node_events, relay.clone()));
         tasks.spawn("health log", log_health(store.lifecycle.health(), tasks.clone()));
 
-        let origins = Origins(config.cors_origins.clone().into());
+        let offers = sockets::offers(config);
+        let origins = Origins::new(config.cors_origins.clone());
         let socket_io = Router::new()
-            .route("/socket.io/", upgrade::route("/socket.io/", service, registry.clone()))
-            .layer(middleware::from_fn_with_state(origins.clone(), origin::guard));
+            .route(
+                SOCKET_PATH,
+                Endpoint::new(SOCKET_PATH, service, registry.clone(), offers).route(),
+            )
+            .layer(middleware::from_fn_with_state(origins.clone(), origin::guard))
+            .layer(middleware::map_response(never_cached));
         let app = socket_io
             .merge(assets::routes())
             .merge(health::routes(store.lifecycle.health(), tasks.clone()))
@@ -260,6 +269,13 @@ fn open_store(config: &Config) -> Result<Opened, StartError> {
         Storage::Dir(dir) => sqlite::Location::Dir(dir),
     };
     Ok(sqlite::open(sqlite::SqliteOptions { location, retention })?)
+}
+
+/// A cache that kept a handshake would give one session to several clients.
+async fn never_cached(mut response: Response) -> Response {
+    let no_store = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+    response
 }
 
 /// Writes one line per change of state; the same trouble again is no change.

@@ -1,7 +1,8 @@
 //! Where the log goes: standard error, as text or as JSON lines.
 
-use std::io::IsTerminal;
+use std::{collections::HashSet, io::IsTerminal};
 
+use parking_lot::Mutex;
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
 use crate::config::{Config, LogFormat};
@@ -14,6 +15,31 @@ use crate::config::{Config, LogFormat};
 pub struct BadFilter {
     filter: String,
     why: String,
+}
+
+/// Names that a warning was written for, so that a client cannot fill the log.
+#[derive(Debug, Default)]
+pub struct WarnOnce(Mutex<HashSet<String>>);
+
+impl WarnOnce {
+    /// Names that are remembered. Further names get no warning.
+    const NAMES_MAX: usize = 100;
+    /// Characters of a name that count.
+    const NAME_CHARS_MAX: usize = 100;
+
+    /// Whether a warning for this name is due: it is the first for it.
+    pub fn is_first(&self, name: &str) -> bool {
+        let mut names = self.0.lock();
+        if names.len() >= Self::NAMES_MAX {
+            return false;
+        }
+        let name: String = name.chars().take(Self::NAME_CHARS_MAX).collect();
+        let is_first = names.insert(name);
+        if is_first && names.len() == Self::NAMES_MAX {
+            tracing::warn!("no further warnings of this kind are written until the next start");
+        }
+        is_first
+    }
 }
 
 pub fn start(config: &Config) -> Result<(), BadFilter> {
@@ -35,4 +61,19 @@ pub fn start(config: &Config) -> Result<(), BadFilter> {
         tracing::debug!(%already, "the log was set up before");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_is_warned_of_once_and_the_names_are_bounded() {
+        let warned = WarnOnce::default();
+        assert!(warned.is_first("a") && warned.is_first("b"));
+        assert!(!warned.is_first("a") && !warned.is_first("b"));
+        let first = (0..1_000).filter(|n| warned.is_first(&n.to_string())).count();
+        assert_eq!(first, WarnOnce::NAMES_MAX - 2);
+        assert!(!warned.is_first("z"));
+    }
 }

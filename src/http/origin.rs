@@ -2,6 +2,8 @@
 //!
 //! A browser does not apply CORS to websockets, so the origin is checked here as well.
 
+use std::sync::Arc;
+
 use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
@@ -10,16 +12,44 @@ use axum::{
 };
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
+use crate::telemetry::WarnOnce;
+
+/// The answer to a page of another origin, as Node's server words it.
+const FORBIDDEN: &str = r#"{"code":4,"message":"Forbidden","hint":"this origin is not allowed; the operator can add it with --cors-origin"}"#;
+
 /// The origins an operator allows; empty means same origin and localhost.
 #[derive(Debug, Clone)]
-pub struct Origins(pub std::sync::Arc<[String]>);
+pub struct Origins {
+    allowed: Arc<[String]>,
+    warned: Arc<WarnOnce>,
+}
 
 impl Origins {
+    pub fn new(allowed: impl Into<Arc<[String]>>) -> Self {
+        Self { allowed: allowed.into(), warned: Arc::default() }
+    }
+
+    /// Tells the operator: in the browser's console this is an error of CORS without a reason.
+    fn warn(&self, origin: &HeaderValue, headers: &HeaderMap) {
+        let origin = String::from_utf8_lossy(origin.as_bytes());
+        if self.warned.is_first(&origin) {
+            let host = headers.get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default();
+            let host = String::from_utf8_lossy(host);
+            tracing::warn!(
+                %origin,
+                %host,
+                "refused an origin: if this page may connect, start with --cors-origin and its \
+                 origin; if it is this server's own page, let the proxy in front pass the \
+                 browser's Host on"
+            );
+        }
+    }
+
     fn allow(&self, origin: &HeaderValue, headers: &HeaderMap) -> bool {
         let Ok(origin) = origin.to_str() else { return false };
         let origin = origin.to_ascii_lowercase();
-        if !self.0.is_empty() {
-            return self.0.iter().any(|allowed| allowed == "*" || *allowed == origin);
+        if !self.allowed.is_empty() {
+            return self.allowed.iter().any(|allowed| allowed == "*" || *allowed == origin);
         }
         let Some((_scheme, host)) = origin.split_once("://") else { return false };
         let same = headers.get(header::HOST).and_then(|own| own.to_str().ok());
@@ -50,9 +80,9 @@ pub fn cors(origins: Origins) -> CorsLayer {
 pub async fn guard(State(origins): State<Origins>, request: Request, next: Next) -> Response {
     match request.headers().get(header::ORIGIN) {
         Some(origin) if !origins.allow(origin, request.headers()) => {
-            tracing::debug!(?origin, "refused an origin");
-            let hint = "this origin is not allowed; the operator can add it with --cors-origin\n";
-            (StatusCode::FORBIDDEN, hint).into_response()
+            origins.warn(origin, request.headers());
+            let json = [(header::CONTENT_TYPE, "application/json")];
+            (StatusCode::FORBIDDEN, json, FORBIDDEN).into_response()
         }
         _ => next.run(request).await,
     }
@@ -65,7 +95,7 @@ mod tests {
     fn allowed(list: &[&str], origin: &str, host: &'static str) -> bool {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, HeaderValue::from_static(host));
-        let origins = Origins(list.iter().map(|text| (*text).to_owned()).collect());
+        let origins = Origins::new(list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
         origins.allow(&HeaderValue::from_str(origin).unwrap(), &headers)
     }
 

@@ -13,7 +13,11 @@ use socketioxide::{
     socket::{DisconnectReason, Socket},
 };
 
-use super::{CONNECT_TIMEOUT, Sockets, auth::Auth, requests::Events};
+use super::{
+    CONNECT_TIMEOUT, Sockets,
+    auth::{Auth, BadToken},
+    requests::Events,
+};
 use crate::{
     chat::{Arrival, Connection},
     delivery::subscriptions::Recipient,
@@ -24,8 +28,6 @@ use crate::{
     transport::{Sid, adapter::Adapter, close::CloseReason},
 };
 
-/// Longest `auth.token`, in bytes.
-const TOKEN_BYTES_MAX: usize = 256;
 /// How long a client that is turned away may take to close its connection.
 const GOING_MAX: Duration = Duration::from_secs(5);
 
@@ -34,8 +36,8 @@ const GOING_MAX: Duration = Duration::from_secs(5);
 pub enum NotAdmitted {
     #[error("bad_request: auth is {{token?, pid?, offset?}}: {0}")]
     Auth(String),
-    #[error("bad_request: auth.token has between 1 and {TOKEN_BYTES_MAX} bytes")]
-    Token,
+    #[error("bad_request: {0}")]
+    Token(#[from] BadToken),
     #[error("bad_request: there is no dialect '{0}'; there are plain and native")]
     Dialect(String),
     #[error("unavailable: try again")]
@@ -53,14 +55,10 @@ impl Sockets {
             return Err(self.turn_away(socket.id, CloseReason::GoingAway).await);
         }
         let auth = auth.0.map_err(|why| NotAdmitted::Auth(why.to_string()))?;
-        if let Some(token) = &auth.token
-            && !(1..=TOKEN_BYTES_MAX).contains(&token.len())
-        {
-            return Err(NotAdmitted::Token);
-        }
+        let token = auth.token()?;
         let recipient = Recipient { sid: socket.id, dialect: self.dialect(socket)? };
         // A client without a token is identified by its session's key.
-        let user = |key: &SessionKey| user_id(auth.token.as_deref().unwrap_or(key.as_str()));
+        let user = |key: &SessionKey| user_id(token.unwrap_or(key.as_str()));
         // The end of a polling client is noticed only when a ping is due.
         let polls = socket.transport_type() == TransportType::Polling;
         let is_here = || polls || self.registry.lane(socket.id).is_some();
@@ -75,7 +73,7 @@ impl Sockets {
         };
         // Only the answer to `profile` shows the token.
         let token = match recipient.dialect.features().presence {
-            true => auth.token.as_deref().unwrap_or(key.as_str()).into(),
+            true => token.unwrap_or(key.as_str()).into(),
             false => "".into(),
         };
         let weak = Arc::downgrade(&connection);

@@ -6,10 +6,12 @@
 
 mod answers;
 mod auth;
+pub mod endpoint;
+
 mod handshake;
+mod polling;
 mod reply;
 mod requests;
-pub mod upgrade;
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,7 +31,7 @@ use crate::{
     config::{Config, Transport},
     dialects::Dialects,
     shutdown::Tasks,
-    transport::{Io, adapter::Adapter, registry::Registry},
+    transport::{Io, adapter::Adapter, registry::Registry, request::Offers},
 };
 
 /// A client that has opened a session, or has left the namespace, must enter the namespace within
@@ -65,8 +67,8 @@ pub fn build(config: &Config, sockets: Sockets) -> (Service, Io) {
         .ws_max_frame_size(config.transport_bytes_max)
         .ws_read_buffer_size(READ_BUFFER_BYTES)
         .with_adapter::<Adapter>(sockets.registry.clone());
-    let offers = |transport| config.transports.contains(&transport);
-    let builder = match (offers(Transport::Polling), offers(Transport::Websocket)) {
+    let Offers { polling, websocket } = offers(config);
+    let builder = match (polling, websocket) {
         (true, false) => builder.transports([TransportType::Polling]),
         (false, true) => builder.transports([TransportType::Websocket]),
         _ => builder.transports([TransportType::Polling, TransportType::Websocket]),
@@ -79,6 +81,12 @@ pub fn build(config: &Config, sockets: Sockets) -> (Service, Io) {
     };
     io.ns("/", enter.with(admit));
     (service, io)
+}
+
+/// The transports that clients may use.
+pub fn offers(config: &Config) -> Offers {
+    let has = |transport| config.transports.contains(&transport);
+    Offers { polling: has(Transport::Polling), websocket: has(Transport::Websocket) }
 }
 
 /// Brings the session's rooms live once the client has been told that it is connected.

@@ -21,18 +21,13 @@ use crate::transport::{
     lane::Lane,
     lane_stream::LaneStream,
     registry::Registry,
+    request::{EngineError, parameter},
     stream::{Guard, Stream},
     supervisor,
 };
 
 /// A request to the engine that ends a session, as its own client would write it.
 const END: &str = "1";
-
-/// Whether a request is for the acceptor.
-pub fn wants_websocket<B>(request: &Request<B>) -> bool {
-    let upgrade = request.headers().get(header::UPGRADE);
-    upgrade.is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket"))
-}
 
 /// Turns upgrade requests into lanes.
 #[derive(Clone)]
@@ -61,27 +56,19 @@ where
     }
 
     /// Answers the handshake; when it is through, the engine has the connection.
-    pub fn accept<B>(
-        &self,
-        mut request: Request<B>,
-        guard: Option<Guard>,
-    ) -> Response<&'static str> {
-        let key = match handshake_key(&request) {
-            Ok(key) => derive_accept_key(key.as_bytes()),
-            Err((status, why)) => return refuse(status, why),
+    pub fn accept<B>(&self, mut request: Request<B>, guard: Option<Guard>) -> Response<String> {
+        let accept = match accept_key(&request) {
+            Ok(accept) => accept,
+            Err(why) => {
+                tracing::debug!(why, "a websocket handshake that is wrong");
+                return EngineError::BadRequest.response();
+            }
         };
-        let Ok(accept) = HeaderValue::try_from(key) else {
-            return refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is not a key");
-        };
-        // The engine would answer a name that is no session id with a new session.
-        if names_session(request.uri()) && session(request.uri()).is_none() {
-            return refuse(StatusCode::BAD_REQUEST, "sid is no session");
-        }
         let upgrade = hyper::upgrade::on(&mut request);
         let acceptor = self.clone();
         let uri = request.uri().clone();
         self.registry.tasks().spawn("upgrade", acceptor.upgraded(upgrade, uri, guard));
-        let mut response = Response::new("");
+        let mut response = Response::new(String::new());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -145,40 +132,30 @@ where
     Box::pin(async move { drop(answer.await) })
 }
 
-/// The handshake's key, or the status and the words of the refusal.
-fn handshake_key<B>(request: &Request<B>) -> Result<&HeaderValue, (StatusCode, &'static str)> {
+/// The value of `Sec-WebSocket-Accept`, or what is wrong with the handshake.
+fn accept_key<B>(request: &Request<B>) -> Result<HeaderValue, &'static str> {
     let headers = request.headers();
     if request.method() != Method::GET {
-        return Err((StatusCode::BAD_REQUEST, "a websocket handshake is a GET"));
+        return Err("a websocket handshake is a GET");
     }
     let upgrades = headers.get_all(header::CONNECTION).iter().any(|value| {
         let names = value.to_str().unwrap_or_default().split(',');
         names.into_iter().any(|name| name.trim().eq_ignore_ascii_case("upgrade"))
     });
     if !upgrades {
-        return Err((StatusCode::BAD_REQUEST, "Connection does not say Upgrade"));
+        return Err("Connection does not say Upgrade");
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes) != Some(b"13") {
-        return Err((StatusCode::BAD_REQUEST, "only websocket version 13 is spoken here"));
+        return Err("only websocket version 13 is spoken here");
     }
-    headers
-        .get(header::SEC_WEBSOCKET_KEY)
-        .ok_or((StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing"))
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or("Sec-WebSocket-Key is missing")?;
+    let accept = derive_accept_key(key.as_bytes());
+    HeaderValue::try_from(accept).map_err(|_not_a_header| "Sec-WebSocket-Key is not a key")
 }
 
-fn refuse(status: StatusCode, why: &'static str) -> Response<&'static str> {
-    let mut refusal = Response::new(why);
-    *refusal.status_mut() = status;
-    refusal
-}
-
-/// The session that a request names, read as the engine reads it.
-pub fn session(uri: &Uri) -> Option<Sid> {
-    uri.query()?.split('&').find_map(|pair| pair.strip_prefix("sid="))?.parse().ok()
-}
-
-fn names_session(uri: &Uri) -> bool {
-    uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("sid=")))
+/// The session that a request names.
+fn session(uri: &Uri) -> Option<Sid> {
+    parameter(uri, "sid")?.parse().ok()
 }
 
 /// The TCP connection under an upgrade, or whatever else it is, and what was read beyond the head.

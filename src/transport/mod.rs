@@ -20,6 +20,8 @@ pub mod lane_stream;
 mod namespace;
 pub mod packet;
 pub mod registry;
+pub mod request;
+pub mod sessions;
 pub mod settings;
 pub mod stream;
 mod supervisor;

@@ -28,6 +28,7 @@ use crate::{
         lane::{Busy, Effects, Ended, InFlight, Lane},
         namespace::Namespace,
         packet,
+        sessions::{PollingSessions, SessionToken},
         settings::{TransportCounters, TransportSettings},
         supervisor::inbox::SupervisorQueue,
     },
@@ -45,6 +46,7 @@ struct Inner {
     queues: Box<[FlushQueue]>,
     namespace: Namespace,
     inbox: SupervisorQueue,
+    polling: PollingSessions,
     /// Numbers admissions.
     admissions: AtomicU64,
     somebody_left: Notify,
@@ -70,6 +72,7 @@ impl Registry {
             queues: (0..flush_tasks).map(|_| FlushQueue::default()).collect(),
             namespace: Namespace::default(),
             inbox: SupervisorQueue::default(),
+            polling: PollingSessions::default(),
             admissions: AtomicU64::new(0),
             somebody_left: Notify::new(),
             tasks: tasks.clone(),
@@ -89,6 +92,16 @@ impl Registry {
         // In this order the difference is never below zero.
         let closed = self.0.counters.closed.load(Ordering::Acquire);
         self.0.counters.opened.load(Ordering::Acquire) - closed
+    }
+
+    /// For the extensions of a handshake that opens a polling session.
+    pub fn session_token(&self) -> SessionToken {
+        self.0.polling.token()
+    }
+
+    /// Whether the engine has this session.
+    pub fn has_session(&self, sid: Sid) -> bool {
+        self.0.polling.has(sid) || self.lane(sid).is_some()
     }
 
     /// The session's lane. A polling session has none.

@@ -12,7 +12,7 @@ use axum::{Router, body::Body, extract::Request, routing::any};
 use bytes::Bytes;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use roomcast::transport::{
-    accept::wants_websocket, adapter::Adapter, close::CloseReason, registry::Registry,
+    adapter::Adapter, close::CloseReason, registry::Registry, request::wants_websocket,
     settings::TransportSettings,
 };
 use socketioxide::extract::SocketRef;

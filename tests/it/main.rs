@@ -3,6 +3,7 @@
 mod calls;
 mod changes;
 mod chaos;
+mod conformance;
 #[macro_use]
 mod contract;
 #[macro_use]

@@ -349,7 +349,7 @@ async fn a_client_that_is_refused_leaves_its_session_alone() {
     let node = Node::memory().await;
     let client = plain(&node, Transport::WebSocket).await;
     let away = Away { pid: client.pid(), public_id: client.public_id(), offset: None };
-    let options = Options::new(Transport::Polling).auth(json!({ "token": "" }));
+    let options = Options::new(Transport::Polling).auth(json!({ "token": 7 }));
     let refused = Client::connect(node.address, options.auth(away.auth())).await;
     assert!(matches!(refused, Err(Refusal::Namespace(_))), "{refused:?}");
     say(&client, "undisturbed").await;

@@ -14,6 +14,7 @@ use tokio::{io::ReadBuf, time::Instant};
 use crate::transport::{
     connect_reply::{self, ConnectReply},
     frame::{self, Inspector},
+    sessions::opened_session,
     stream::{Guard, Stream, ended_error},
 };
 
@@ -414,11 +415,4 @@ fn gather<'a>(
         count += 1;
     }
     count
-}
-
-/// The session id in Engine.IO's first packet.
-fn opened_session(text: &[u8]) -> Option<Sid> {
-    let rest = text.strip_prefix(b"0{\"sid\":\"")?;
-    let end = rest.iter().position(|&byte| byte == b'"')?;
-    std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
 }

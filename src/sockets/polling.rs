@@ -1,0 +1,97 @@
+//! Clients that poll: their requests go to the engine, and its answers become those of Node's
+//! server.
+//!
+//! The CONNECT reply is replaced here, in the body of a poll.
+
+use std::{convert::Infallible, fmt};
+
+use axum::{
+    body::{Body, Bytes, to_bytes},
+    extract::Request,
+    response::Response,
+};
+use http::{HeaderValue, StatusCode, header};
+use tower::Service as _;
+
+use super::Service;
+use crate::transport::{Sid, registry::Registry, request::EngineError, sessions::opened_session};
+
+/// How the engine's body begins when a session has just ended.
+const SESSION_UNKNOWN: &[u8] = br#"{"code":"1""#;
+
+/// Asks the engine for clients that poll.
+#[derive(Clone)]
+pub struct Polling {
+    service: Service,
+    registry: Registry,
+}
+
+impl Polling {
+    pub fn new(service: Service, registry: Registry) -> Self {
+        Self { service, registry }
+    }
+
+    /// Opens a session.
+    pub async fn open(mut self, mut request: Request) -> Response {
+        let token = self.registry.session_token();
+        request.extensions_mut().insert(token.clone());
+        let (head, body) = match self.ask(request).await {
+            Ok(answer) => answer,
+            Err(refusal) => return refusal,
+        };
+        if let Some(sid) = opened_session(&body) {
+            token.opened(sid);
+        }
+        Response::from_parts(head, Body::from(body))
+    }
+
+    /// Waits for packets for the client.
+    pub async fn poll(mut self, sid: Sid, request: Request) -> Response {
+        let (mut head, body) = match self.ask(request).await {
+            Ok(answer) => answer,
+            Err(refusal) => return refusal,
+        };
+        if !self.registry.has_connect_reply(sid) {
+            return Response::from_parts(head, Body::from(body));
+        }
+        let body = self.registry.replace_connect_reply(sid, body);
+        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        Response::from_parts(head, Body::from(body))
+    }
+
+    /// Takes packets of the client.
+    pub async fn post(mut self, request: Request) -> Response {
+        match self.ask(request).await {
+            Ok((head, body)) => Response::from_parts(head, Body::from(body)),
+            Err(refusal) => refusal,
+        }
+    }
+
+    /// The engine's answer, or an error as Node's server words it.
+    async fn ask(&mut self, request: Request) -> Result<(http::response::Parts, Bytes), Response> {
+        let answered: Result<_, Infallible> = self.service.call(request).await;
+        let Ok(answer) = answered;
+        let (head, body) = answer.into_parts();
+        // The engine has built the body in memory already, and bounds it.
+        let body = to_bytes(Body::new(body), usize::MAX).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "an answer of the engine ended early");
+            Bytes::new()
+        });
+        if head.status == StatusCode::OK {
+            return Ok((head, body));
+        }
+        let is_unknown = body.starts_with(SESSION_UNKNOWN);
+        let error = if is_unknown { EngineError::SessionUnknown } else { EngineError::BadRequest };
+        let mut refusal: Response = error.response();
+        if head.status == StatusCode::PAYLOAD_TOO_LARGE {
+            *refusal.status_mut() = head.status;
+        }
+        Err(refusal)
+    }
+}
+
+impl fmt::Debug for Polling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Polling").field("registry", &self.registry).finish_non_exhaustive()
+    }
+}
