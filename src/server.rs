@@ -23,6 +23,7 @@ use crate::{
     config::{Config, Storage},
     delivery::{
         broadcaster::Broadcaster, relay::Relay, replay::ReplayBuffer, subscriptions::Subscriptions,
+        ticks,
     },
     dialects::Dialects,
     domain::request::Limits,
@@ -34,8 +35,10 @@ use crate::{
     sockets::{
         self, Sockets,
         endpoint::{ConnectionPermit, Endpoint},
+        profile,
     },
     store::{Health, Opened, RetentionPolicy, Store, redis, sqlite},
+    telemetry::WarnOnce,
     transport::{self, registry::Registry, settings::TransportSettings},
 };
 
@@ -141,7 +144,7 @@ impl Server {
             &transport,
             &transport.on(delivery.handle()),
         );
-        let dialects = Dialects::new();
+        let dialects = Dialects::builtin();
         let limits = Limits {
             message_bytes_max: config.message_bytes_max,
             in_flight_max: config.in_flight_max,
@@ -159,12 +162,20 @@ impl Server {
         let sockets = Sockets {
             chat: chat.clone(),
             dialects,
+            warned: WarnOnce::default(),
             registry: registry.clone(),
             tasks: tasks.clone(),
         };
         let (service, io) = sockets::build(config, sockets);
         let broadcaster = Broadcaster::new(io, subscriptions.clone(), registry.clone());
         chat.open(broadcaster.clone());
+        for dialect in dialects.all() {
+            for (index, period) in dialect.ticks().into_iter().enumerate() {
+                let ticking =
+                    ticks::emit(broadcaster.clone(), dialect, index, period, tasks.clone());
+                tasks.spawn("ticks", ticking);
+            }
+        }
         let log = Arc::clone(&store.log);
         let relaying = Relay { log, replay, subscriptions, broadcaster };
         relay.spawn_vital("relay", relaying.run(log_events));
@@ -178,6 +189,7 @@ impl Server {
                 SOCKET_PATH,
                 Endpoint::new(SOCKET_PATH, service, registry.clone(), offers).route(),
             )
+            .layer(middleware::from_fn_with_state(dialects, profile::choose))
             .layer(middleware::from_fn_with_state(origins.clone(), origin::guard))
             .layer(middleware::map_response(never_cached));
         let app = socket_io

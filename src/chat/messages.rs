@@ -25,6 +25,7 @@ use crate::{
         reject::{Code, Reject},
         request::{Destination, NewChange, NewMessage},
         room::{RoomKind, RoomName},
+        user::User,
         visibility::{has_personal_room, may_enter},
     },
     store::{error::ReadError, log::AppendError},
@@ -91,7 +92,8 @@ impl Chat {
         after: Option<Preceding>,
         done: impl FnOnce(Result<Sent, Reject>) + Send + 'static,
     ) {
-        let NewMessage { to, id, repeatable, body, except_me, members_only, source } = message;
+        let NewMessage { to, id, repeatable, body, except_me, members_only, source, claimed_name } =
+            message;
         let room = room_of(actor, to, members_only);
         let entry = Entry::Message(body);
         let permit = room.and_then(|room| Ok((self.begin_append(actor, &entry)?, room)));
@@ -101,7 +103,8 @@ impl Chat {
         };
         let except = actor.connection.filter(|_| except_me).map(|one| one.public_id().clone());
         let draft = Draft::new(room, actor.user.clone(), id, clock::now(), entry);
-        let draft = Draft { repeatable, except, source, ..draft };
+        let name = claimed_name.map(|name| User::claimed_name(&name, actor.user));
+        let draft = Draft { repeatable, except, source, name, ..draft };
         let done = Box::new(done);
         self.append(actor, PendingAppend { draft, epoch: None, after, permit, done });
     }

@@ -115,7 +115,7 @@ fn chat() -> (Arc<Slow>, Chat) {
     };
     let registry = transport::start(TransportSettings::default(), &tasks, &tasks);
     let limits = Limits { message_bytes_max: 100, in_flight_max: 2, rooms_max: 2 };
-    let dialects = crate::dialects::Dialects::new();
+    let dialects = crate::dialects::Dialects::builtin();
     let replay = ReplayBuffer::new(Arc::clone(&store.log), dialects);
     (slow, Chat::new(store, limits, Subscriptions::new(registry, dialects), replay, tasks))
 }

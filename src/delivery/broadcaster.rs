@@ -13,6 +13,7 @@ use crate::domain::{
 use crate::{
     delivery::subscriptions::Subscriptions,
     dialects::{
+        DialectId,
         dialect::{Dialect, LiveEvent},
         event::Event,
         offset::RecordOffset,
@@ -44,6 +45,16 @@ impl Broadcaster {
     pub async fn passed_on(&self, passed: &PassedEvent) {
         let (except, event) = (passed.except.as_ref(), LiveEvent::PassedOn(passed));
         self.emit_to(&passed.room, except, |dialect| dialect.live(&event)).await;
+    }
+
+    /// Emits one of the events that all clients of a dialect get again and again.
+    pub async fn tick(&self, dialect: DialectId, index: usize) {
+        let lobby = RoomName::lobby();
+        if self.subscriptions.spoken(&lobby).any(|one| one == dialect) {
+            for event in dialect.live(&LiveEvent::Tick(index)) {
+                self.emit(self.io.to(dialect.socket_room(&lobby)), &event).await;
+            }
+        }
     }
 
     /// Emits what is written in a room, in the dialect of each socket, to all but one session.

@@ -8,3 +8,4 @@ pub mod broadcaster;
 pub mod relay;
 pub mod replay;
 pub mod subscriptions;
+pub mod ticks;

@@ -1,6 +1,6 @@
 //! What every dialect can do, whatever its events are called.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde_json::value::RawValue;
 
@@ -24,15 +24,24 @@ pub trait Dialect: Send + Sync + fmt::Debug {
 
     fn features(&self) -> Features;
 
-    /// A client's event as a request.
-    fn decode(&self, event: &str, args: &[&RawValue], asker: &Asker<'_>)
-    -> Result<Request, Reject>;
+    /// A client's event as a request. `None`: clients of this dialect send no such event.
+    fn decode(
+        &self,
+        event: &str,
+        args: &[&RawValue],
+        asker: &Asker<'_>,
+    ) -> Option<Result<Request, Reject>>;
 
     /// The events for a record of the log. Empty: clients of this dialect are not told of it.
     fn record<'a>(&'a self, record: &'a Record, offset: &RecordOffset) -> Vec<Event<'a>>;
 
     /// The events for anything else that happens. Empty: clients of this dialect are not told.
     fn live<'a>(&'a self, event: &LiveEvent<'a>) -> Vec<Event<'a>>;
+
+    /// How often each of the events comes that all its clients get again and again.
+    fn ticks(&self) -> Vec<Duration> {
+        Vec::new()
+    }
 
     /// A message in a page of history, as it is now.
     fn page_message<'a>(&self, message: &'a Message) -> PageMessage<'a>;
@@ -99,4 +108,6 @@ pub enum LiveEvent<'a> {
     PassedOn(&'a PassedEvent),
     /// A client has connected, and has got what it missed.
     Hello,
+    /// One of the events that come again and again.
+    Tick(usize),
 }

@@ -6,19 +6,26 @@
 mod args;
 pub mod dialect;
 pub mod event;
+pub mod events;
 mod json;
 pub mod native;
 pub mod offset;
 pub mod page;
-mod plain;
+mod rows;
 #[cfg(test)]
 mod tests;
+pub mod text;
 
 use std::{fmt, ops::Deref};
 
 use socketioxide_core::adapter::Room;
 
-use self::{dialect::Dialect, native::Native, plain::Plain};
+use self::{
+    dialect::Dialect,
+    events::table::{DEFAULT_PROFILE, Table},
+    native::Native,
+    rows::RowDialect,
+};
 use crate::domain::room::RoomName;
 
 /// The dialects of one node. A set of them is a word of 64 bits.
@@ -31,38 +38,66 @@ pub struct DialectId {
     dialect: &'static dyn Dialect,
 }
 
-/// The dialects that this node speaks, the default one first.
+/// The dialects that this node speaks: native, and one for each profile of its rule table.
 #[derive(Debug, Clone, Copy)]
-pub struct Dialects(&'static [DialectId]);
+pub struct Dialects(&'static Spoken);
+
+#[derive(Debug)]
+struct Spoken {
+    table: &'static Table,
+    /// The default profile of the table first.
+    all: Vec<DialectId>,
+    default: DialectId,
+}
 
 impl Dialects {
     /// The dialects live as long as the process, so a `DialectId` is small and can be copied: each
-    /// connection has one. A node makes them once, when it starts.
-    pub fn new() -> Self {
-        let all: Vec<Box<dyn Dialect>> = vec![Box::new(Plain), Box::new(Native)];
+    /// connection has one. A node makes them once, when it starts. `default_profile` is what a
+    /// client speaks that says nothing else. `None`: the table has no such profile.
+    pub fn new(table: Table, default_profile: &str) -> Option<Self> {
+        let table: &'static Table = Box::leak(Box::new(table));
+        let profiles =
+            table.profiles().map(|profile| -> Box<dyn Dialect> { Box::new(RowDialect(profile)) });
+        let all = profiles.chain([Box::new(Native) as Box<dyn Dialect>]);
         let numbered = (0..).zip(all);
-        let dialects: Vec<DialectId> = numbered
+        let all: Vec<DialectId> = numbered
             .map(|(index, dialect)| DialectId { index, dialect: Box::leak(dialect) })
             .collect();
-        Self(dialects.leak())
+        let default = all.iter().copied().find(|dialect| dialect.name() == default_profile)?;
+        Some(Self(Box::leak(Box::new(Spoken { table, all, default }))))
+    }
+
+    /// What a node speaks that is given no table.
+    pub fn builtin() -> Self {
+        Self::new(Table::builtin(), DEFAULT_PROFILE).expect("the built-in table has it")
     }
 
     pub fn all(self) -> impl Iterator<Item = DialectId> {
-        self.0.iter().copied()
+        self.0.all.iter().copied()
     }
 
     pub fn count(self) -> usize {
-        self.0.len()
+        self.0.all.len()
     }
 
-    /// What a client speaks that does not say it.
+    /// What a client speaks that says nothing else.
     pub fn default_one(self) -> DialectId {
-        self.0[0]
+        self.0.default
     }
 
     /// The dialect that a client names.
     pub fn named(self, name: &str) -> Option<DialectId> {
         self.all().find(|dialect| dialect.name() == name)
+    }
+
+    /// The profile that the pages of an origin get.
+    pub fn of_origin(self, origin: &str) -> Option<DialectId> {
+        self.named(self.0.table.profile_of_origin(origin)?)
+    }
+
+    /// Namespaces beside `/` that clients may enter.
+    pub fn namespaces(self) -> &'static [String] {
+        self.0.table.namespaces()
     }
 }
 

@@ -59,13 +59,16 @@ pub struct NewMessage {
     pub members_only: bool,
     /// The event that the client sent, where the body does not say all of it.
     pub source: Option<Arc<SourceEvent>>,
+    /// The name that a client of a rule table says it has. It is shown beside the name of a guest,
+    /// so that it is never taken for a name that a user has.
+    pub claimed_name: Option<UserName>,
 }
 
 impl NewMessage {
     /// A message for all members of its destination, from one of them.
     pub fn new(to: Destination, id: MessageId, body: Body) -> Self {
         let (repeatable, except_me, members_only) = (false, false, true);
-        Self { to, id, repeatable, body, except_me, members_only, source: None }
+        Self { to, id, repeatable, body, except_me, members_only, source: None, claimed_name: None }
     }
 }
 

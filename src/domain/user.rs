@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::domain::name::{UserId, UserName};
+use crate::domain::name::{USER_NAME_CHARS_MAX, UserId, UserName};
 
 /// Longest picture, in bytes.
 pub const PICTURE_BYTES_MAX: usize = 8 << 10;
@@ -34,6 +34,15 @@ impl User {
     pub fn guest_name(id: &UserId) -> String {
         let short: String = id.as_str().chars().take(6).collect();
         format!("guest {short}")
+    }
+
+    /// The name of a guest that only says how it is called. It is never equal to another user's
+    /// name, because it ends in the name of the guest.
+    pub fn claimed_name(claimed: &UserName, id: &UserId) -> UserName {
+        let end = format!(" ({})", Self::guest_name(id));
+        let room = USER_NAME_CHARS_MAX - end.chars().count();
+        let begin: String = claimed.as_str().chars().take(room).collect();
+        UserName::parse(&(begin + &end)).expect("the beginning of a name, and a short end")
     }
 
     /// The name, if the user has chosen it: `None` for the name of a guest.

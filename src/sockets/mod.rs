@@ -10,6 +10,7 @@ pub mod endpoint;
 
 mod handshake;
 mod polling;
+pub mod profile;
 mod reply;
 mod requests;
 
@@ -31,6 +32,7 @@ use crate::{
     config::{Config, Transport},
     dialects::Dialects,
     shutdown::Tasks,
+    telemetry::WarnOnce,
     transport::{Io, adapter::Adapter, registry::Registry, request::Offers},
 };
 
@@ -51,6 +53,8 @@ pub type Service = SocketIoService<MethodRouter, Adapter>;
 pub struct Sockets {
     pub chat: Chat,
     pub dialects: Dialects,
+    /// Events without a row that the log has warned of.
+    pub warned: WarnOnce,
     pub registry: Registry,
     pub tasks: Tasks,
 }

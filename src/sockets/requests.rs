@@ -16,7 +16,7 @@ use super::{
 use crate::{
     chat::{Connection, EventResult, JoinResult, Sent},
     delivery::replay::tail::ReplayEntry,
-    dialects::{DialectId, dialect::Asker},
+    dialects::{DialectId, dialect::Asker, native::requests::NAMES},
     domain::{
         name::MessageId,
         record::Body,
@@ -148,7 +148,30 @@ impl Events {
             message_bytes_max: self.sockets.chat.limits().message_bytes_max,
             fresh_id,
         };
-        self.dialect.decode(&name, args, &asker)
+        match self.dialect.decode(&name, args, &asker) {
+            Some(request) => request,
+            None => Err(self.no_such_event(&name)),
+        }
+    }
+
+    /// Tells the client's developer and the operator what to do.
+    fn no_such_event(&self, event: &str) -> Reject {
+        let dialect = self.dialect.name();
+        if self.sockets.warned.is_first(&format!("{dialect} {event}")) {
+            tracing::warn!(
+                event,
+                dialect,
+                "a client sent an event that has no row: if it says something to others, add a \
+                 row for it to the table of --events, such as: {event:?} = {{ out = [{event:?}, \
+                 \"$*\"] }}"
+            );
+        }
+        let why = match (dialect, NAMES.contains(&event)) {
+            ("native", _) => "docs/protocol.md lists the events of the native dialect",
+            (_, true) => "it is for clients that connect with ?dialect=native",
+            (_, false) => "the server's operator can add a row for it to the table of --events",
+        };
+        Reject::new(Code::BadRequest, format!("there is no event '{event}' here: {why}"))
     }
 
     /// Waits for a result in a task, and sends it.

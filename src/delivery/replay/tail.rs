@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn what_is_missed_is_found_by_room() {
-        let dialects = Dialects::new();
+        let dialects = Dialects::builtin();
         let mut tail = PartitionTail::new(dialects);
         for seq in 4_001..=9_000 {
             tail.push(record(seq));

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Serialize, Serializer};
 
 use crate::{
-    dialects::json::raw,
+    dialects::{json::raw, text::text_of},
     domain::{
         message::Message,
         name::{UserId, UserName},
@@ -116,7 +116,7 @@ impl<'a> NativeMessage<'a> {
     }
 }
 
-/// A body that is JSON text as it is, nothing where nothing is left, and any other JSON as text.
+/// A body that is JSON text as it is, nothing where nothing is left, and the text of any other JSON.
 #[derive(Debug)]
 struct Text<'a>(&'a str);
 
@@ -127,7 +127,7 @@ impl Serialize for Text<'_> {
         } else if self.0 == "null" {
             serializer.serialize_str("")
         } else {
-            serializer.serialize_str(self.0)
+            serializer.serialize_str(&text_of(self.0))
         }
     }
 }

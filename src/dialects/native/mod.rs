@@ -38,7 +38,7 @@ impl Dialect for Native {
         event: &str,
         args: &[&RawValue],
         asker: &Asker<'_>,
-    ) -> Result<Request, Reject> {
+    ) -> Option<Result<Request, Reject>> {
         requests::decode(event, args, asker.fresh_id)
     }
 
@@ -58,7 +58,10 @@ impl Dialect for Native {
 
     fn live<'a>(&'a self, event: &LiveEvent<'a>) -> Vec<Event<'a>> {
         vec![match *event {
-            LiveEvent::External(_) | LiveEvent::PassedOn(_) | LiveEvent::Hello => {
+            LiveEvent::External(_)
+            | LiveEvent::PassedOn(_)
+            | LiveEvent::Hello
+            | LiveEvent::Tick(_) => {
                 return Vec::new();
             }
             LiveEvent::Gap { room, epoch, from, to } => Event::gap(room, epoch, from, to),
