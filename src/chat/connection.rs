@@ -3,9 +3,12 @@
 //! A connection holds its session for as long as it lives. Dropping it releases the session, ends
 //! the delivery to its rooms and starts the grace period of its presence.
 
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicBool, AtomicU32, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -24,7 +27,7 @@ use crate::{
     transport::registry::Admission,
 };
 
-/// Store reads that one connection may have in flight.
+/// Store reads that one connection, or one user without a connection, may have in flight.
 const READS_MAX: u32 = 8;
 
 #[derive(Debug)]
@@ -42,8 +45,7 @@ pub struct Connection {
     pub(super) pending: Mutex<PendingAppends>,
     /// What a rule table made the session remember as `$me`: a JSON value.
     pub(super) me: Mutex<Option<Body>>,
-    appends: AtomicU32,
-    reads: AtomicU32,
+    requests: Arc<RequestCounts>,
     _admission: Admission,
 }
 
@@ -58,9 +60,63 @@ pub struct Actor<'a> {
 #[derive(Debug)]
 #[must_use = "dropping it says that the request is answered"]
 pub struct Permit {
-    /// Weak: a late answer must not keep a connection that has ended alive.
-    connection: Weak<Connection>,
-    counter: fn(&Connection) -> &AtomicU32,
+    requests: Arc<RequestCounts>,
+    counter: fn(&RequestCounts) -> &AtomicU32,
+}
+
+/// Requests of one connection, or of one user without a connection, that are not answered yet.
+#[derive(Debug, Default)]
+pub(super) struct RequestCounts {
+    appends: AtomicU32,
+    reads: AtomicU32,
+}
+
+/// The counts of users that ask without a connection. The entry of a user with no request in flight
+/// goes before the map grows, so the map has at most twice as many entries as such users at a time.
+#[derive(Debug, Default)]
+pub(super) struct Visitors(Mutex<HashMap<UserId, Weak<RequestCounts>>>);
+
+impl Visitors {
+    fn requests(&self, user: &UserId) -> Arc<RequestCounts> {
+        let mut visitors = self.0.lock();
+        if let Some(requests) = visitors.get(user).and_then(Weak::upgrade) {
+            return requests;
+        }
+        // Each entry is looked at once for every time that the map doubles.
+        if visitors.len() == visitors.capacity() {
+            visitors.retain(|_, requests| requests.strong_count() > 0);
+        }
+        let requests = Arc::default();
+        visitors.insert(user.clone(), Arc::downgrade(&requests));
+        requests
+    }
+}
+
+impl RequestCounts {
+    /// A permit for a message that waits to be stored.
+    fn begin_append(self: Arc<Self>, max: u32) -> Result<Permit, Reject> {
+        self.begin(|requests| &requests.appends, max).ok_or_else(|| {
+            Reject::new(Code::Busy, "too many messages wait for their ack; wait for some")
+        })
+    }
+
+    /// A permit for any other request that waits for the store.
+    fn begin_read(self: Arc<Self>) -> Result<Permit, Reject> {
+        self.begin(|requests| &requests.reads, READS_MAX).ok_or_else(|| {
+            let why = format!("{READS_MAX} reads are in flight already; wait for one of them");
+            Reject::new(Code::Busy, why)
+        })
+    }
+
+    fn begin(
+        self: Arc<Self>,
+        counter: fn(&RequestCounts) -> &AtomicU32,
+        max: u32,
+    ) -> Option<Permit> {
+        let one_more = |count| (count < max).then_some(count + 1);
+        counter(&self).fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
+        Some(Permit { requests: self, counter })
+    }
 }
 
 impl Connection {
@@ -83,8 +139,7 @@ impl Connection {
             is_stale: AtomicBool::new(true),
             pending: Mutex::default(),
             me: Mutex::new(record.me),
-            appends: AtomicU32::new(0),
-            reads: AtomicU32::new(0),
+            requests: Arc::default(),
             _admission: admission,
         })
     }
@@ -105,26 +160,9 @@ impl Connection {
         Actor { user: &self.user, connection: Some(self) }
     }
 
-    /// A permit for a message that waits to be stored.
-    pub(super) fn begin_append(self: &Arc<Self>) -> Result<Permit, Reject> {
-        self.begin(|connection| &connection.appends, self.chat.0.limits.in_flight_max).ok_or_else(
-            || Reject::new(Code::Busy, "too many messages wait for their ack; wait for some"),
-        )
-    }
-
-    /// A permit for any other request that waits for the store.
-    pub(super) fn begin_read(self: &Arc<Self>) -> Result<Permit, Reject> {
-        let busy = || {
-            let why = format!("{READS_MAX} reads are in flight on this connection; wait for one");
-            Reject::new(Code::Busy, why)
-        };
-        self.begin(|connection| &connection.reads, READS_MAX).ok_or_else(busy)
-    }
-
-    fn begin(self: &Arc<Self>, counter: fn(&Connection) -> &AtomicU32, max: u32) -> Option<Permit> {
-        let one_more = |count| (count < max).then_some(count + 1);
-        counter(self).fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
-        Some(Permit { connection: Arc::downgrade(self), counter })
+    /// A permit for a request that waits for the store and appends nothing.
+    pub(super) fn begin_read(&self) -> Result<Permit, Reject> {
+        Arc::clone(&self.requests).begin_read()
     }
 
     /// Runs a task that ends with the node.
@@ -156,20 +194,25 @@ impl<'a> Actor<'a> {
         may_use(self.user, room, has_joined)
     }
 
-    pub(super) fn begin_append(&self) -> Result<Option<Permit>, Reject> {
-        self.connection.map(Connection::begin_append).transpose()
+    pub(super) fn begin_append(&self, chat: &Chat) -> Result<Permit, Reject> {
+        self.requests(chat).begin_append(chat.0.limits.in_flight_max)
     }
 
-    pub(super) fn begin_read(&self) -> Result<Option<Permit>, Reject> {
-        self.connection.map(Connection::begin_read).transpose()
+    pub(super) fn begin_read(&self, chat: &Chat) -> Result<Permit, Reject> {
+        self.requests(chat).begin_read()
+    }
+
+    fn requests(&self, chat: &Chat) -> Arc<RequestCounts> {
+        match self.connection {
+            Some(connection) => Arc::clone(&connection.requests),
+            None => chat.0.visitors.requests(self.user),
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.upgrade() {
-            (self.counter)(&connection).fetch_sub(1, Ordering::AcqRel);
-        }
+        (self.counter)(&self.requests).fetch_sub(1, Ordering::AcqRel);
     }
 }
 

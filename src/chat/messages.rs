@@ -62,7 +62,7 @@ struct PendingAppend {
     epoch: Option<Epoch>,
     /// The draft is refused if this is.
     after: Option<Preceding>,
-    permit: Option<Permit>,
+    permit: Permit,
     done: Done,
 }
 
@@ -129,13 +129,13 @@ impl Chat {
         self.append(actor, PendingAppend { draft, epoch, after: None, permit, done });
     }
 
-    fn begin_append(&self, actor: Actor<'_>, entry: &Entry) -> Result<Option<Permit>, Reject> {
+    fn begin_append(&self, actor: Actor<'_>, entry: &Entry) -> Result<Permit, Reject> {
         let (bytes, max) = (entry.bytes(), self.0.limits.message_bytes_max);
         if bytes > max {
             let why = format!("the message has {bytes} bytes; at most {max} are allowed");
             return Err(Reject::new(Code::TooLarge, why));
         }
-        actor.begin_append()
+        actor.begin_append(self)
     }
 
     fn append(&self, actor: Actor<'_>, mut append: PendingAppend) {
@@ -149,7 +149,7 @@ impl Chat {
         let must_wait = must_ask || append.after.is_some();
         let Some(connection) = actor.connection else {
             let chat = self.clone();
-            return self.0.tasks.spawn("append", async move { chat.append_checked(append).await });
+            return self.0.tasks.spawn("append", async move { chat.append_visiting(append).await });
         };
         let mut pending = connection.pending.lock();
         if !must_wait && !pending.is_running {
@@ -165,6 +165,18 @@ impl Chat {
                 }
             });
         }
+    }
+
+    /// Appends for a user without a connection, whose name this node may not know.
+    async fn append_visiting(&self, mut append: PendingAppend) {
+        if append.draft.name.is_none() {
+            let profile = self.profile(&append.draft.from).await;
+            match profile.map_err(unavailable("reading a profile")) {
+                Ok(user) => append.draft.name = user.said_name().cloned(),
+                Err(reject) => return (append.done)(Err(reject)),
+            }
+        }
+        self.append_checked(append).await;
     }
 
     async fn append_checked(&self, append: PendingAppend) {
@@ -189,7 +201,7 @@ impl Chat {
         }
     }
 
-    fn submit(&self, draft: Draft, permit: Option<Permit>, done: Done) {
+    fn submit(&self, draft: Draft, permit: Permit, done: Done) {
         let (room, id) = (draft.room.clone(), draft.id.clone());
         let settle = Box::new(move |outcome: Result<_, AppendError>| {
             drop(permit);

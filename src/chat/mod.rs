@@ -32,19 +32,21 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use self::{
+    connection::Visitors,
+    messages::OpenedRooms,
+    presence::Presence,
+    sessions::{ADMISSIONS_MAX, REPLAY_KIB_MAX, Until},
+    users::OnlineUser,
+};
 pub use self::{
     connection::{Actor, Connection},
     cutover::JoinResult,
     events::EventResult,
     messages::Sent,
-    queries::ListedRooms,
+    queries::{ListedRooms, Neighbourhood},
     sessions::{Arrival, Returning},
-};
-use self::{
-    messages::OpenedRooms,
-    presence::Presence,
-    sessions::{ADMISSIONS_MAX, REPLAY_KIB_MAX, Until},
-    users::OnlineUser,
+    users::user_of_token,
 };
 use crate::{
     delivery::{broadcaster::Broadcaster, replay::ReplayBuffer, subscriptions::Subscriptions},
@@ -87,6 +89,7 @@ struct Inner {
     users: Mutex<HashMap<UserId, OnlineUser>>,
     /// How often all users had to be registered again.
     registrations: AtomicU64,
+    visitors: Visitors,
     /// Rooms of two users that both users have in their list.
     opened: Mutex<OpenedRooms>,
 }
@@ -130,6 +133,7 @@ impl Chat {
             cutovers: Semaphore::new(CUTOVERS_MAX),
             users: Mutex::default(),
             registrations: AtomicU64::default(),
+            visitors: Visitors::default(),
             opened: Mutex::default(),
         }))
     }

@@ -6,11 +6,14 @@
 use super::{Actor, Chat, unavailable};
 use crate::{
     domain::{
+        message::Message,
         name::UserName,
         page::Page,
+        position::Position,
         reject::{Code, Reject},
         request::PageRequest,
         room::RoomName,
+        roster::LISTED_MAX,
         search::Search,
         user::{Picture, ProfilePatch, User},
     },
@@ -18,6 +21,7 @@ use crate::{
         error::ReadError,
         inbox::Unread,
         log::{History, RoomSummary},
+        presence::Members,
         search::Found,
     },
 };
@@ -35,6 +39,20 @@ pub struct ListedRooms {
     pub marks: Vec<Unread>,
 }
 
+/// Messages on both sides of a position, oldest first.
+#[derive(Debug)]
+pub struct Neighbourhood {
+    /// The end of the log.
+    pub top: Position,
+    pub messages: Vec<Message>,
+    /// Whether the room has messages before these, and after them.
+    pub older: bool,
+    pub newer: bool,
+    /// Whether messages after the position were already deleted, or the position is of another
+    /// epoch: then these are the newest messages.
+    pub trimmed: bool,
+}
+
 impl Chat {
     /// One page of a room's messages, as they are now.
     pub fn history(
@@ -42,7 +60,7 @@ impl Chat {
         actor: Actor<'_>,
         request: PageRequest,
     ) -> impl Future<Output = Result<History, Reject>> + Send + use<> {
-        let permit = actor.check_inside(&request.room).and_then(|()| actor.begin_read());
+        let permit = actor.check_inside(&request.room).and_then(|()| actor.begin_read(self));
         let chat = self.clone();
         async move {
             let _permit = permit?;
@@ -65,12 +83,80 @@ impl Chat {
         Ok(History { trimmed: true, ..newest })
     }
 
+    /// The message at a position of a room and those on both sides of it: at most `limit`, half of
+    /// them after the position.
+    pub fn around(
+        &self,
+        actor: Actor<'_>,
+        room: RoomName,
+        position: Position,
+        limit: u32,
+    ) -> impl Future<Output = Result<Neighbourhood, Reject>> + Send + use<> {
+        let permit = actor.check_inside(&room).and_then(|()| actor.begin_read(self));
+        let chat = self.clone();
+        async move {
+            let _permit = permit?;
+            chat.neighbourhood(room, position, limit).await.map_err(unavailable("history"))
+        }
+    }
+
+    async fn neighbourhood(
+        &self,
+        room: RoomName,
+        position: Position,
+        limit: u32,
+    ) -> Result<Neighbourhood, ReadError> {
+        let log = &self.0.store.log;
+        let half = limit / 2;
+        let before = Page::Before(position.seq.saturating_add(1));
+        let mut older = log.history(room.clone(), before, limit - half).await?;
+        if older.top.epoch != position.epoch {
+            let mut newest = log.history(room, Page::Newest, limit).await?;
+            newest.fit(Page::Newest, PAGE_BYTES_MAX);
+            let History { top, messages, more, trimmed: _ } = newest;
+            return Ok(Neighbourhood { top, messages, older: more, newer: false, trimmed: true });
+        }
+        let after = Page::After(position.seq);
+        let mut newer = log.history(room, after, half.max(1)).await?;
+        if newer.top.epoch != position.epoch {
+            return Err(ReadError::Unavailable("the log was lost just now".to_owned()));
+        }
+        newer.more |= newer.messages.len() > half as usize;
+        newer.messages.truncate(half as usize);
+        older.fit(before, PAGE_BYTES_MAX / 2);
+        newer.fit(after, PAGE_BYTES_MAX / 2);
+        let mut messages = older.messages;
+        messages.append(&mut newer.messages);
+        Ok(Neighbourhood {
+            top: newer.top,
+            messages,
+            older: older.more,
+            newer: newer.more,
+            trimmed: newer.trimmed,
+        })
+    }
+
+    /// The users in a room, on all nodes.
+    pub fn members(
+        &self,
+        actor: Actor<'_>,
+        room: RoomName,
+    ) -> impl Future<Output = Result<Members, Reject>> + Send + use<> {
+        let permit = actor.check_inside(&room).and_then(|()| actor.begin_read(self));
+        let chat = self.clone();
+        async move {
+            let _permit = permit?;
+            let members = chat.0.store.presence.members(room, LISTED_MAX).await;
+            members.map_err(unavailable("reading the members of a room"))
+        }
+    }
+
     pub fn search(
         &self,
         actor: Actor<'_>,
         search: Search,
     ) -> impl Future<Output = Result<Found, Reject>> + Send + use<> {
-        let permit = actor.check_inside(&search.room).and_then(|()| actor.begin_read());
+        let permit = actor.check_inside(&search.room).and_then(|()| actor.begin_read(self));
         let chat = self.clone();
         async move {
             let _permit = permit?;
@@ -86,7 +172,7 @@ impl Chat {
         &self,
         actor: Actor<'_>,
     ) -> impl Future<Output = Result<ListedRooms, Reject>> + Send + use<> {
-        let permit = actor.begin_read();
+        let permit = actor.begin_read(self);
         let (chat, user) = (self.clone(), actor.user.clone());
         let mut own = actor.connection.map(|connection| connection.rooms()).unwrap_or_default();
         async move {
@@ -114,7 +200,7 @@ impl Chat {
         room: RoomName,
         seq: u64,
     ) -> impl Future<Output = Result<u64, Reject>> + Send + use<> {
-        let permit = actor.check_inside(&room).and_then(|()| actor.begin_read());
+        let permit = actor.check_inside(&room).and_then(|()| actor.begin_read(self));
         let (chat, user) = (self.clone(), actor.user.clone());
         async move {
             let _permit = permit?;
@@ -130,7 +216,7 @@ impl Chat {
         name: Option<UserName>,
         picture: Option<Picture>,
     ) -> impl Future<Output = Result<User, Reject>> + Send + use<> {
-        let permit = actor.begin_read();
+        let permit = actor.begin_read(self);
         let (chat, user) = (self.clone(), actor.user.clone());
         async move {
             let _permit = permit?;

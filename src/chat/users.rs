@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
 
 use parking_lot::MutexGuard;
+use sha2::{Digest, Sha256};
 use tokio::time::sleep;
 
 use super::Chat;
@@ -12,6 +13,7 @@ use crate::{
         room::RoomName,
         user::{ProfilePatch, User},
     },
+    random,
     store::error::ReadError,
 };
 
@@ -25,6 +27,13 @@ pub(super) struct OnlineUser {
     connections: u32,
     /// How often a profile was applied. 0: until then the user is shown as a guest.
     version: u64,
+}
+
+/// The user that a client with this token is. A token is a secret, so other users see only its
+/// fingerprint.
+pub fn user_of_token(token: &str) -> UserId {
+    let digest = Sha256::digest(token.as_bytes());
+    UserId::parse(&random::to_hex(&digest[..12])).expect("24 hex digits are a user id")
 }
 
 impl Chat {
@@ -76,7 +85,7 @@ impl Chat {
     }
 
     /// The user's profile; a new user is a guest.
-    async fn profile(&self, id: &UserId) -> Result<User, ReadError> {
+    pub(super) async fn profile(&self, id: &UserId) -> Result<User, ReadError> {
         let known = self.0.store.profiles.profile(id.clone()).await?;
         Ok(known.unwrap_or_else(|| User::guest(id.clone())))
     }

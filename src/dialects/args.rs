@@ -5,16 +5,12 @@ use serde_json::value::RawValue;
 
 use crate::domain::{
     name::NameError,
-    page::Page,
+    page::{PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX, Page},
     position::Epoch,
     reject::{Code, Reject},
     request::{PageRequest, Request},
     room::RoomName,
 };
-
-/// Messages in one page of history or of what was found, at most and by default.
-const PAGE_LIMIT_MAX: u32 = 200;
-const PAGE_LIMIT_DEFAULT: u32 = 50;
 
 #[derive(Deserialize)]
 struct HistoryRequest {

@@ -4,6 +4,12 @@ use std::{fmt, sync::Arc};
 
 use crate::domain::name::{USER_NAME_CHARS_MAX, UserId, UserName};
 
+/// How the ids of API keys begin. The id that a token gives has hex digits only, so no token gives
+/// one of these.
+const API_KEY_PREFIX: &str = "api-";
+/// Longest name of an API key: the ids of two of them fit into the name of their direct room.
+pub const API_KEY_NAME_MAX: usize = 26;
+
 /// Longest picture, in bytes.
 pub const PICTURE_BYTES_MAX: usize = 8 << 10;
 
@@ -31,7 +37,12 @@ impl User {
         Self { id, name, picture: None }
     }
 
+    /// What a user without a name is called. An API key is called by its own name.
     pub fn guest_name(id: &UserId) -> String {
+        let name = id.as_str().strip_prefix(API_KEY_PREFIX);
+        if let Some(name) = name.filter(|name| is_api_key_name(name)) {
+            return name.to_owned();
+        }
         let short: String = id.as_str().chars().take(6).collect();
         format!("guest {short}")
     }
@@ -49,6 +60,18 @@ impl User {
     pub fn said_name(&self) -> Option<&UserName> {
         (self.name.as_str() != Self::guest_name(&self.id)).then_some(&self.name)
     }
+}
+
+/// The user that an API key of this name acts as. `None`: no key can have this name.
+pub fn api_key_user(name: &str) -> Option<UserId> {
+    let id = is_api_key_name(name).then(|| format!("{API_KEY_PREFIX}{name}"))?;
+    UserId::parse(&id).ok()
+}
+
+/// Letters, digits and `-_.`: no colon, which ends an id in the name of a direct room.
+fn is_api_key_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (1..=API_KEY_NAME_MAX).contains(&name.len()) && name.bytes().all(plain)
 }
 
 impl ProfilePatch {
@@ -110,6 +133,24 @@ impl fmt::Display for Picture {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::room::RoomName;
+
+    #[test]
+    fn an_api_key_is_a_user_with_its_own_name() {
+        let longest = "k".repeat(API_KEY_NAME_MAX);
+        for name in ["bot", "CI-1.a_b", longest.as_str()] {
+            let user = api_key_user(name).unwrap();
+            assert_eq!(User::guest(user.clone()).name.as_str(), name);
+            assert!(RoomName::direct(&user, &api_key_user(&longest).unwrap()).is_some());
+        }
+        for name in ["", "a:b", "a b", "ö", &format!("{longest}k")] {
+            assert_eq!(api_key_user(name), None, "{name:?}");
+        }
+        for id in ["api-", "api-a:b", "api-\u{200b}"] {
+            let guest = User::guest(UserId::parse(id).unwrap());
+            assert!(guest.name.as_str().starts_with("guest "), "{guest:?}");
+        }
+    }
 
     #[test]
     fn a_picture_is_a_short_url_that_is_safe_to_show() {

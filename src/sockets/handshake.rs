@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use sha2::{Digest, Sha256};
 use socketioxide::{
     TransportType,
     extract::{SocketRef, TryData},
@@ -19,11 +18,9 @@ use super::{
     requests::Events,
 };
 use crate::{
-    chat::{Arrival, Connection},
+    chat::{Arrival, Connection, user_of_token},
     delivery::subscriptions::Recipient,
     dialects::DialectId,
-    domain::name::UserId,
-    random,
     store::sessions::SessionKey,
     transport::{Sid, adapter::Adapter, close::CloseReason},
 };
@@ -58,7 +55,7 @@ impl Sockets {
         let token = auth.token()?;
         let recipient = Recipient { sid: socket.id, dialect: self.dialect(socket)? };
         // A client without a token is identified by its session's key.
-        let user = |key: &SessionKey| user_id(token.unwrap_or(key.as_str()));
+        let user = |key: &SessionKey| user_of_token(token.unwrap_or(key.as_str()));
         // The end of a polling client is noticed only when a ping is due.
         let polls = socket.transport_type() == TransportType::Polling;
         let is_here = || polls || self.registry.lane(socket.id).is_some();
@@ -143,10 +140,4 @@ impl DisconnectHandler<Adapter, ()> for OnDisconnect {
             self.sockets.left_namespace(sid);
         }
     }
-}
-
-/// A token is a secret, so other users see only its fingerprint.
-fn user_id(token: &str) -> UserId {
-    let digest = Sha256::digest(token.as_bytes());
-    UserId::parse(&random::to_hex(&digest[..12])).expect("24 hex digits are a user id")
 }
