@@ -3,7 +3,12 @@
 //! This is the only file that reads the environment. A wrong value ends the program with code 64
 //! and one line that names the flag, the value and what is allowed. Secrets are masked when shown.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Parser, ValueEnum, error::ErrorKind};
 
@@ -119,6 +124,16 @@ pub struct Config {
     #[arg(long, value_name = "TIME", env = "ROOMCAST_IDEMPOTENCY_WINDOW", default_value = "2m",
           value_parser = duration, help_heading = "Storage")]
     pub idempotency_window: Duration,
+
+    /// File with the API keys of backends, one name:key a line; read once, at the start
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "ROOMCAST_API_KEY_FILE",
+        hide_env_values = true,
+        help_heading = "Serving"
+    )]
+    api_key_file: Option<PathBuf>,
 
     /// Largest message
     #[arg(long, value_name = "SIZE", env = "ROOMCAST_MESSAGE_BYTES_MAX", default_value = "32KiB",
@@ -244,6 +259,10 @@ impl Config {
             None if self.data == "memory" => Storage::Memory,
             None => Storage::Dir(PathBuf::from(&self.data)),
         }
+    }
+
+    pub fn api_key_file(&self) -> Option<&Path> {
+        self.api_key_file.as_deref().filter(|path| !path.as_os_str().is_empty())
     }
 
     /// An empty variable counts as not set, as compose files pass unset ones.

@@ -28,6 +28,10 @@ use crate::{
     dialects::Dialects,
     domain::request::Limits,
     http::{
+        api::{
+            self,
+            keys::{ApiKeys, KeyFileError},
+        },
         assets, health,
         origin::{self, Origins},
     },
@@ -69,13 +73,15 @@ pub enum StartError {
     #[error(transparent)]
     Data(#[from] sqlite::error::OpenError),
     #[error(transparent)]
+    ApiKeys(#[from] KeyFileError),
+    #[error(transparent)]
     Redis(#[from] redis::ConfigError),
 }
 
 impl StartError {
     /// Whether other flags would help.
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Redis(redis::ConfigError::Url { .. }))
+        matches!(self, Self::Redis(redis::ConfigError::Url { .. }) | Self::ApiKeys(_))
     }
 }
 
@@ -127,6 +133,7 @@ impl Server {
     /// Returns when the server accepts connections. It may not be ready yet: see `/readyz`.
     #[expect(clippy::unused_async, reason = "it spawns, and so runs inside a runtime")]
     pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let api_keys = config.api_key_file().map(ApiKeys::read).transpose()?.unwrap_or_default();
         let mut listeners = Vec::new();
         for address in config.addresses() {
             let failed = |error| StartError::Listen { address, error };
@@ -195,6 +202,7 @@ impl Server {
         let app = socket_io
             .merge(assets::routes())
             .merge(health::routes(store.lifecycle.health(), tasks.clone()))
+            .merge(api::routes(chat.clone(), api_keys, config.transport_bytes_max))
             .layer(origin::cors(origins));
         let permits = Arc::new(Semaphore::new(config.connections_max as usize));
         let mut addresses = Vec::new();

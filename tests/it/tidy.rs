@@ -45,6 +45,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("axum", &["src/http", "src/server", "src/sockets"]),
     ("clap", &["src/config"]),
     ("toml", &["src/dialects/events"]),
+    ("utoipa", &["src/http/api"]),
 ];
 
 /// Written in parts, so that this file does not break its own rule.
