@@ -1,9 +1,8 @@
 //! How the API shows messages: one that was stored, a page of a room, and those that were found.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt};
 
-use serde::Serialize;
-use serde_json::value::RawValue;
+use serde::{Deserialize, Deserializer, Serialize, de::Visitor};
 use utoipa::ToSchema;
 
 use crate::{
@@ -45,8 +44,7 @@ struct ListedMessage<'a> {
     id: &'a str,
     from: ListedAuthor<'a>,
     /// Empty, when the message was deleted. A body that is not text is shown as JSON text.
-    #[schema(value_type = String)]
-    text: Box<RawValue>,
+    text: String,
     /// Milliseconds since 1970.
     at: u64,
     /// When the text was last changed.
@@ -216,11 +214,54 @@ fn reactions(message: &Message) -> Vec<ListedReaction<'_>> {
 }
 
 /// A body that is text as it is, nothing for `null`, and any other JSON as text.
-fn text(body: &Body) -> Box<RawValue> {
-    let json = match body.as_json() {
-        text if text.starts_with('"') => text.to_owned(),
-        "null" => "\"\"".to_owned(),
-        other => serde_json::to_string(other).expect("a text is JSON"),
-    };
-    RawValue::from_string(json).expect("a body is one JSON value")
+fn text(body: &Body) -> String {
+    match body.as_json() {
+        "null" => String::new(),
+        text if text.starts_with('"') => {
+            let JsonText(bytes) = serde_json::from_str(text).expect("a body is one JSON value");
+            String::from_utf8_lossy(&bytes).into_owned()
+        }
+        other => other.to_owned(),
+    }
+}
+
+/// The bytes of a JSON text. JSON allows half of a surrogate pair, which is no text: many clients
+/// could not read the page in which it stands.
+struct JsonText(Vec<u8>);
+
+impl<'de> Deserialize<'de> for JsonText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_bytes(Self(Vec::new()))
+    }
+}
+
+impl Visitor<'_> for JsonText {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Self, E> {
+        Ok(Self(bytes.to_vec()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_body_is_shown_as_text() {
+        for (json, shown) in [
+            (r#""a\n\u00e9\ud83d\ude00""#, "a\né😀"),
+            (r#""a\ud800b""#, "a\u{fffd}\u{fffd}\u{fffd}b"),
+            (r#""""#, ""),
+            ("null", ""),
+            (r#"{"a":[1,"\ud800"]}"#, r#"{"a":[1,"\ud800"]}"#),
+            ("7", "7"),
+        ] {
+            assert_eq!(text(&Body::from_json(json)), shown, "{json}");
+        }
+    }
 }

@@ -59,7 +59,7 @@ impl Http {
         for (name, value) in headers {
             write!(head, "{name}: {value}\r\n").expect("a String takes everything");
         }
-        if method == "POST" {
+        if matches!(method, "POST" | "PATCH") {
             write!(head, "Content-Length: {}\r\n", body.len()).expect("a String takes everything");
         }
         head.push_str("\r\n");
@@ -74,7 +74,8 @@ impl Http {
         self.stream.write_all(bytes).await
     }
 
-    async fn read(&mut self, method: &str) -> io::Result<Response> {
+    /// The answer to a request with this method that was written before.
+    pub async fn read(&mut self, method: &str) -> io::Result<Response> {
         let status_line = self.line().await?;
         let status = status_line.split(' ').nth(1).and_then(|code| code.parse().ok());
         let mut response =

@@ -20,6 +20,7 @@ pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod redis_store;
+pub mod rest;
 pub mod road;
 pub mod search;
 pub mod sessions;
