@@ -222,3 +222,35 @@ impl Drop for Connection {
         self.chat.release(self);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_without_a_connection_has_a_few_reads_at_a_time() {
+        let (visitors, ann) = (Visitors::default(), UserId::parse("ann").unwrap());
+        let read = |user: &UserId| visitors.requests(user).begin_read();
+        let permits: Vec<Permit> = (0..READS_MAX).map(|_| read(&ann).unwrap()).collect();
+        assert_eq!(read(&ann).unwrap_err().code, Code::Busy);
+        assert!(read(&UserId::parse("bob").unwrap()).is_ok(), "another user");
+        drop(permits);
+        assert!(read(&ann).is_ok());
+        let append = || visitors.requests(&ann).begin_append(2);
+        let _two = [append().unwrap(), append().unwrap()];
+        assert_eq!(append().unwrap_err().code, Code::Busy);
+    }
+
+    #[test]
+    fn users_with_no_request_in_flight_are_forgotten() {
+        let visitors = Visitors::default();
+        let ann = visitors.requests(&UserId::parse("ann").unwrap());
+        for number in 0..10_000 {
+            drop(visitors.requests(&UserId::parse(&number.to_string()).unwrap()));
+        }
+        let known = visitors.0.lock();
+        assert!(known.len() < 100, "{}", known.len());
+        assert!(known.get("ann").is_some_and(|known| known.strong_count() == 1));
+        drop(ann);
+    }
+}

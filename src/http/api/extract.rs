@@ -8,6 +8,7 @@ use axum::{
 };
 use http::{StatusCode, request::Parts};
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use super::problem::Problem;
@@ -55,8 +56,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for InBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        match timeout(BODY_TIMEOUT, Json::from_request(request, state)).await {
-            Ok(Ok(Json(body))) => Ok(Self(body)),
+        match timeout(BODY_TIMEOUT, Json::<Box<RawValue>>::from_request(request, state)).await {
+            Ok(Ok(Json(body))) => object(body.get()).map(Self),
             Ok(Err(why)) => Err(no_json(&why)),
             Err(_elapsed) => {
                 let detail = format!("the body did not arrive within {BODY_TIMEOUT:?}");
@@ -64,6 +65,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for InBody<T> {
             }
         }
     }
+}
+
+/// serde would also take an array, with the fields by their order.
+fn object<T: DeserializeOwned>(json: &str) -> Result<T, Problem> {
+    if !json.starts_with('{') {
+        return Err(Problem::bad("the body is a JSON object"));
+    }
+    serde_json::from_str(json).map_err(|why| Problem::bad(format!("in the body: {why}")))
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {

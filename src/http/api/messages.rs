@@ -240,9 +240,8 @@ pub async fn search(
     let search = Search { room: room.clone(), query, before: seq, limit };
     let found = api.chat.search(requester.actor(), search).await?;
     if before.is_some_and(|before| before.epoch != found.epoch) {
-        return Err(Problem::bad(
-            "before is a position of an earlier log; search again without it",
-        ));
+        let why = "before is a position of an earlier log; search again without it";
+        return Err(Reject::new(Code::NotFound, why).into());
     }
     Ok(Json(FoundAnswer::new(&room, &found)).into_response())
 }

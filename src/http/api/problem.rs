@@ -114,3 +114,28 @@ impl IntoResponse for Problem {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_code_has_a_status_and_says_when_a_retry_helps() {
+        for (code, status, retry_after) in [
+            (Code::BadRequest, 400, None),
+            (Code::TooLarge, 413, None),
+            (Code::Forbidden, 403, None),
+            (Code::NotFound, 404, None),
+            (Code::Taken, 409, None),
+            (Code::Busy, 429, Some("1")),
+            (Code::Unavailable, 503, Some("1")),
+            (Code::Unconfirmed, 504, None),
+        ] {
+            let response = Problem::from(Reject::new(code, "why")).into_response();
+            assert_eq!(response.status().as_u16(), status, "{code:?}");
+            assert_eq!(response.headers().get(header::CONTENT_TYPE).unwrap(), CONTENT_TYPE);
+            let advice = response.headers().get(header::RETRY_AFTER);
+            assert_eq!(advice.map(|value| value.to_str().unwrap()), retry_after, "{code:?}");
+        }
+    }
+}

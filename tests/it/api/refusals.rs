@@ -122,13 +122,14 @@ async fn every_wrong_body_is_a_problem_with_its_code() {
     let path = "/rooms/attic/messages";
     let nested = format!(r#"{{"text":{}1{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
     let long_id = json!({ "text": "x", "id": "i".repeat(65) }).to_string();
-    let bad: [&[u8]; 16] = [
+    let bad: [&[u8]; 17] = [
         b"",
         b"{",
         b"null",
         b"[]",
         b"7",
         b"\"text\"",
+        br#"["hello", "id"]"#,
         b"{}",
         br#"{"text":null}"#,
         br#"{"text":7}"#,

@@ -201,6 +201,6 @@ async fn search_finds_words_and_goes_on_where_it_stopped() {
         }
         assert_eq!(found, stored);
         let (status, problem) = there.get("/search?room=attic&text=a&before=other-9").await;
-        assert_eq!((status, &problem["code"]), (400, &json!("bad_request")));
+        assert_eq!((status, &problem["code"]), (404, &json!("not_found")));
     }
 }
