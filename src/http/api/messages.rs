@@ -135,7 +135,7 @@ async fn post(
     let id = own.unwrap_or_else(fresh_id);
     let text = serde_json::to_string(&posted.text).expect("a text is JSON");
     let body = Body::from_json(&text);
-    let message = NewMessage { to, id: id.clone(), repeatable, body, except_me: false };
+    let message = NewMessage { repeatable, ..NewMessage::new(to, id.clone(), body) };
     let (sent, settled) = oneshot::channel();
     // A client that has gone needs no answer.
     api.chat.send(requester.actor(), message, |outcome| drop(sent.send(outcome)));

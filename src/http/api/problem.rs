@@ -78,7 +78,7 @@ fn status(code: Code) -> StatusCode {
         Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::NotJoined | Code::Forbidden => StatusCode::FORBIDDEN,
         Code::NotFound => StatusCode::NOT_FOUND,
-        Code::TooMany | Code::Taken => StatusCode::CONFLICT,
+        Code::TooMany | Code::Taken | Code::Conflict => StatusCode::CONFLICT,
         Code::Busy => StatusCode::TOO_MANY_REQUESTS,
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::Unconfirmed => StatusCode::GATEWAY_TIMEOUT,
