@@ -333,6 +333,7 @@ fn not_appended(error: AppendError) -> Reject {
     let code = match error {
         AppendError::Unavailable => Code::Unavailable,
         AppendError::Unconfirmed => Code::Unconfirmed,
+        AppendError::Conflict => Code::Conflict,
         AppendError::Busy => Code::Busy,
     };
     Reject::new(code, error.to_string())

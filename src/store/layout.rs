@@ -28,12 +28,13 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 
 use crate::domain::{
     message::{MessageState, MessageStatus},
     name::{Emoji, UserId},
     position::Timestamp,
-    record::{Body, Change, Entry, SourceEvent},
+    record::{Body, Change, Draft, Entry, SourceEvent},
 };
 
 /// An entry as it is stored.
@@ -129,6 +130,36 @@ pub fn parse_source(json: &str) -> Option<Arc<SourceEvent>> {
         arguments: Some(arguments).filter(|json| json.get().starts_with('[')).map(body)?,
         me: me.map(body),
     }))
+}
+
+/// What tells the content of a draft from another one, beside its id: the beginning of a SHA-256.
+pub type ContentMark = [u8; 6];
+
+/// Content is the room, and what came from the client: the source event with its arguments if there
+/// is one, or else the entry. Names, times and `except` may differ in a retry.
+pub fn content_mark(draft: &Draft) -> ContentMark {
+    let mut hash = Sha256::new();
+    let mut field = |text: &str| {
+        hash.update(text);
+        hash.update("\n");
+    };
+    // Only an event's name may contain a line break, so it comes last.
+    field(draft.room.as_str());
+    match &draft.source {
+        Some(source) => {
+            field("event");
+            field(source.arguments.as_json());
+            field(&source.event);
+        }
+        None => {
+            let EntryColumns { change, target_seq, body } = EntryColumns::new(&draft.entry);
+            field(change.unwrap_or("message"));
+            field(&target_seq.unwrap_or_default().to_string());
+            field(body.as_json());
+        }
+    }
+    let hash = hash.finalize();
+    std::array::from_fn(|at| hash[at])
 }
 
 /// The status or the reaction that a change writes, or takes back.

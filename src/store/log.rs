@@ -5,9 +5,10 @@
 //! - `settle` is called exactly once for each draft. A stored draft settles after the append, in
 //!   the order of the calls, from the store's own task or thread; a refusal may come sooner, even
 //!   inside the call of `append`. `settle` must not block.
-//! - A draft with the sender and message id of an earlier one, within the window, gets the
-//!   position of the earlier one, and nothing is announced twice. This holds across nodes and
-//!   restarts.
+//! - A draft with the sender, message id and content of an earlier one, within the window, gets the
+//!   position of the earlier one, and nothing is announced twice. With other content it settles
+//!   with `Conflict`. This holds across nodes and restarts, in one partition. What content is, says
+//!   `layout::content_mark`.
 //! - Log events come in order of position, each once, without a hole: the store fills holes from
 //!   its log, and sends `Gap` or `NewEpoch` only when the log cannot fill them.
 //! - A draft that changes an earlier message is stored and announced like any other, but only log
@@ -80,6 +81,11 @@ pub enum AppendError {
     /// It may have been stored: a retry with the same id is safe, one with another id is not.
     #[error("the message log did not confirm in time; retry with the same id")]
     Unconfirmed,
+    /// The sender used the id for another record. Certainly not stored.
+    #[error(
+        "this id belongs to another message; nothing was stored: send it with an id of its own"
+    )]
+    Conflict,
     /// Too many drafts are queued on this node. Certainly not stored.
     #[error("too many messages are waiting to be stored")]
     Busy,

@@ -440,13 +440,20 @@ macro_rules! contract {
             );
             contract!(@retries $log:
                 a_retry_shows_once
+                an_id_of_another_message_is_refused
                 many_ids_are_recognised
             );
             $(contract!(@$trait $log);)*
         }
     };
-    (@persistent $log:ty) => { contract!(@cases $log: a_restart_goes_on); };
-    (@shared $log:ty) => { contract!(@cases $log: all_nodes_have_one_order); };
+    (@persistent $log:ty) => {
+        contract!(@cases $log: a_restart_goes_on);
+        contract!(@retries $log: a_conflict_outlives_a_restart);
+    };
+    (@shared $log:ty) => {
+        contract!(@cases $log: all_nodes_have_one_order);
+        contract!(@retries $log: a_conflict_is_seen_on_every_node);
+    };
     (@cases $log:ty: $($case:ident)*) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::harness::{
     PATIENCE, eventually,
     presence::user_named,
-    redis::{Keeps, Redis},
+    redis::{Keeps, Redis, Reply},
     redis_store::{Shared, open, ready},
     store::{Log, append, draft, later, must_append, retention, room},
 };
@@ -151,6 +151,60 @@ async fn retries_among_new_messages_find_their_places_on_another_node() {
         assert!(heard.iter().all(|message| message.from.as_str() == "bob"), "only what is new");
         node.store.lifecycle.close().await;
     }
+}
+
+/// Writes the ids as releases without contents do. Before that it finds them as such a release does,
+/// and fails where that would find none.
+const IDS_OF_AN_OLDER_RELEASE: &str = "
+    local all = {}
+    local fields = redis.call('HGETALL', KEYS[1])
+    for i = 1, #fields, 2 do all[fields[i]] = fields[i + 1] end
+    local found = 0
+    for field, value in pairs(all) do
+      local kind = string.sub(field, 1, 1)
+      local token = #field == 14 and value or string.sub(field, 2)
+      local older = string.gsub(token, ':', '.')
+      if #field == 14 then
+        local theirs, at = all['@' .. token], 0
+        repeat at = string.find(theirs, field, at + 1, true) until at % 31 == 1
+        assert(tonumber(string.sub(theirs, at + 14, at + 17)) > 0)
+        found = found + 1
+        redis.call('HSET', KEYS[1], field, older)
+      elseif kind == '@' then
+        redis.call('HSET', KEYS[1], '@' .. older, string.sub(value, 1, #value / 37 * 31))
+      else
+        redis.call('HSET', KEYS[1], '#' .. older, value)
+      end
+    end
+    return found";
+
+#[tokio::test]
+async fn ids_are_shared_with_nodes_of_an_older_release() {
+    const COUNT: usize = 300;
+    let mut log = Shared::fresh(retention()).await;
+    let mut node = log.node().await;
+    let drafts: Vec<Draft> =
+        (0..COUNT).map(|n| draft("red", "ann", &format!("m{n}"), &n.to_string())).collect();
+    let (first, _) = node.pass(&drafts).await;
+    let Reply::Many(buckets) = log.redis.call(&["KEYS", "test:{0}:ids:*"]).await else {
+        panic!("no list");
+    };
+    let mut found = 0;
+    for bucket in buckets.into_iter().map(Reply::into_text) {
+        let script = ["EVAL", IDS_OF_AN_OLDER_RELEASE, "1", &bucket];
+        match log.redis.call(&script).await {
+            Reply::Number(number) => found += number,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(found, COUNT as i64, "an older node finds each");
+    for n in [0, 1, COUNT - 1] {
+        assert_eq!(must_append(&node.store, drafts[n].clone()).await, first[n]);
+        let other = draft("red", "ann", &format!("m{n}"), "\"other\"");
+        assert_eq!(must_append(&node.store, other).await, first[n], "it has no content to compare");
+    }
+    node.hear_no_more().await;
+    node.store.lifecycle.close().await;
 }
 
 /// Redis keeps keys apart by database, but not channels.

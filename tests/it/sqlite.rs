@@ -15,7 +15,7 @@ use roomcast::{
         message::Message,
         page::Page,
         position::Position,
-        record::{Body, Change, Draft, Entry, Record},
+        record::{Body, Change, Draft, Entry, Record, Stored},
     },
     store::{
         RetentionPolicy,
@@ -31,8 +31,8 @@ use crate::harness::{
     sessions::{claim, record as session_record, save, session, whole_tail},
     sqlite_store::{BEFORE_SOURCES, FileLog, MemoryLog, aged, database, memory, open},
     store::{
-        DEADLINE, Node, draft, later, must_append, originals, page_of, record, retention, room,
-        source, until,
+        DEADLINE, Node, append, draft, later, must_append, originals, page_of, record, retention,
+        room, source, until,
     },
 };
 
@@ -416,7 +416,8 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(proptest::test_runner::Config::with_cases(64))]
 
-    /// Any mix of new messages, retries and pages is what a plain list would answer.
+    /// Any mix of new messages, retries, ids of other messages and pages is what a plain list would
+    /// answer.
     #[test]
     fn a_log_is_a_list(steps in proptest::collection::vec(step(), 1..80)) {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -427,12 +428,17 @@ proptest! {
                 match step {
                     Step::Append { room: name, id } => {
                         let draft = draft(&format!("r{name}"), "ann", &id.to_string(), "0");
-                        let stored = must_append(&node.store, draft.clone()).await;
+                        let outcome = append(&node.store, draft.clone()).await;
                         let known = all.iter().find(|message| message.id == draft.id);
                         if let Some(known) = known {
-                            prop_assert_eq!(&known.position, &stored.position);
-                            prop_assert_eq!(known.at, stored.at);
+                            let (position, at) = (known.position.clone(), known.at);
+                            let is_same = known.room == draft.room;
+                            let expected = if is_same { Ok(Stored { position, at }) } else {
+                                Err(AppendError::Conflict)
+                            };
+                            prop_assert_eq!(outcome, expected);
                         } else {
+                            let stored = outcome.expect("it is stored");
                             all.push(record(draft, &stored));
                             prop_assert_eq!(stored.position.seq, all.len() as u64);
                             let heard = node.hear(1).await;

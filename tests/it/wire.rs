@@ -245,6 +245,8 @@ async fn a_retry_shows_once_and_has_the_first_position() {
     let first = send(&anna, "a", "id-1").await;
     assert_eq!(send(&anna, "a", "id-1").await, first, "on the same connection");
     assert_eq!(send(&anna_again, "a", "id-1").await, first, "on another connection");
+    let other = anna.request("user-message", &[json!("z"), json!("id-1")]).await;
+    assert_eq!((&other["ok"], &other["error"]["code"]), (&json!(false), &json!("conflict")));
     let second = send(&anna, "b", "id-2").await;
     let third = send(&ben, "c", "id-1").await;
     let fourth = send(&nobody, "d", "id-1").await;

@@ -16,7 +16,7 @@ use crate::{
         room::{RoomKind, RoomName},
     },
     store::{
-        layout,
+        layout::{self, ContentMark},
         log::{AppendError, Settle},
         queue::{BATCH_BYTES_MAX, QueuedDraft},
     },
@@ -49,9 +49,18 @@ pub struct Messages {
     firsts: HashMap<Id, usize, foldhash::fast::RandomState>,
 }
 
-/// The callback of each draft, with the number of its entry. A repeat has the entry of the first.
+/// The callback of each draft, with the number of its entry and its own content. A draft that has
+/// the id of an earlier one has the entry of that one.
 #[derive(Default)]
-pub struct Settles(Vec<(Settle, usize)>);
+pub struct Settles(Vec<(Settle, usize, Option<ContentMark>)>);
+
+/// Where the entry, or an earlier message with its id, is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEntry {
+    pub stored: Stored,
+    /// `None`: it is not known, and not compared.
+    pub content: Option<ContentMark>,
+}
 
 /// The rooms of some records, in the order they come.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -66,7 +75,7 @@ struct BatchEntry {
     from: UserId,
     at: Timestamp,
     /// `None`: the client cannot send the draft again.
-    id: Option<Id>,
+    mark: Option<(Id, ContentMark)>,
     line: Range<usize>,
     /// A change is in the frame, but not in the list of its room.
     change: Option<(u64, Change)>,
@@ -77,8 +86,9 @@ pub type SettledDraft = (Settle, Result<Stored, AppendError>);
 
 impl Batch {
     pub fn push(&mut self, QueuedDraft { draft, settle }: QueuedDraft) {
-        let entry = self.messages.entry(draft);
-        self.settles.0.push((settle, entry));
+        let mark = draft.repeatable.then(|| (id(&draft), layout::content_mark(&draft)));
+        let entry = self.messages.entry(draft, mark);
+        self.settles.0.push((settle, entry, mark.map(|(_, content)| content)));
     }
 
     pub fn is_empty(&self) -> bool {
@@ -91,27 +101,33 @@ impl Batch {
 }
 
 impl Settles {
-    /// The outcome of each draft, from the outcome of each entry.
+    /// The outcome of each draft, from the outcome of each entry. Only here are contents compared:
+    /// the earlier message may be the first with the id in the batch, or one that Redis knew.
     pub fn settled(
         self,
-        outcomes: &[Result<Stored, AppendError>],
+        outcomes: &[Result<StoredEntry, AppendError>],
     ) -> impl Iterator<Item = SettledDraft> + use<'_> {
-        self.0.into_iter().map(|(settle, entry)| (settle, outcomes[entry].clone()))
+        self.0.into_iter().map(|(settle, entry, own)| {
+            let outcome = outcomes[entry].clone().and_then(|first| match (first.content, own) {
+                (Some(first), Some(own)) if first != own => Err(AppendError::Conflict),
+                _ => Ok(first.stored),
+            });
+            (settle, outcome)
+        })
     }
 
     pub fn refuse(self, error: AppendError) {
-        for (settle, _) in self.0 {
+        for (settle, ..) in self.0 {
             settle(Err(error));
         }
     }
 }
 
 impl Messages {
-    /// The number of the draft's entry: a new entry, unless the draft repeats an earlier one.
-    fn entry(&mut self, draft: Draft) -> usize {
-        let id = draft.repeatable.then(|| id(&draft));
+    /// The number of the draft's entry: a new entry, unless an earlier draft has its id.
+    fn entry(&mut self, draft: Draft, mark: Option<(Id, ContentMark)>) -> usize {
         let next = self.entries.len();
-        match id.map(|id| self.firsts.entry(id)) {
+        match mark.map(|(id, _)| self.firsts.entry(id)) {
             Some(Slot::Occupied(first)) => return *first.get(),
             Some(Slot::Vacant(vacant)) => {
                 vacant.insert(next);
@@ -129,7 +145,7 @@ impl Messages {
             Entry::Message(_) => None,
             Entry::Change { target_seq, change } => Some((target_seq, change)),
         };
-        self.entries.push(BatchEntry { room, from, at, id, line, change });
+        self.entries.push(BatchEntry { room, from, at, mark, line, change });
         next
     }
 
@@ -142,7 +158,11 @@ impl Messages {
     }
 
     pub fn is_repeatable(&self, entry: usize) -> bool {
-        self.entries[entry].id.is_some()
+        self.entries[entry].mark.is_some()
+    }
+
+    pub fn content(&self, entry: usize) -> Option<ContentMark> {
+        self.entries[entry].mark.map(|(_, content)| content)
     }
 
     /// A frame of the entries `which`, a line each, after a header.
@@ -192,15 +212,21 @@ impl Messages {
         which.iter().map(line).collect::<Vec<&[u8]>>().join(&b'\n')
     }
 
-    /// The marks that append.lua describes: id, place and time of each message that may be repeated.
+    /// The marks that append.lua describes: id, place and time of each message that may be repeated,
+    /// and then their contents.
     pub fn marks(&self, which: &[usize]) -> Vec<u8> {
         let mut marks = Vec::new();
+        let mut contents = Vec::new();
         for (place, &entry) in (1..).zip(which) {
-            let BatchEntry { id: Some(id), at, .. } = &self.entries[entry] else { continue };
+            let BatchEntry { mark: Some((id, content)), at, .. } = &self.entries[entry] else {
+                continue;
+            };
             marks.extend_from_slice(id);
             push_digits::<4>(&mut marks, place);
             push_digits::<13>(&mut marks, at.0.min(MARKED_AT_MAX));
+            contents.extend_from_slice(content);
         }
+        marks.append(&mut contents);
         marks
     }
 }
@@ -230,6 +256,7 @@ mod tests {
     use super::*;
     use crate::domain::{
         name::{Emoji, MessageId},
+        position::{Epoch, Position},
         record::Body,
     };
 
@@ -295,22 +322,47 @@ mod tests {
             [draft("red", "a", true), draft("red", "b", false), draft("red", "c", true)];
         drafts[2].at = Timestamp(u64::MAX);
         let marks = batch(&drafts).messages.marks(&[0, 1, 2]);
-        let (first, second) = marks.split_at(31);
+        let (first, rest) = marks.split_at(31);
+        let (second, contents) = rest.split_at(31);
         assert_eq!(first[ID_BYTES..], *b"00010000000000007");
         assert_eq!(second[ID_BYTES..], *b"00039999999999999");
         assert_ne!(first[..ID_BYTES], second[..ID_BYTES]);
+        assert_eq!(*contents, [layout::content_mark(&drafts[0]); 2].concat());
     }
 
     #[test]
     fn a_repeat_takes_no_place_and_is_told_of_the_first() {
-        let drafts = [draft("red", "a", true), draft("red", "b", true), draft("blue", "a", true)];
+        let drafts = [draft("red", "a", true), draft("red", "b", true), draft("red", "a", true)];
         let batch = batch(&drafts);
         assert_eq!(batch.messages.len(), 2);
         let frame = String::from_utf8(batch.messages.frame("", &[0, 1])).unwrap();
         assert_eq!(frame.matches("\"id\":\"a\"").count(), 1);
-        let outcomes = [Err(AppendError::Busy), Err(AppendError::Unconfirmed)];
+        let (busy, unconfirmed) = (AppendError::Busy, AppendError::Unconfirmed);
+        let outcomes = [Err(busy), Err(unconfirmed)];
         let told: Vec<_> = batch.settles.settled(&outcomes).map(|(_, outcome)| outcome).collect();
-        assert_eq!(told, [outcomes[0].clone(), outcomes[1].clone(), outcomes[0].clone()]);
+        assert_eq!(told, [busy, unconfirmed, busy].map(Err));
+    }
+
+    #[test]
+    fn of_drafts_with_one_id_each_is_compared_with_what_is_stored() {
+        let drafts = [("red", "a"), ("blue", "a"), ("red", "a"), ("red", "b")];
+        let drafts = drafts.map(|(room, id)| draft(room, id, true));
+        let [red, blue] = [&drafts[0], &drafts[1]].map(layout::content_mark);
+        let position = Position { epoch: Epoch::new("e"), seq: 1 };
+        let stored = Stored { position, at: Timestamp(7) };
+        let (yes, no) = (Ok(stored.clone()), Err(AppendError::Conflict));
+        for (content, expected) in [
+            (Some(red), [&yes, &no, &yes]),
+            (Some(blue), [&no, &yes, &no]),
+            (None, [&yes, &yes, &yes]),
+        ] {
+            let first = Ok(StoredEntry { stored: stored.clone(), content });
+            let outcomes = [first, Err(AppendError::Busy)];
+            let told: Vec<_> = batch(&drafts).settles.settled(&outcomes).collect();
+            let told: Vec<_> = told.iter().map(|(_, outcome)| outcome).collect();
+            assert_eq!(told[..3], expected, "{content:?}");
+            assert_eq!(told[3], &Err(AppendError::Busy));
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use fred::{
 use tokio::time::{Instant, sleep};
 
 use crate::store::redis::{
-    batch::{Batch, Messages, Rooms},
+    batch::{Batch, Messages, Rooms, StoredEntry},
     frame,
     keys::{Keys, fresh_name},
     link::{Component, Status},
@@ -27,7 +27,7 @@ use crate::{
         position::{Epoch, Position, Timestamp},
         record::Stored,
     },
-    store::{RetentionPolicy, log::AppendError, queue::DraftReceiver},
+    store::{RetentionPolicy, layout::ContentMark, log::AppendError, queue::DraftReceiver},
 };
 
 /// How long a call is repeated before its drafts settle as `Unconfirmed`.
@@ -75,9 +75,9 @@ impl PartitionWriter {
         &mut self,
         batch: &Messages,
         pipeline: &mut Pipeline,
-    ) -> Vec<Result<Stored, AppendError>> {
+    ) -> Vec<Result<StoredEntry, AppendError>> {
         let mut rest: Vec<usize> = (0..batch.len()).collect();
-        let mut places: Vec<Option<Stored>> = vec![None; batch.len()];
+        let mut places: Vec<Option<StoredEntry>> = vec![None; batch.len()];
         let bucket = self.bucket();
         let mut failed = AppendError::Unconfirmed;
         while !rest.is_empty() {
@@ -89,17 +89,19 @@ impl PartitionWriter {
                     break;
                 }
             };
-            let place =
-                |seq, at| Stored { position: Position { epoch: reply.epoch.clone(), seq }, at };
+            let place = |seq, at, content| {
+                let position = Position { epoch: reply.epoch.clone(), seq };
+                StoredEntry { stored: Stored { position, at }, content }
+            };
             if reply.known.is_empty() {
                 for (seq, entry) in (reply.before + 1..).zip(rest.drain(..)) {
-                    places[entry] = Some(place(seq, batch.at(entry)));
+                    places[entry] = Some(place(seq, batch.at(entry), batch.content(entry)));
                 }
             } else {
                 let repeatable: Vec<usize> =
                     rest.iter().copied().filter(|&entry| batch.is_repeatable(entry)).collect();
-                for (index, (seq, at)) in reply.known {
-                    places[repeatable[index]] = Some(place(seq, at));
+                for Known { index, seq, at, content } in reply.known {
+                    places[repeatable[index]] = Some(place(seq, at, content));
                 }
                 rest.retain(|&entry| places[entry].is_none());
             }
@@ -212,7 +214,8 @@ impl PartitionWriter {
             epoch,
             seq.to_string(),
             which.len().to_string(),
-            format!("{}.{}", self.name, self.frames),
+            // The ':' says that the marks of this frame have contents.
+            format!("{}:{}", self.name, self.frames),
         ]
         .map(text)
         .into();
@@ -282,9 +285,12 @@ fn kind(error: &Error) -> Failure {
 }
 
 /// The newest position after a batch. A batch that has only retries does not move it back.
-fn newest(known: Option<Position>, outcomes: &[Result<Stored, AppendError>]) -> Option<Position> {
-    let stored = outcomes.iter().flatten();
-    let last = stored.map(|stored| &stored.position).max_by_key(|position| position.seq);
+fn newest(
+    known: Option<Position>,
+    outcomes: &[Result<StoredEntry, AppendError>],
+) -> Option<Position> {
+    let entries = outcomes.iter().flatten();
+    let last = entries.map(|entry| &entry.stored.position).max_by_key(|position| position.seq);
     match (known, last) {
         (Some(known), Some(last)) if known.epoch == last.epoch && known.seq > last.seq => {
             Some(known)
@@ -297,19 +303,29 @@ fn newest(known: Option<Position>, outcomes: &[Result<Stored, AppendError>]) -> 
 struct Reply {
     epoch: Epoch,
     before: u64,
-    /// The index among the ids of the call, and the place, of each message stored earlier.
-    known: Vec<(usize, (u64, Timestamp))>,
+    known: Vec<Known>,
     /// What went wrong after the messages were stored, or nothing.
     problem: String,
+}
+
+/// A message that was stored earlier with an id of the call.
+struct Known {
+    /// Index among the ids of the call.
+    index: usize,
+    seq: u64,
+    at: Timestamp,
+    /// `None`: an older release has stored it.
+    content: Option<ContentMark>,
 }
 
 impl Reply {
     fn read(reply: &[Value]) -> Option<Self> {
         let [epoch, before, Value::Array(known), problem] = reply else { return None };
-        let known = known.chunks_exact(2).map(|pair| {
-            let [index, mark] = pair else { return None };
+        let known = known.chunks_exact(3).map(|known| {
+            let [index, mark, content] = known else { return None };
             let index = usize::try_from(scripts::number(index)?).ok()?;
-            Some((index, frame::mark(scripts::text(mark)?)?))
+            let (seq, at) = frame::mark(scripts::text(mark)?)?;
+            Some(Known { index, seq, at, content: content.as_bytes()?.try_into().ok() })
         });
         Some(Self {
             epoch: Epoch::new(scripts::text(epoch)?),

@@ -24,7 +24,9 @@ const STATEMENTS_MAX: usize = 64;
 /// `trimmed_to` may still be there for their ids. An index ends in `seq` without naming it, as
 /// every index of a rowid table does. A row with `of_seq` is a record about that message, not a
 /// message: other indexes contain it, and `rooms.records` counts such rows. `source` is the event
-/// that a record was sent with (`layout.rs`); most rows and all older ones have none.
+/// that a record was sent with (`layout.rs`); most rows and all older ones have none. `content` is
+/// the mark of what was sent (`layout::content_mark`): an edit changes the body, but not the mark.
+/// Older rows have none.
 ///
 /// `log.deleted_to` is the newest deleted row. Nobody knows what an older program has deleted, so
 /// its log counts as deleted up to its end; no session has a position within it. `words` has the
@@ -118,6 +120,7 @@ const MIGRATIONS: [&str; 6] = [
     CREATE INDEX sessions_by_end ON sessions (ends) WHERE ends IS NOT NULL;
 ",
     "
+    ALTER TABLE messages ADD COLUMN content BLOB;
     ALTER TABLE messages ADD COLUMN source TEXT;
     ALTER TABLE sessions ADD COLUMN profile TEXT;
     ALTER TABLE sessions ADD COLUMN me TEXT;

@@ -38,7 +38,7 @@ use crate::{
     store::{
         Health, NodeEvent,
         error::ReadError,
-        layout::{self, EntryColumns},
+        layout::{self, ContentMark, EntryColumns},
         log::{AppendError, LogEvent},
         queue::{BATCH_BYTES_MAX, DraftReceiver, QueuedDraft},
     },
@@ -197,9 +197,9 @@ impl LogWriter {
         for draft in drafts {
             let key = self.recent.key(&draft.from, &draft.id);
             let candidates = ids.get(&key).copied().into_iter().chain(self.recent.candidates(key));
-            if let Some((seq, at)) = first(&transaction, draft, candidates, self.window)? {
-                let position = Position { epoch: self.epoch.clone(), seq };
-                outcomes.push(Ok(Stored { position, at }));
+            if let Some(first) = first(&transaction, draft, candidates, self.window)? {
+                let position = |seq| Position { epoch: self.epoch.clone(), seq };
+                outcomes.push(first.map(|(seq, at)| Stored { position: position(seq), at }));
                 continue;
             }
             if ids_left == 0 {
@@ -360,23 +360,31 @@ impl LogWriter {
     }
 }
 
-/// The earlier message with the draft's id, if it is recent enough that the draft is its retry.
+/// The earlier message with the draft's id, if it is recent enough that the draft is its retry, or
+/// the error if its content is another.
 fn first(
     transaction: &Transaction<'_>,
     draft: &Draft,
     candidates: impl Iterator<Item = u64>,
     window: Duration,
-) -> rusqlite::Result<Option<(u64, Timestamp)>> {
+) -> rusqlite::Result<Option<Result<(u64, Timestamp), AppendError>>> {
     for seq in candidates {
-        let at = transaction
-            .prepare_cached("SELECT at FROM messages WHERE seq = ?1 AND sender = ?2 AND id = ?3")?
-            .query_row(params![seq, draft.from.as_str(), draft.id.as_str()], |row| row.get(0))
+        let found = transaction
+            .prepare_cached(
+                "SELECT at, content FROM messages WHERE seq = ?1 AND sender = ?2 AND id = ?3",
+            )?
+            .query_row(params![seq, draft.from.as_str(), draft.id.as_str()], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
             .optional()?;
-        if let Some(at) = at {
-            // If the clock was set back there is no age: the draft counts as a retry.
-            let age = Duration::from_millis(draft.at.0.saturating_sub(at));
-            return Ok((age <= window).then_some((seq, Timestamp(at))));
+        let Some((at, content)): Option<(u64, Option<ContentMark>)> = found else { continue };
+        // If the clock was set back there is no age: the draft counts as a retry.
+        if Duration::from_millis(draft.at.0.saturating_sub(at)) > window {
+            return Ok(None);
         }
+        let is_same = content.is_none_or(|content| content == layout::content_mark(draft));
+        let first = if is_same { Ok((seq, Timestamp(at))) } else { Err(AppendError::Conflict) };
+        return Ok(Some(first));
     }
     Ok(None)
 }
@@ -412,8 +420,8 @@ fn insert(
     transaction
         .prepare_cached(
             "INSERT INTO messages (seq, room, sender, id, at, body, name, except_socket, change,
-                                   of_seq, source)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                                   of_seq, source, content)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
         )?
         .execute(params![
             seq,
@@ -427,6 +435,7 @@ fn insert(
             change,
             target_seq.map(|seq| seq.min(i64::MAX as u64)),
             draft.source.as_deref().map(layout::source_to_json),
+            layout::content_mark(draft),
         ])?;
     Ok(())
 }

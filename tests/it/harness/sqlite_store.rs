@@ -18,13 +18,13 @@ use super::store::{DEADLINE, Log, Node};
 
 /// Takes back what the last migration does, which is to add columns.
 pub const BEFORE_SOURCES: &str = "
-    ALTER TABLE messages DROP COLUMN source;
+    ALTER TABLE messages DROP COLUMN content; ALTER TABLE messages DROP COLUMN source;
     ALTER TABLE sessions DROP COLUMN profile; ALTER TABLE sessions DROP COLUMN me;
     PRAGMA user_version = 5;";
 
 /// Takes back what the last two migrations do.
 pub const BEFORE_RECORDS: &str = "
-    ALTER TABLE messages DROP COLUMN source;
+    ALTER TABLE messages DROP COLUMN content; ALTER TABLE messages DROP COLUMN source;
     DROP TABLE states; DROP INDEX messages_by_room; DROP INDEX records_by_room;
     DROP INDEX edits_by_message; CREATE INDEX messages_by_room ON messages (room);
     ALTER TABLE messages DROP COLUMN name; ALTER TABLE messages DROP COLUMN except_socket;

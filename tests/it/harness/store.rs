@@ -1,6 +1,12 @@
 //! A store in this process: what its tests submit to it, and what they hear.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use roomcast::{
     clock,
@@ -124,7 +130,9 @@ impl Node {
 
     /// Nothing but what was heard is delivered: a message stored now comes next.
     pub async fn hear_no_more(&mut self) {
-        let marker = draft("marker", "marker", &format!("marker-{:?}", clock::now()), "null");
+        static MARKERS: AtomicUsize = AtomicUsize::new(0);
+        let number = MARKERS.fetch_add(1, Ordering::Relaxed);
+        let marker = draft("marker", "marker", &format!("marker-{number}"), "null");
         let stored = must_append(&self.store, marker.clone()).await;
         assert_eq!(self.hear(1).await, [record(marker, &stored)]);
     }

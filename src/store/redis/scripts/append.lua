@@ -12,7 +12,8 @@
 --                  number of those that are trimmed, t:<room> newest trimmed seq, s:<room> 1 if
 --                  messages in its list have states
 -- KEYS[5] ids      hash of the current bucket: message id -> token of its frame,
---                  #<token> -> last seq before that frame, @<token> -> the marks of that frame
+--                  #<token> -> last seq before that frame, @<token> -> the marks of that frame.
+--                  A token of an older release has no ':', and its marks have no contents.
 -- KEYS[6] ids      the bucket before it
 -- KEYS[7] ids      the bucket after it: a node whose clock is ahead may write there already
 -- Then two keys per room that the batch has messages or changes of:
@@ -26,21 +27,23 @@
 -- ARGV[7] age the log keeps (ms)         [8] messages a room keeps  [9] age a room keeps (ms)
 -- ARGV[10] epoch and [11] last seq of the caller's newest position, or '' and 0. If the log ends
 --          before it, the log was rolled back, and a new epoch begins: no seq is given twice.
--- ARGV[12] number of records  [13] token of this frame, the same when the call is repeated
+-- ARGV[12] number of records
+-- ARGV[13] token of this frame, which has a ':', the same when the call is repeated
 -- ARGV[14] the frame: "<first seq>:<epoch>:<number>", then the records, one per line. Its first
 --          line is made from [10] and [11], and is replaced if the log stands elsewhere.
 -- ARGV[15] 1 if an earlier attempt of this call may have been stored. If the log is another one
 --          since that attempt, nobody can know, and the call fails with EPOCH.
 -- ARGV[16] marks, for each message that its client may send again: ID bytes of id, which are
---          distinct, 4 digits of its place in the frame, and 13 digits of its time
+--          distinct, 4 digits of its place in the frame, and 13 digits of its time. After all of
+--          them CONTENT bytes for each: an older release finds its ids all the same.
 -- Then four per room: name, number of messages, places in the frame ("1,4", or '' for all), lines
 -- ('' for all).
 -- Then five per change: place in the frame, number of its room above, seq of the changed message,
 -- edit|delete|react|unreact, and the status or the reaction to write (src/store/layout.rs).
--- Returns { epoch, last seq before, { index of a known id, its "<seq> <at>", .. } }. If an id is
--- known, nothing is stored, and the caller sends the rest again. A fourth value says what failed
--- after the frame was stored: nodes then read it from the log.
-local ROOMS, ID, MARK = 16, 14, 31
+-- Returns { epoch, last seq before, { index of a known id, its "<seq> <at>", its content or '', .. },
+-- what failed }. If an id is known, nothing is stored, and the caller sends the rest again. What
+-- failed after the frame was stored is '' if nothing did: nodes then read the frame from the log.
+local ROOMS, ID, MARK, CONTENT = 16, 14, 31, 6
 local now, n, rooms = tonumber(ARGV[4]), tonumber(ARGV[12]), (#KEYS - 7) / 2
 local meta = redis.call('HMGET', KEYS[2], 'e', 's', 't')
 local epoch, before = meta[1], tonumber(meta[2] or 0)
@@ -63,7 +66,7 @@ end
 local done = redis.call('HGET', KEYS[5], '#' .. ARGV[13])
 if done then return { epoch, tonumber(done), {}, '' } end
 local marks, ids, known = ARGV[16], {}, {}
-for i = 1, #marks / MARK do
+for i = 1, #marks / (MARK + CONTENT) do
   local at = (i - 1) * MARK
   ids[i] = string.sub(marks, at + 1, at + ID)
 end
@@ -75,15 +78,22 @@ local function place_of(bucket, id, token)
   repeat at = string.find(theirs, id, at + 1, true) until at % MARK == 1
   local place = string.sub(theirs, at + ID, at + ID + 3)
   local time = string.sub(theirs, at + ID + 4, at + MARK - 1)
-  return redis.call('HGET', bucket, '#' .. token) + place .. ' ' .. time
+  local content = ''
+  if string.find(token, ':', 1, true) then
+    local contents = #theirs / (MARK + CONTENT) * MARK
+    local begin = contents + (at - 1) / MARK * CONTENT
+    content = string.sub(theirs, begin + 1, begin + CONTENT)
+  end
+  return redis.call('HGET', bucket, '#' .. token) + place .. ' ' .. time, content
 end
 for b = 5, 7 do
   if #ids > 0 and redis.call('EXISTS', KEYS[b]) == 1 then
     local tokens = redis.call('HMGET', KEYS[b], unpack(ids))
     for i = 1, #ids do
       if tokens[i] then
-        known[#known + 1] = i - 1
-        known[#known + 1] = place_of(KEYS[b], ids[i], tokens[i])
+        local at = #known
+        known[at + 1] = i - 1
+        known[at + 2], known[at + 3] = place_of(KEYS[b], ids[i], tokens[i])
       end
     end
   end
