@@ -7,7 +7,6 @@
 mod answers;
 mod auth;
 pub mod endpoint;
-
 mod handshake;
 mod polling;
 pub mod profile;

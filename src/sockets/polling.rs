@@ -10,7 +10,7 @@ use axum::{
     extract::Request,
     response::Response,
 };
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use tower::Service as _;
 
 use super::Service;
@@ -19,16 +19,20 @@ use crate::transport::{Sid, registry::Registry, request::EngineError, sessions::
 /// How the engine's body begins when a session has just ended.
 const SESSION_UNKNOWN: &[u8] = br#"{"code":"1""#;
 
+/// A client's answer to a ping.
+const PONG: &str = "3";
+
 /// Asks the engine for clients that poll.
 #[derive(Clone)]
 pub struct Polling {
+    path: &'static str,
     service: Service,
     registry: Registry,
 }
 
 impl Polling {
-    pub fn new(service: Service, registry: Registry) -> Self {
-        Self { service, registry }
+    pub fn new(path: &'static str, service: Service, registry: Registry) -> Self {
+        Self { path, service, registry }
     }
 
     /// Opens a session.
@@ -41,8 +45,23 @@ impl Polling {
         };
         if let Some(sid) = opened_session(&body) {
             token.opened(sid);
+            self.take_first_ping(sid).await;
         }
         Response::from_parts(head, Body::from(body))
+    }
+
+    /// The engine pings at once, where the protocol has the first ping after the interval. The
+    /// client does not know of its session yet, so this poll and this answer are the first.
+    async fn take_first_ping(&mut self, sid: Sid) {
+        let uri = format!("{}?EIO=4&transport=polling&sid={sid}", self.path);
+        let request = |method: Method, body: &'static str| {
+            let request = Request::builder().method(method).uri(&uri).body(Body::from(body));
+            request.expect("a path and a session id make a request")
+        };
+        if self.ask(request(Method::GET, "")).await.is_ok() {
+            // A session that has ended meanwhile needs no answer.
+            self.ask(request(Method::POST, PONG)).await.ok();
+        }
     }
 
     /// Waits for packets for the client.

@@ -164,6 +164,8 @@ pub struct Inspector {
     skip: u64,
     /// Payload of the message's frames so far.
     message: u64,
+    /// Whether the message goes on in another frame.
+    is_fragmented: bool,
     closed: bool,
 }
 
@@ -171,6 +173,17 @@ impl Inspector {
     /// Whether a close frame has begun: nothing comes after it.
     pub fn saw_close(&self) -> bool {
         self.closed
+    }
+
+    /// How many bytes to follow, at least, until no message has begun. 0: none has.
+    pub fn until_between_messages(&self) -> usize {
+        match usize::try_from(self.skip) {
+            Ok(0) if self.gathered == 0 && !self.is_fragmented => 0,
+            // In a header, or before one: its next byte says more.
+            Ok(0) => 1,
+            Ok(rest) => rest,
+            Err(_too_many) => usize::MAX,
+        }
     }
 
     pub fn inspect(&mut self, mut bytes: &[u8], message_max: u64) -> Result<(), TooLarge> {
@@ -196,6 +209,7 @@ impl Inspector {
                 if self.message > message_max {
                     return Err(TooLarge);
                 }
+                self.is_fragmented = !head.is_final;
                 if head.is_final {
                     self.message = 0;
                 }
@@ -245,6 +259,30 @@ mod tests {
         frame.extend([0; 4]);
         frame.extend(std::iter::repeat_n(0, usize::from(length)));
         frame
+    }
+
+    #[test]
+    fn the_place_between_two_messages_is_found() {
+        let one = [
+            client_frame(TEXT, false, 600),
+            client_frame(0x9, true, 5),
+            client_frame(0, true, 400),
+        ]
+        .concat();
+        let two = [&one[..], &client_frame(TEXT, true, 7)].concat();
+        let mut inspector = Inspector::default();
+        let mut found = Vec::new();
+        let mut at = 0;
+        while at < two.len() {
+            if inspector.until_between_messages() == 0 {
+                found.push(at);
+            }
+            let step = inspector.until_between_messages().clamp(1, two.len() - at);
+            assert_eq!(inspector.inspect(&two[at..at + step], 1_000), Ok(()));
+            at += step;
+        }
+        assert_eq!(found, [0, one.len()]);
+        assert_eq!(inspector.until_between_messages(), 0);
     }
 
     #[test]

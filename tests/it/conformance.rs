@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
+    PATIENCE,
     client::{Client, Options, Refusal, Transport},
+    eventually,
     http::{self, Http, Response},
     node::Node,
 };
@@ -30,6 +32,16 @@ fn assert_error(answer: &Response, code: u8, message: &str, what: &str) {
     assert_eq!(answer.text(), format!(r#"{{"code":{code},"message":"{message}"}}"#), "{what}");
     assert_eq!(answer.header("content-type"), Some("application/json"), "{what}");
     assert_eq!(answer.header("cache-control"), Some("no-store"), "{what}");
+}
+
+/// Log lines with this text, of which there must be so many.
+async fn told(node: &Node, text: &str, count: usize) -> Vec<Value> {
+    let told = eventually("the operator is told", PATIENCE, async || {
+        Some(node.logs(text)).filter(|lines| lines.len() >= count)
+    });
+    let told = told.await;
+    assert_eq!(told.len(), count, "{told:?}");
+    told
 }
 
 /// The session of a client that polls.
@@ -117,6 +129,7 @@ async fn an_error_of_a_session_has_a_code_too() {
 
     // A session whose websocket is open does not poll.
     let upgraded = Client::connected(node.address, Options::new(Transport::Upgrade)).await;
+    upgraded.request("user-message", &[json!("the upgrade is through")]).await;
     let polled = http::get(node.address, &path(&upgraded.sid), &[]).await;
     assert_error(&polled, 3, "Bad request", "upgraded");
     assert_error(&post(&upgraded.sid, b"41").await, 3, "Bad request", "upgraded");
@@ -189,8 +202,7 @@ async fn a_client_of_another_protocol_is_refused_at_once_and_the_operator_told_o
             assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
         }
     }
-    let told = node.logs("refused a client of another protocol version");
-    assert_eq!(told.len(), 1, "{told:?}");
+    let told = told(&node, "refused a client of another protocol version", 1).await;
     assert_eq!((&told[0]["level"], &told[0]["fields"]["eio"]), (&json!("WARN"), &json!("3")));
     assert!(told[0]["fields"]["message"].as_str().is_some_and(|text| text.contains("update")));
 }
@@ -206,7 +218,7 @@ async fn a_refused_origin_is_told_to_the_operator_once_with_what_to_do() {
         let body: Value = serde_json::from_slice(&answer.body).expect("JSON");
         assert_eq!((&body["code"], &body["message"]), (&json!(4), &json!("Forbidden")));
     }
-    let told = node.logs("refused an origin");
+    let told = told(&node, "refused an origin", 2).await;
     let fields = |name: &'static str| told.iter().map(move |line| line["fields"][name].clone());
     assert!(fields("origin").eq(["https://one.example", "https://two.example"].map(Value::from)));
     assert!(fields("host").all(|host| host == json!(node.address.to_string())), "{told:?}");
@@ -228,7 +240,7 @@ async fn what_is_told_to_the_operator_is_bounded() {
         http.request("GET", &path, &[("Origin", &origin)], b"").await.expect("an answer");
     }
     for text in ["refused an origin", "refused a client of another protocol version"] {
-        assert_eq!(node.logs(text).len(), 100, "{text}");
+        told(&node, text, 100).await;
     }
 }
 
@@ -238,7 +250,6 @@ async fn a_proxy_that_drops_the_upgrade_is_told_to_the_operator_once() {
     for _ in 0..2 {
         ask(&node, "GET", "EIO=4&transport=websocket", false).await;
     }
-    let told = node.logs("without the header Upgrade");
-    assert_eq!(told.len(), 1, "{told:?}");
+    let told = told(&node, "without the header Upgrade", 1).await;
     assert_eq!(told[0]["level"], json!("WARN"));
 }

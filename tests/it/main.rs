@@ -22,6 +22,7 @@ mod nodes;
 mod overtake;
 mod presence_faults;
 mod profiles;
+mod protocol;
 mod recovery;
 mod recovery_faults;
 mod recovery_partitions;

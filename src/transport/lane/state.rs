@@ -21,6 +21,10 @@ use crate::transport::{
 /// How a marker begins. A marker is sent to a lane through the engine's queue, and swallowed when
 /// it passes. No application event has this name.
 const MARKER: &[u8] = b"42[\"~lane\",";
+/// The engine pings its client at once, where the protocol has the first ping after the interval.
+const PING: &[u8] = b"2";
+/// A client's answer to a ping, as a masked text frame.
+const PONG: &[u8] = b"\x81\x81\x00\x00\x00\x003";
 /// Slices in one write. The system takes 1 024, and a backlog seldom has more than a few.
 const SLICES_MAX: usize = 64;
 /// Bytes of one read.
@@ -49,6 +53,16 @@ pub enum Reading {
     PausedSince(Instant),
     /// Paused for as long as pongs allow: reading goes on, and new requests are answered `busy`.
     PauseExpired,
+}
+
+/// The engine's ping right after a fresh websocket has opened. The client does not get it, and the
+/// lane answers it in the client's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FirstPing {
+    Expected,
+    /// The engine waits for the answer, which must not come within a message of the client.
+    Unanswered,
+    Past,
 }
 
 /// News about the session from the engine's frames.
@@ -101,6 +115,7 @@ pub struct LaneState {
     came: Bytes,
     /// Follows what the client sends.
     pub inspector: Inspector,
+    first_ping: FirstPing,
     /// The start of a frame whose end the engine has not written yet. The engine writes whole
     /// frames as long as every write is taken, so this stays empty.
     unfinished: Box<[u8]>,
@@ -129,6 +144,8 @@ impl LaneState {
             connect_reply: None,
             came,
             inspector: Inspector::default(),
+            // A session that polled before has had its first ping there.
+            first_ping: if sid.is_some() { FirstPing::Past } else { FirstPing::Expected },
             unfinished: Box::default(),
             guard,
         }
@@ -194,8 +211,8 @@ impl LaneState {
         (passed, is_bounded)
     }
 
-    /// Writes whole frames of the engine, in order: without the marker, and with our connect reply
-    /// in place of the engine's.
+    /// Writes whole frames of the engine, in order: without the marker and the first ping, and with
+    /// our connect reply in place of the engine's.
     fn pass(&mut self, frames: &[u8]) -> Passed {
         let mut passed = Passed::default();
         let mut from = 0;
@@ -207,6 +224,11 @@ impl LaneState {
             if let Some(number) = text.strip_prefix(MARKER) {
                 self.write_own(&frames[from..at]);
                 self.marker_passed(number);
+                from = end;
+            } else if text == PING && self.first_ping == FirstPing::Expected {
+                self.write_own(&frames[from..at]);
+                self.first_ping = FirstPing::Unanswered;
+                self.reader.iter().for_each(Waker::wake_by_ref);
                 from = end;
             } else if let Order::Opening { retry } = self.order {
                 if let Some(sid) = opened_session(text) {
@@ -327,18 +349,25 @@ impl LaneState {
     /// Reads as much as there is, whatever the engine has room for: it keeps a buffer for each
     /// connection, which must be small, and small reads are dear.
     pub fn read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut size_max = into.remaining();
+        if self.first_ping == FirstPing::Unanswered {
+            match self.inspector.until_between_messages() {
+                0 => self.answer_first_ping(),
+                rest => size_max = size_max.min(rest),
+            }
+        }
         let Some(stream) = &mut self.stream else { return Poll::Ready(Err(ended_error())) };
         if self.came.is_empty() {
             self.came = std::task::ready!(SCRATCH.with_borrow_mut(|scratch| {
                 let mut read = ReadBuf::new(scratch);
                 std::task::ready!(stream.poll_read(cx, &mut read))?;
-                let size = read.filled().len().min(into.remaining());
+                let size = read.filled().len().min(size_max);
                 let (first, rest) = read.filled().split_at(size);
                 into.put_slice(first);
                 Poll::Ready(Ok::<_, io::Error>(Bytes::copy_from_slice(rest)))
             }))?;
         } else {
-            let size = self.came.len().min(into.remaining());
+            let size = self.came.len().min(size_max);
             into.put_slice(&self.came.split_to(size));
             if self.came.is_empty() {
                 // An empty slice would keep what it was cut from.
@@ -346,6 +375,15 @@ impl LaneState {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// The answer is what the engine reads next.
+    fn answer_first_ping(&mut self) {
+        self.first_ping = FirstPing::Past;
+        self.came = match self.came.is_empty() {
+            true => Bytes::from_static(PONG),
+            false => [PONG, &self.came].concat().into(),
+        };
     }
 
     /// One write. `None`: the stream takes no more, or failed; its reader sees the failure.
