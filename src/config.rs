@@ -42,6 +42,11 @@ pub struct Config {
     )]
     pub cors_origins: Vec<String>,
 
+    /// Directory of your own page, whose index.html is served at /; the chat page is then at
+    /// /roomcast/
+    #[arg(long = "static", value_name = "DIR", env = "ROOMCAST_STATIC", help_heading = "Serving")]
+    static_dir: Option<PathBuf>,
+
     /// Transports offered to clients
     #[arg(
         long,
@@ -263,6 +268,10 @@ impl Config {
 
     pub fn api_key_file(&self) -> Option<&Path> {
         self.api_key_file.as_deref().filter(|path| !path.as_os_str().is_empty())
+    }
+
+    pub fn static_dir(&self) -> Option<&Path> {
+        self.static_dir.as_deref().filter(|dir| !dir.as_os_str().is_empty())
     }
 
     /// An empty variable counts as not set, as compose files pass unset ones.

@@ -34,6 +34,7 @@ use crate::{
         },
         assets, health,
         origin::{self, Origins},
+        static_dir::{StaticDir, StaticDirError},
     },
     shutdown::Tasks,
     sockets::{
@@ -71,6 +72,8 @@ pub enum StartError {
     #[error("no threads to deliver with: {0}")]
     Delivery(io::Error),
     #[error(transparent)]
+    Static(#[from] StaticDirError),
+    #[error(transparent)]
     Data(#[from] sqlite::error::OpenError),
     #[error(transparent)]
     ApiKeys(#[from] KeyFileError),
@@ -81,7 +84,10 @@ pub enum StartError {
 impl StartError {
     /// Whether other flags would help.
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Redis(redis::ConfigError::Url { .. }) | Self::ApiKeys(_))
+        matches!(
+            self,
+            Self::Static(_) | Self::ApiKeys(_) | Self::Redis(redis::ConfigError::Url { .. })
+        )
     }
 }
 
@@ -134,6 +140,7 @@ impl Server {
     #[expect(clippy::unused_async, reason = "it spawns, and so runs inside a runtime")]
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let api_keys = config.api_key_file().map(ApiKeys::read).transpose()?.unwrap_or_default();
+        let static_dir = config.static_dir().map(StaticDir::open).transpose()?;
         let mut listeners = Vec::new();
         for address in config.addresses() {
             let failed = |error| StartError::Listen { address, error };
@@ -200,7 +207,7 @@ impl Server {
             .layer(middleware::from_fn_with_state(origins.clone(), origin::guard))
             .layer(middleware::map_response(never_cached));
         let app = socket_io
-            .merge(assets::routes())
+            .merge(assets::routes(static_dir))
             .merge(health::routes(store.lifecycle.health(), tasks.clone()))
             .merge(api::routes(chat.clone(), api_keys, config.transport_bytes_max))
             .layer(origin::cors(origins));

@@ -6,13 +6,15 @@
 
 use axum::{
     Router,
+    handler::HandlerWithoutStateExt as _,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
-    response::{IntoResponse, Response},
+    response::{IntoResponse, Redirect, Response},
     routing::get,
 };
 use rust_embed::{Embed, EmbeddedFile};
 use tower_http::{compression::CompressionLayer, set_header::SetResponseHeaderLayer};
 
+use super::static_dir::StaticDir;
 use crate::random;
 
 /// Everything below `static/`. A debug build reads the files on each request, so an edited page
@@ -30,35 +32,56 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
     img-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";
 
-/// `/` and its files, `/socket.io/socket.io.js` and its siblings, and a 404 for the rest.
+/// Only a debug build, which reads the files on each request, can miss one.
+const GONE: StatusCode = StatusCode::NOT_FOUND;
+
+const NOSNIFF: [(HeaderName, &str); 1] = [(header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+
+/// The page and its files at `/`, `/socket.io/socket.io.js` and its siblings, and a 404 for the
+/// rest. With a directory of the user's own, its files are at `/` and the page is at `/roomcast/`.
 ///
-/// Socket.IO's own layer answers 400 to every path below `/socket.io/` that it does not know, so
-/// these routes must be asked first.
-pub fn routes() -> Router {
-    let mut page = Router::new().route("/", get(move |headers| serve_page("index.html", headers)));
-    let mut client = Router::new();
-    for path in Files::iter() {
-        let path = path.into_owned();
-        match path.strip_prefix(CLIENT) {
-            Some(name) if name.starts_with("socket.io") => {
-                let route = format!("/socket.io/{name}");
-                client = client.route(&route, get(move |headers| serve_client(path, headers)));
-            }
-            // The licence and the hashes are only for readers of the repository.
-            Some(_) => {}
-            None => {
-                let route = format!("/{path}");
-                page = page.route(&route, get(move |headers| serve_page(path, headers)));
-            }
+/// The user's files get no content security policy: what they may run is not for us to say.
+pub fn routes(static_dir: Option<StaticDir>) -> Router {
+    let client = client().layer(CompressionLayer::new());
+    match static_dir {
+        None => page("/").fallback(|uri| not_found(uri, "/")).merge(client),
+        Some(dir) => {
+            let missing = (|uri| not_found(uri, "/roomcast/")).into_service();
+            page("/roomcast/")
+                .route("/roomcast", get(|| async { Redirect::temporary("/roomcast/") }))
+                .merge(client)
+                .fallback_service(dir.service(missing))
         }
     }
-    let page = page
-        .fallback(not_found)
-        .layer(always(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY))
-        .layer(always(header::REFERRER_POLICY, "no-referrer"));
-    page.merge(client)
+}
+
+/// The URLs in the page are relative to `base`, but for those of the client: its path is always
+/// the same.
+fn page(base: &str) -> Router {
+    let index = get(move |headers| serve_page("index.html", headers));
+    let mut page = Router::new().route(base, index);
+    for path in Files::iter().filter(|path| !path.starts_with(CLIENT)) {
+        let route = format!("{base}{path}");
+        page = page.route(&route, get(move |headers| serve_page(path, headers)));
+    }
+    page.layer(always(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY))
+        .layer(always(header::REFERRER_POLICY, "no-referrer"))
         .layer(always(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(CompressionLayer::new())
+}
+
+/// Only the bundles: the licence and the hashes are for readers of the repository.
+fn client() -> Router {
+    let mut client = Router::new();
+    for path in Files::iter() {
+        let Some(name) = path.strip_prefix(CLIENT).filter(|name| name.starts_with("socket.io"))
+        else {
+            continue;
+        };
+        let route = format!("/socket.io/{name}");
+        client = client.route(&route, get(move |headers| serve_client(path, headers)));
+    }
+    client.layer(always(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
 }
 
 fn always(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
@@ -69,7 +92,7 @@ fn always(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<Heade
 #[expect(clippy::unused_async, reason = "axum's handlers are async")]
 async fn serve_page(path: impl AsRef<str>, headers: HeaderMap) -> Response {
     let Some(file) = Files::get(path.as_ref()) else {
-        return missing(path.as_ref());
+        return GONE.into_response();
     };
     let hash = random::to_hex(&file.metadata.sha256_hash()[..8]);
     let content_type = match file.metadata.mimetype() {
@@ -83,7 +106,7 @@ async fn serve_page(path: impl AsRef<str>, headers: HeaderMap) -> Response {
 #[expect(clippy::unused_async, reason = "axum's handlers are async")]
 async fn serve_client(path: impl AsRef<str>, headers: HeaderMap) -> Response {
     let Some(file) = Files::get(path.as_ref()) else {
-        return missing(path.as_ref());
+        return GONE.into_response();
     };
     let kind = if path.as_ref().ends_with(".map") { "json" } else { "javascript" };
     let content_type = format!("application/{kind}; charset=utf-8");
@@ -120,13 +143,10 @@ fn is_among(tag: &str, tags: &str) -> bool {
     tags.split(',').any(|one| one.trim() == "*" || opaque(one) == opaque(tag))
 }
 
-async fn not_found(uri: Uri) -> Response {
-    missing(uri.path().trim_start_matches('/'))
-}
-
-fn missing(path: &str) -> Response {
-    let words = format!("There is nothing at /{path}. The chat is at /.\n");
-    (StatusCode::NOT_FOUND, words).into_response()
+#[expect(clippy::unused_async, reason = "axum's handlers are async")]
+async fn not_found(uri: Uri, chat: &str) -> Response {
+    let words = format!("There is nothing at {}. The chat is at {chat}.\n", uri.path());
+    (StatusCode::NOT_FOUND, NOSNIFF, words).into_response()
 }
 
 #[cfg(test)]
@@ -146,7 +166,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let request = request.body(Body::empty()).unwrap();
-        let response = routes().oneshot(request).await.unwrap();
+        let response = routes(None).oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, 1024 * 1024).await.unwrap();
         (Response::from_parts(parts, Body::empty()), body.to_vec())
@@ -179,11 +199,12 @@ mod tests {
     async fn every_file_the_page_names_is_served() {
         let (_, body) = fetch("/", &[]).await;
         let html = String::from_utf8(body).unwrap();
-        let named: Vec<&str> =
-            html.split(['"']).filter(|text| text.starts_with('/') && text.contains('.')).collect();
+        let named = ["href=\"", "src=\""].into_iter().flat_map(|name| html.split(name).skip(1));
+        let named: Vec<&str> = named.filter_map(|rest| rest.split('"').next()).collect();
         assert!(named.len() > 5, "{named:?}");
-        for path in named {
-            let (response, body) = fetch(path, &[]).await;
+        for name in named {
+            let path = format!("/{}", name.trim_start_matches('/'));
+            let (response, body) = fetch(&path, &[]).await;
             assert_eq!(response.status(), StatusCode::OK, "{path}");
             assert!(!body.is_empty(), "{path}");
         }

@@ -4,3 +4,4 @@ pub mod api;
 pub mod assets;
 pub mod health;
 pub mod origin;
+pub mod static_dir;

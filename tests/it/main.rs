@@ -31,6 +31,7 @@ mod redis;
 mod search;
 mod session_faults;
 mod sqlite;
+mod static_dir;
 mod stop;
 mod tidy;
 mod together;
