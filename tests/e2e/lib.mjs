@@ -65,13 +65,26 @@ export class Bench {
   }
 
   /** Runs a program that dies with this process, even if this process is killed. */
-  run(program, args) {
+  run(program, args, { cwd, env = {} } = {}) {
     const child = spawn("setpriv", ["--pdeathsig", "KILL", program, ...args], {
       stdio: ["ignore", "pipe", "pipe"],
+      cwd,
+      env: { ...process.env, ...env },
     });
     child.gone = once(child, "exit").then(([code, signal]) => ({ code, signal }));
     this.onEnd(() => end(child, "SIGKILL"));
     return child;
+  }
+
+  /** Runs a program to its end; throws with all that it printed if it fails. */
+  async succeeds(program, args, options) {
+    const child = this.run(program, args, options);
+    let printed = "";
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.on("data", (chunk) => (printed += chunk));
+    }
+    const [code] = await once(child, "close");
+    if (code !== 0) throw new Error(`${program} ${args.join(" ")} failed with ${code}:\n${printed}`);
   }
 
   async node({ listen = "127.0.0.1:0", data = "memory", redis, args = [] } = {}) {
@@ -113,7 +126,7 @@ export class Bench {
   }
 
   /** A browser of its own: no cookie, no cache, nothing kept. */
-  async browser() {
+  async browser(args = []) {
     const { chromium } = await import("playwright-core");
     const context = await chromium.launchPersistentContext(this.directory(), {
       executablePath: CHROMIUM,
@@ -126,6 +139,7 @@ export class Bench {
         "--disable-background-networking",
         "--disable-component-update",
         "--disable-sync",
+        ...args,
       ],
     });
     this.onEnd(() => context.close());
