@@ -103,6 +103,39 @@ test("next: the built page chats from an origin of its own", async (t) => {
   await chats(bench, node, page);
 });
 
+test("react-rooms: people in one room hear each other, and nobody else does", async (t) => {
+  const bench = new Bench(t);
+  const node = await bench.node();
+  const url = await preview(bench, await built(bench, "react-rooms", { VITE_ROOMCAST_URL: node.url }));
+  const enter = async (name, room) => {
+    const page = await open(bench, url);
+    await page.fill("[placeholder=Name]", name);
+    await page.fill("[placeholder=Room]", room);
+    await page.click("button");
+    await page.getByRole("heading", { name: `Room ${room}` }).waitFor();
+    return page;
+  };
+  const write = async (page, text) => {
+    await page.fill("[placeholder=Message]", text);
+    await page.click("button");
+  };
+  const ann = await enter("Ann", "attic");
+  const ben = await enter("Ben", "attic");
+  const eve = await enter("Eve", "cellar");
+
+  await write(ann, "hello");
+  await shows(ben, ["Ann hello"]);
+  await write(ben, "hi Ann");
+  await write(eve, "anybody here?");
+  await write(ann, "bye");
+  // Each shows its own message itself, and the server does not send it again.
+  const all = ["Ann hello", "Ben hi Ann", "Ann bye"];
+  await shows(ben, all);
+  await shows(ann, all);
+  await shows(eve, ["Eve anybody here?"]);
+  for (const page of [ann, ben, eve]) assert.deepEqual(page.complaints, []);
+});
+
 /** The bot answers in its room, in direct messages, and again after its server was away. */
 async function answersPing(bench, program, args, cwd) {
   const listen = `127.0.0.1:${await freePort()}`;

@@ -18,6 +18,7 @@ mod folding;
 mod harness;
 mod kinds;
 mod lanes;
+mod migrate;
 mod nodes;
 mod overtake;
 mod presence_faults;
