@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { io } from "socket.io-client";
-import { Bench, freePort, pause, send, until } from "./lib.mjs";
+import { Bench, freePort, ownId, pause, send, until } from "./lib.mjs";
 
 const TRANSPORTS = {
   "polling only": { transports: ["polling"] },
@@ -134,7 +134,7 @@ test("the client's own retries get every message there, once and in order", asyn
   const options = { auth: { token: "retrying" }, retries: 20, ackTimeout: 1_000 };
   const client = await bench.client(node, options);
   const expected = Array.from({ length: 200 }, (_, n) => `r${n}`);
-  const acks = expected.map((text) => client.emitWithAck("user-message", text, `id-${text}`));
+  const acks = expected.map((text) => client.emitWithAck("user-message", text, ownId(`id-${text}`)));
   await until("some are there", () => client.heard.length > 20);
   await node.stop("SIGKILL");
   const again = await bench.node({ listen, data });

@@ -225,6 +225,9 @@ function fieldsOf(line) {
   }
 }
 
+/** A message id of this name, in a form that the rule table takes for one. */
+export const ownId = (name) => Buffer.from(name).toString("hex").padStart(16, "0");
+
 /** The ack of a `user-message`. */
 export const send = (socket, ...args) => socket.timeout(10_000).emitWithAck("user-message", ...args);
 

@@ -4,6 +4,7 @@
 import { connect } from "node:net";
 import { createInterface } from "node:readline";
 import { io } from "socket.io-client";
+import { ownId } from "./lib.mjs";
 
 const { port, pauseMaxMs, people } = JSON.parse(process.argv[2]);
 const ACK_MS = 4_000;
@@ -87,7 +88,7 @@ class Person {
 
   #speech(room, id, at) {
     const body = { id, at: Math.round(at) };
-    if (!this.#native) return ["user-message", body, id];
+    if (!this.#native) return ["user-message", body, ownId(id)];
     return ["send", { room, text: JSON.stringify(body), id }];
   }
 

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { io } from "socket.io-client";
-import { Bench, freePort, send, until } from "./lib.mjs";
+import { Bench, freePort, ownId, send, until } from "./lib.mjs";
 
 const TRANSPORTS = {
   "polling only": { transports: ["polling"] },
@@ -134,7 +134,7 @@ test("retries of the official client show once, over a lost connection", async (
   const sender = await bench.client(node, { retries: 5, ackTimeout: 300, auth: { token: "me" } });
   const acks = [];
   for (let n = 0; n < 20; n += 1) {
-    sender.emit("user-message", `m${n}`, `id-${n}`, (error, ack) => acks.push(error ?? ack));
+    sender.emit("user-message", `m${n}`, ownId(`id-${n}`), (error, ack) => acks.push(error ?? ack));
     if (n % 5 === 4) sender.io.engine.close();
   }
   await until("all are acked", () => acks.length === 20);

@@ -9,7 +9,7 @@ use crate::harness::{
     client::{Client, Options, Transport},
     eventually, free_port,
     node::Node,
-    packet,
+    packet::{self, own_id},
     redis::{Connection, Keeps, Redis, Reply},
 };
 
@@ -78,7 +78,7 @@ async fn a_retry_on_another_node_shows_once() {
     for node in [&nodes[0], &nodes[1], &nodes[0]] {
         let options = Options::new(Transport::WebSocket).auth(json!({ "token": "mine" }));
         let sender = Client::connected(node.address, options).await;
-        acks.push(sender.request("user-message", &[json!("once"), json!("id-1")]).await);
+        acks.push(sender.request("user-message", &[json!("once"), json!(own_id("id-1"))]).await);
         if acks.len() == 3 {
             sender.request("user-message", &[json!("end")]).await;
         }

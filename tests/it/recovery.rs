@@ -11,7 +11,7 @@ use crate::harness::{
     eventually,
     http::Http,
     node::Node,
-    packet::Event,
+    packet::{Event, own_id},
     redis::{Keeps, Redis, Reply},
 };
 
@@ -328,7 +328,7 @@ async fn an_ack_that_was_lost_is_given_again_and_the_message_shown_once() {
         let client = plain(&nodes[0], transport).await;
         // Not what another transport's client said last: that may still be on its way to this node.
         let [once, end] = ["once", "end"].map(|word| format!("{word} {transport:?}"));
-        let message = [json!(once), json!(format!("id {transport:?}"))];
+        let message = [json!(once), json!(own_id(&format!("id {transport:?}")))];
         client.stop_reading();
         client.emit_for_ack("user-message", &message).await;
         // Stored, so that only the ack can be lost.

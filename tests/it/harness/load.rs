@@ -16,6 +16,7 @@ use super::{
     PATIENCE, Random,
     checker::{Attempt, History, JoinResult, Life, Moment, Outcome, Position, Report, check},
     client::{Answer, Client, Options, Transport},
+    packet::own_id,
 };
 
 /// Past the last fault, everything under way must have arrived within this time.
@@ -188,7 +189,7 @@ impl Sender {
         for id in ids {
             let body = json!({ "id": id });
             let at = self.clock.elapsed();
-            sent.push((at, client.emit_for_ack("user-message", &[body, json!(id)]).await));
+            sent.push((at, client.emit_for_ack("user-message", &[body, json!(own_id(id))]).await));
         }
         let mut outcomes = Vec::with_capacity(ids.len());
         for (id, (at, answer)) in ids.iter().zip(sent) {

@@ -114,3 +114,9 @@ mod tests {
         assert_eq!(parse("é"), Packet::Other("é".into()));
     }
 }
+
+/// A message id of this name, in a form that the rule table takes for one.
+pub fn own_id(name: &str) -> String {
+    let digits: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("{digits:0>16}")
+}

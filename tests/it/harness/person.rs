@@ -18,7 +18,7 @@ use super::{
     client::{Answer, Client, Options, Transport},
     diary::Diary,
     load::LOBBY,
-    packet::Event,
+    packet::{Event, own_id},
 };
 
 /// How often it tries to come back to say that it leaves.
@@ -50,7 +50,7 @@ impl Dialect {
         let at = u64::try_from(at.as_millis()).expect("a test is short");
         let body = json!({ "id": id, "at": at });
         match self {
-            Self::Plain => ("user-message", vec![body, json!(id)]),
+            Self::Plain => ("user-message", vec![body, json!(own_id(id))]),
             Self::Native => {
                 ("send", vec![json!({ "room": room, "text": body.to_string(), "id": id })])
             }
