@@ -180,6 +180,17 @@ async fn a_repeated_key_is_one_message_on_every_node() {
             assert_eq!(again.post(path, None, body.clone()).await, (201, first.clone()));
             assert_eq!(again.post(path, Some(key), body).await, (201, first.clone()));
         }
+        // The same key for anything else would lose a message.
+        let bob = own_id(&world.connect(1, "bob").await).await;
+        let direct = format!("/direct/{bob}/messages");
+        for (path, text) in
+            [(path, "other"), ("/rooms/cellar/messages", "hello"), (&direct, "hello")]
+        {
+            for rest in [&here, &there] {
+                let (status, problem) = rest.post(path, Some(key), json!({ "text": text })).await;
+                assert_eq!((status, &problem["code"]), (409, &json!("conflict")), "{path} {text}");
+            }
+        }
         // A socket of the same user repeats it too, and another user has keys of its own.
         let ann = world.connect(1, "ann").await;
         join(&ann, "attic", None).await;

@@ -127,6 +127,7 @@ mod tests {
             (Code::Forbidden, 403, None),
             (Code::NotFound, 404, None),
             (Code::Taken, 409, None),
+            (Code::Conflict, 409, None),
             (Code::Busy, 429, Some("1")),
             (Code::Unavailable, 503, Some("1")),
             (Code::Unconfirmed, 504, None),
