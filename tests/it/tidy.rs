@@ -14,7 +14,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["sockets", "http", "chat", "delivery", "dialects", "transport", "store", "domain"],
     ),
     ("sockets", &["chat", "delivery", "dialects", "transport", "store", "domain"]),
-    ("http", &["chat", "store", "domain"]),
+    ("http", &["chat", "dialects", "store", "domain"]),
     ("chat", &["delivery", "dialects", "transport", "store", "domain"]),
     ("delivery", &["dialects", "transport", "store", "domain"]),
     ("dialects", &["domain"]),

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use crate::{
     chat::{Neighbourhood, Sent},
+    dialects::text::text_of,
     domain::{
         message::{Message, MessageStatus},
         page::Page,
@@ -43,7 +44,8 @@ struct ListedMessage<'a> {
     seq: u64,
     id: &'a str,
     from: ListedAuthor<'a>,
-    /// Empty, when the message was deleted. A body that is not text is shown as JSON text.
+    /// Empty, when the message was deleted. Of a body that is not text it is what people
+    /// read of it, as in the native dialect.
     text: String,
     /// Milliseconds since 1970.
     at: u64,
@@ -213,16 +215,14 @@ fn reactions(message: &Message) -> Vec<ListedReaction<'_>> {
     listed
 }
 
-/// A body that is text as it is, nothing for `null`, and any other JSON as text.
+/// What people read of a body, as in the native dialect.
 fn text(body: &Body) -> String {
-    match body.as_json() {
-        "null" => String::new(),
-        text if text.starts_with('"') => {
-            let JsonText(bytes) = serde_json::from_str(text).expect("a body is one JSON value");
-            String::from_utf8_lossy(&bytes).into_owned()
-        }
-        other => other.to_owned(),
+    let json = body.as_json();
+    if !json.starts_with('"') {
+        return text_of(json).into_owned();
     }
+    let JsonText(bytes) = serde_json::from_str(json).expect("a body is one JSON value");
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The bytes of a JSON text. JSON allows half of a surrogate pair, which is no text: many clients
@@ -259,6 +259,7 @@ mod tests {
             (r#""""#, ""),
             ("null", ""),
             (r#"{"a":[1,"\ud800"]}"#, r#"{"a":[1,"\ud800"]}"#),
+            (r#"{"text":"hello"}"#, "hello"),
             ("7", "7"),
         ] {
             assert_eq!(text(&Body::from_json(json)), shown, "{json}");
