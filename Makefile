@@ -1,7 +1,7 @@
 # `make test` is what the continuous integration runs; it first installs what is missing.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fmt lint unit e2e chaos audit bench tools
+.PHONY: help run test fmt lint unit e2e api chaos audit bench tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -9,7 +9,7 @@ help: ## Show this list
 run: ## Serve the chat at http://localhost:9000
 	cargo run --release
 
-test: tools fmt lint unit e2e audit ## Check everything: format, lints, unit, wire, client, browser
+test: tools fmt lint unit e2e api audit ## Check everything: format, lints, unit, wire, client, browser
 	@echo "make test: all passed"
 
 fmt: ## Check the format (to repair it: cargo fmt)
@@ -24,6 +24,10 @@ unit: tools tests/e2e/node_modules ## Run the Rust tests, unit and over the wire
 e2e: tools tests/e2e/node_modules ## Run the official socket.io-client and a browser against the server
 	cargo build --locked
 	cd tests/e2e && npm test
+
+api: tools ## Try the REST API with generated requests, against its OpenAPI document
+	cargo build --locked
+	.ci/api
 
 chaos: tools tests/e2e/node_modules ## Break everything, again and again, over 20 seeds (half an hour)
 	ROOMCAST_SEEDS=20 ROOMCAST_ROUNDS=2 cargo test --locked --test it chaos
