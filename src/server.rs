@@ -141,11 +141,7 @@ impl Server {
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let api_keys = config.api_key_file().map(ApiKeys::read).transpose()?.unwrap_or_default();
         let static_dir = config.static_dir().map(StaticDir::open).transpose()?;
-        let mut listeners = Vec::new();
-        for address in config.addresses() {
-            let failed = |error| StartError::Listen { address, error };
-            listeners.push(listen(address).map_err(failed)?);
-        }
+        let listeners = listen_all(config)?;
         let delivery = DeliveryThreads::start().map_err(StartError::Delivery)?;
         let Opened { store, log_events, node_events } = {
             let _there = delivery.handle().enter();
@@ -159,16 +155,11 @@ impl Server {
             &transport.on(delivery.handle()),
         );
         let dialects = Dialects::builtin();
-        let limits = Limits {
-            message_bytes_max: config.message_bytes_max,
-            in_flight_max: config.in_flight_max,
-            rooms_max: config.rooms_max as usize,
-        };
         let replay = ReplayBuffer::new(Arc::clone(&store.log), dialects);
         let subscriptions = Subscriptions::new(registry.clone(), dialects);
         let chat = Chat::new(
             store.clone(),
-            limits,
+            limits(config),
             subscriptions.clone(),
             replay.clone(),
             tasks.on(delivery.handle()),
@@ -183,13 +174,7 @@ impl Server {
         let (service, io) = sockets::build(config, sockets);
         let broadcaster = Broadcaster::new(io, subscriptions.clone(), registry.clone());
         chat.open(broadcaster.clone());
-        for dialect in dialects.all() {
-            for (index, period) in dialect.ticks().into_iter().enumerate() {
-                let ticking =
-                    ticks::emit(broadcaster.clone(), dialect, index, period, tasks.clone());
-                tasks.spawn("ticks", ticking);
-            }
-        }
+        spawn_ticks(dialects, &broadcaster, &tasks);
         let log = Arc::clone(&store.log);
         let relaying = Relay { log, replay, subscriptions, broadcaster };
         relay.spawn_vital("relay", relaying.run(log_events));
@@ -198,11 +183,9 @@ impl Server {
 
         let offers = sockets::offers(config);
         let origins = Origins::new(config.cors_origins.clone());
+        let endpoint = Endpoint::new(SOCKET_PATH, service, registry.clone(), offers);
         let socket_io = Router::new()
-            .route(
-                SOCKET_PATH,
-                Endpoint::new(SOCKET_PATH, service, registry.clone(), offers).route(),
-            )
+            .route(SOCKET_PATH, endpoint.route())
             .layer(middleware::from_fn_with_state(dialects, profile::choose))
             .layer(middleware::from_fn_with_state(origins.clone(), origin::guard))
             .layer(middleware::map_response(never_cached));
@@ -256,6 +239,23 @@ impl Server {
             Err(_elapsed) => {
                 tracing::warn!(?deadline, "stopped at the deadline; some connections were cut")
             }
+        }
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        message_bytes_max: config.message_bytes_max,
+        in_flight_max: config.in_flight_max,
+        rooms_max: config.rooms_max as usize,
+    }
+}
+
+fn spawn_ticks(dialects: Dialects, broadcaster: &Broadcaster, tasks: &Tasks) {
+    for dialect in dialects.all() {
+        for (index, period) in dialect.ticks().into_iter().enumerate() {
+            let ticking = ticks::emit(broadcaster.clone(), dialect, index, period, tasks.clone());
+            tasks.spawn("ticks", ticking);
         }
     }
 }
@@ -324,6 +324,12 @@ async fn log_health(mut health: watch::Receiver<Health>, tasks: Tasks) {
             () = tasks.stopping() => return,
         }
     }
+}
+
+fn listen_all(config: &Config) -> Result<Vec<TcpListener>, StartError> {
+    let listening =
+        |address| listen(address).map_err(|error| StartError::Listen { address, error });
+    config.addresses().into_iter().map(listening).collect()
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

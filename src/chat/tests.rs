@@ -194,8 +194,9 @@ async fn rosters_are_read_a_few_at_a_time_and_each_is_known_at_once() {
 }
 
 #[tokio::test]
-async fn a_user_without_a_connection_sends_a_message() {
-    let (_slow, chat) = chat();
+async fn a_user_without_a_connection_sends_a_message_under_its_name() {
+    let (slow, chat) = chat();
+    slow.profiles.add_permits(1);
     let user = ann("x").id;
     let send = |room: &str| {
         let to = Destination::Room(RoomName::parse(room).unwrap());
@@ -210,5 +211,6 @@ async fn a_user_without_a_connection_sends_a_message() {
     assert_eq!(refused.unwrap_err().code, Code::Forbidden);
     let page = PageRequest { room: sent.room, page: Page::Newest, limit: 9, epoch: None };
     let history = chat.history(Actor::user(&user), page).await.unwrap();
-    assert_eq!(history.messages.len(), 1);
+    let names: Vec<_> = history.messages.into_iter().map(|message| message.name).collect();
+    assert_eq!(names, [Some(ann("Old").name)]);
 }
