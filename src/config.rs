@@ -44,7 +44,13 @@ pub struct Config {
 
     /// Directory of your own page, whose index.html is served at /; the chat page is then at
     /// /roomcast/
-    #[arg(long = "static", value_name = "DIR", env = "ROOMCAST_STATIC", help_heading = "Serving")]
+    #[arg(
+        long = "static",
+        value_name = "DIR",
+        env = "ROOMCAST_STATIC",
+        value_parser = path,
+        help_heading = "Serving"
+    )]
     static_dir: Option<PathBuf>,
 
     /// Transports offered to clients
@@ -135,7 +141,7 @@ pub struct Config {
         long,
         value_name = "FILE",
         env = "ROOMCAST_API_KEY_FILE",
-        hide_env_values = true,
+        value_parser = path,
         help_heading = "Serving"
     )]
     api_key_file: Option<PathBuf>,
@@ -376,6 +382,11 @@ fn size(text: &str) -> Result<usize, String> {
     }
 }
 
+/// clap's own parser refuses an empty value, which counts as not set.
+fn path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
+    Ok(PathBuf::from(text))
+}
+
 fn origin(text: &str) -> Result<String, String> {
     let text = text.trim_end_matches('/');
     let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
@@ -424,6 +435,14 @@ mod tests {
         assert_eq!(format!("{url} {url:?}"), "redis://***@db:6379/0 redis://***@db:6379/0");
         let refused = parse(&["--redis", "http://user:s3cret@db"]).unwrap_err();
         assert!(refused.contains("--redis") && !refused.contains("s3cret"), "{refused}");
+    }
+
+    #[test]
+    fn an_empty_path_counts_as_not_set() {
+        let config = parse(&["--api-key-file", "", "--static", ""]).unwrap();
+        assert_eq!((config.api_key_file(), config.static_dir()), (None, None));
+        let config = parse(&["--api-key-file", "keys"]).unwrap();
+        assert_eq!(config.api_key_file(), Some(Path::new("keys")));
     }
 
     #[test]
