@@ -130,9 +130,8 @@ async fn post(
     if key.is_some() && id.is_some() && key != id {
         return Err(Problem::bad("Idempotency-Key and id differ; one of them is enough"));
     }
-    let own = key.or(id);
-    let repeatable = own.is_some();
-    let id = own.unwrap_or_else(fresh_id);
+    // A fresh id can be repeated as well: the answer names it when the log has not confirmed.
+    let (id, repeatable) = (key.or(id).unwrap_or_else(fresh_id), true);
     let text = serde_json::to_string(&posted.text).expect("a text is JSON");
     let body = Body::from_json(&text);
     let message = NewMessage { repeatable, ..NewMessage::new(to, id.clone(), body) };

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::list;
 use crate::harness::{
     PATIENCE,
-    chat::two_nodes,
+    chat::{two_nodes, with_token},
+    client::Client,
     http::{self, Http},
     node::Node,
     redis::{Keeps, Redis},
@@ -232,4 +233,32 @@ async fn while_the_log_is_away_the_answer_says_so_and_when_to_come_back() {
         let (status, problem) = rest.get(path).await;
         assert_eq!((status, &problem["code"]), (503, &json!("unavailable")), "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_message_that_was_not_confirmed_is_stored_once_when_it_is_repeated() {
+    let redis = Redis::start(Keeps::Nothing).await;
+    let [node, other] = two_nodes(&redis, &[]).await;
+    let rest = Rest::new(&node, "ann").await;
+    rest.say("attic", "before").await;
+    // The node knows the name of a user that is online there, so it asks Redis nothing before.
+    let ann = Client::connected(node.address, with_token("ann")).await;
+    assert_eq!(ann.request("profile", &[json!({ "name": "Ann" })]).await["ok"], json!(true));
+    redis.freeze();
+    // Without a key the answer names the one that the node has made.
+    let path = "/rooms/attic/messages";
+    let (status, problem) = rest.post(path, None, json!({ "text": "x" })).await;
+    assert_eq!((status, &problem["code"]), (504, &json!("unconfirmed")));
+    let detail = problem["detail"].as_str().expect("a text");
+    let (_, key) = detail.split_once("Idempotency-Key: ").expect("the key to repeat it with");
+    let key = key.trim_end_matches('\'');
+    redis.thaw();
+    for node in [&node, &other] {
+        node.wait_ready(PATIENCE).await;
+        let rest = Rest::new(node, "ann").await;
+        assert_eq!(rest.post(path, Some(key), json!({ "text": "x" })).await.0, 201);
+    }
+    let (_, page) = rest.get(path).await;
+    let texts: Vec<_> = list(&page).iter().map(|one| one["text"].clone()).collect();
+    assert_eq!(texts, ["before", "x"]);
 }
