@@ -127,6 +127,7 @@ async fn open(name: &str, dir: &Path) -> (Store, LogEvents) {
                 partitions: 1,
                 retention: retention(),
                 lease: redis::node::LeaseSettings::default(),
+                agreement: redis::agreement::Agreement::default(),
             })
             .expect("the URL is right");
             let mut health = store.lifecycle.health();

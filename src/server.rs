@@ -290,6 +290,7 @@ fn open_store(config: &Config) -> Result<Opened, StartError> {
                 partitions: config.partitions,
                 retention,
                 lease: redis::node::LeaseSettings::default(),
+                agreement: redis::agreement::Agreement::default(),
             })?);
         }
         Storage::Memory => sqlite::Location::Memory,

@@ -1,5 +1,6 @@
 //! The program from outside: one binary, real processes, loopback only.
 
+mod agreement;
 mod api;
 mod calls;
 mod changes;

@@ -60,6 +60,11 @@ impl Keys {
         format!("{}:nodes", self.base)
     }
 
+    /// Of partition 0 only.
+    pub fn agreed(&self) -> String {
+        format!("{}:agreed", self.base)
+    }
+
     pub fn at(&self, incarnation: &str) -> String {
         format!("{}:at:{incarnation}", self.base)
     }

@@ -80,6 +80,7 @@ pub fn builder(url: &str) -> Result<Builder, Error> {
 pub enum Component {
     Commands,
     Server,
+    Agreement,
     Append,
     Subscription,
 }
@@ -95,9 +96,10 @@ pub struct Status {
 
 impl Status {
     pub fn new(shown: &str) -> Self {
-        let reasons: BTreeMap<_, _> = [Component::Commands, Component::Subscription]
-            .map(|part| (part, format!("Redis at {shown}: connecting")))
-            .into();
+        let reasons: BTreeMap<_, _> =
+            [Component::Commands, Component::Agreement, Component::Subscription]
+                .map(|part| (part, format!("Redis at {shown}: connecting")))
+                .into();
         let first = reasons.values().next().cloned().unwrap_or_default();
         let told = watch::Sender::new(Health::Down { reason: first });
         Self { shown: shown.into(), reasons: Arc::new(Mutex::new(reasons)), told }
@@ -122,7 +124,7 @@ impl Status {
         !reasons.contains_key(&Component::Commands) && !reasons.contains_key(&Component::Server)
     }
 
-    fn is_down(&self, part: Component) -> bool {
+    pub fn is_down(&self, part: Component) -> bool {
         self.reasons.lock().contains_key(&part)
     }
 
@@ -291,6 +293,7 @@ mod tests {
         let mut health = status.watch();
         assert!(matches!(*health.borrow_and_update(), Health::Down { .. }));
         status.up(Component::Commands);
+        status.up(Component::Agreement);
         assert!(!health.has_changed().unwrap(), "still one part down");
         status.up(Component::Subscription);
         assert_eq!(*health.borrow_and_update(), Health::Ready);

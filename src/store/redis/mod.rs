@@ -4,6 +4,7 @@
 //! announces in one script (`append.lua`); the reader, on a thread of its own, delivers what it
 //! hears when it is next in sequence, and otherwise reads the log.
 
+pub mod agreement;
 mod batch;
 mod calls;
 mod frame;
@@ -31,10 +32,11 @@ use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::store::redis::{
+    agreement::{Agreeing, Agreement},
     calls::Caller,
     keys::{Keys, Prefix, fresh_name, partition_of},
-    link::Status,
-    node::{LeaseSettings, Node},
+    link::{Component, Status},
+    node::{LeaseSettings, Node, NodeSettings},
     profiles::RedisProfiles,
     reader::{Began, EventSenders, Reader},
     scripts::{HISTORY, number, text},
@@ -81,6 +83,7 @@ pub struct RedisOptions {
     pub partitions: u16,
     pub retention: RetentionPolicy,
     pub lease: LeaseSettings,
+    pub agreement: Agreement,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +136,9 @@ pub fn open(options: RedisOptions) -> Result<Opened, ConfigError> {
     let (node_sender, node_events) = mpsc::channel(NODE_EVENTS_MAX);
     let caller = Caller { client: client.clone(), status: status.clone() };
     let window = options.retention.recovery_window;
-    let node = Node::start(&caller, options.lease, window, &keys, node_sender.clone(), &tasks);
+    let agreeing = Agreeing::new(options.agreement, options.partitions);
+    let settings = NodeSettings { lease: options.lease, window, agreeing };
+    let node = Node::start(&caller, settings, &keys, node_sender.clone(), &tasks);
     let life = options.retention.history_ttl;
     let profiles = RedisProfiles::new(client.clone(), status.clone(), prefix.clone(), life);
     let reader = Reader::new(
@@ -197,7 +202,8 @@ pub struct Redis {
 
 impl MessageLog for Redis {
     fn append(&self, draft: Draft, settle: Settle) {
-        if !self.status.can_append() {
+        // A node that differs from others may write where they do not read.
+        if !self.status.can_append() || self.status.is_down(Component::Agreement) {
             return settle(Err(AppendError::Unavailable));
         }
         match self.queues.get(usize::from(self.partition(&draft.room))) {

@@ -22,9 +22,11 @@ use crate::{
         NodeEvent,
         error::ReadError,
         redis::{
+            agreement::{Agreeing, Standing},
             calls::{Caller, strange},
             keys::{Keys, fresh_name},
             leased_sessions::CEILING,
+            link::Component,
             presence::RedisPresence,
             scripts::{BEAT, millis, number, text},
             sessions::RedisSessions,
@@ -52,6 +54,15 @@ impl Default for LeaseSettings {
     fn default() -> Self {
         Self { lease: Duration::from_secs(10), beat: Duration::from_secs(3) }
     }
+}
+
+/// What a node is started with.
+#[derive(Debug)]
+pub struct NodeSettings {
+    pub lease: LeaseSettings,
+    /// How long a released session can be claimed.
+    pub window: Duration,
+    pub agreeing: Agreeing,
 }
 
 /// This node's lease in one partition. No I/O.
@@ -116,6 +127,7 @@ pub struct Node {
     caller: Caller,
     settings: LeaseSettings,
     partitions: Vec<Partition>,
+    agreeing: Mutex<Agreeing>,
     pub presence: RedisPresence,
     pub sessions: RedisSessions,
     /// Something waits that cannot wait for the next tick.
@@ -131,12 +143,12 @@ struct Partition {
 impl Node {
     pub fn start(
         caller: &Caller,
-        settings: LeaseSettings,
-        window: Duration,
+        settings: NodeSettings,
         keys: &[Keys],
         node_events: mpsc::Sender<NodeEvent>,
         tasks: &Tasks,
     ) -> Arc<Self> {
+        let NodeSettings { lease: settings, window, agreeing } = settings;
         let (signals, waiting) = Signals::new();
         let sending = signal::send_all(waiting, caller.clone(), keys.to_vec(), tasks.clone());
         tasks.spawn_vital("redis signals", sending);
@@ -149,7 +161,9 @@ impl Node {
         let partition = |keys: &Keys| Partition { keys: keys.clone(), lease: lease() };
         let partitions = keys.iter().map(partition).collect();
         let caller = caller.clone();
-        let node = Arc::new(Self { caller, settings, partitions, presence, sessions, work });
+        let agreeing = Mutex::new(agreeing);
+        let node =
+            Arc::new(Self { caller, settings, partitions, agreeing, presence, sessions, work });
         (0..node.partitions.len()).for_each(|partition| node.begin(partition));
         tasks.spawn_vital("redis lease", Arc::clone(&node).keep(tasks.clone()));
         node
@@ -216,7 +230,13 @@ impl Node {
 
     async fn tend(&self, partition: usize) -> Result<bool, ReadError> {
         let lease = &self.partitions[partition].lease;
-        let gone = self.beat(partition).await.inspect_err(|_| lease.lock().away())?;
+        let beaten = self.beat(partition).await;
+        let gone = beaten.inspect_err(|_| {
+            lease.lock().away();
+            if partition == 0 && self.caller.is_up() && self.agreeing.lock().failed() {
+                self.caller.status.up(Component::Agreement);
+            }
+        })?;
         // Neither waits for the other, nor for its trouble.
         let (told, written) =
             tokio::join!(self.presence.tell_some(partition), self.sessions.write_some(partition));
@@ -245,16 +265,22 @@ impl Node {
                 (lease.due(Instant::now()), lease.incarnation())
             };
             let Some(what) = due else { return Ok(Vec::new()) };
-            let names = vec![keys.nodes(), keys.held(&incarnation), keys.claims()];
-            let arguments = vec![
+            let mut names = vec![keys.nodes(), keys.held(&incarnation), keys.claims()];
+            let mut arguments = vec![
                 incarnation.to_string(),
                 what.to_owned(),
                 millis(self.settings.lease),
                 millis(CEILING),
                 CLAIMS_PER_BEAT.to_string(),
             ];
+            if partition == 0 {
+                names.push(keys.agreed());
+                arguments.extend(self.agreeing.lock().arguments());
+            }
             let reply = self.caller.run(&BEAT, names, arguments).await?;
-            let [mine, next, Value::Array(gone), Value::Array(claimed)] = reply.as_slice() else {
+            let [mine, next, Value::Array(gone), Value::Array(claimed), agreed @ ..] =
+                reply.as_slice()
+            else {
                 return Err(strange("beat.lua"));
             };
             if number(mine) != Some(1) {
@@ -265,7 +291,12 @@ impl Node {
                 self.sessions.lost(partition, entry);
             }
             let next = number(next).map_or(self.settings.beat, Duration::from_millis) + AFTER_END;
-            let pause = if claimed.len() < CLAIMS_PER_BEAT { next } else { Duration::ZERO };
+            let asks_again = match agreed {
+                [Value::Array(agreed)] => self.agree(&incarnation, agreed)?,
+                _ => false,
+            };
+            let is_due = asks_again || claimed.len() == CLAIMS_PER_BEAT;
+            let pause = if is_due { Duration::ZERO } else { next };
             let now = Instant::now();
             let is_first = lease.lock().renewed(now, pause.min(self.settings.beat));
             if is_first {
@@ -275,6 +306,20 @@ impl Node {
             let gone = gone.iter().filter_map(text).filter(|_| may_reap).map(str::to_owned);
             return Ok(gone.collect());
         }
+    }
+
+    /// Whether to ask again at once.
+    fn agree(&self, incarnation: &str, agreed: &[Value]) -> Result<bool, ReadError> {
+        let status = &self.caller.status;
+        let verdict = self.agreeing.lock().judge(incarnation, agreed);
+        match verdict.ok_or_else(|| strange("beat.lua"))? {
+            Standing::Serves => status.up(Component::Agreement),
+            Standing::AskAgain => return Ok(true),
+            Standing::GivesWay(why) => {
+                status.down(Component::Agreement, why);
+            }
+        }
+        Ok(false)
     }
 
     fn lease_ended(&self, partition: usize) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use roomcast::store::{
     Health, RetentionPolicy, Store,
-    redis::{self, node::LeaseSettings},
+    redis::{self, agreement::Agreement, node::LeaseSettings},
 };
 
 use super::{
@@ -52,17 +52,28 @@ pub async fn open(
     retention: RetentionPolicy,
     lease: LeaseSettings,
 ) -> Node {
-    let opened = redis::open(redis::RedisOptions {
+    let node = open_with(url, partitions, (retention, lease), Agreement::default());
+    ready(&node.store, PATIENCE).await;
+    node
+}
+
+/// A node that may never be ready.
+pub fn open_with(
+    url: &str,
+    partitions: u16,
+    (retention, lease): (RetentionPolicy, LeaseSettings),
+    agreement: Agreement,
+) -> Node {
+    let options = redis::RedisOptions {
         shown: url.to_owned(),
         url: url.to_owned(),
         prefix: "test".into(),
         partitions,
         retention,
         lease,
-    })
-    .expect("the options are right");
-    ready(&opened.store, PATIENCE).await;
-    opened.into()
+        agreement,
+    };
+    redis::open(options).expect("the options are right").into()
 }
 
 pub async fn ready(store: &Store, within: Duration) {
