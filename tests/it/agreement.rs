@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::harness::{
     PATIENCE, eventually,
+    node::Node as Server,
     redis::{Keeps, Redis, Reply},
     redis_store::{Mortal, QUICK, open_with, ready},
     store::{Node, append, draft, must_append, retention},
@@ -102,6 +103,25 @@ async fn a_node_with_other_partitions_than_the_data_is_not_ready() {
     let right = start(&redis, 4, Agreement::default());
     ready(&right.store, PATIENCE).await;
     right.store.lifecycle.close().await;
+}
+
+/// Two processes, and what an operator sees of the second one.
+#[tokio::test]
+async fn readyz_and_the_log_say_why_a_node_differs() {
+    let redis = Redis::start(Keeps::Nothing).await;
+    let first = Server::start(&["--redis", &redis.url(), "--partitions", "4"]).await;
+    first.wait_ready(PATIENCE).await;
+    let other = Server::start(&["--redis", &redis.url()]).await;
+    eventually("it says why", PATIENCE, async || {
+        let reason = other.ready().await.expect_err("it never becomes ready");
+        reason.contains("stored in 4 partitions").then_some(())
+    })
+    .await;
+    let logged = other.logs("this node does not serve");
+    let [line] = logged.as_slice() else { panic!("{logged:?}") };
+    let reason = line["fields"]["reason"].as_str().expect("a text");
+    assert!(reason.contains("Start it with --partitions 4"), "{reason}");
+    first.ready().await.expect("the first one serves");
 }
 
 /// Redis names a node and its values for as long as it lives, and a little longer.
