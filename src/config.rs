@@ -3,6 +3,8 @@
 //! This is the only file that reads the environment. A wrong value ends the program with code 64
 //! and one line that names the flag, the value and what is allowed. Secrets are masked when shown.
 
+pub mod values;
+
 use std::{
     fmt,
     net::SocketAddr,
@@ -10,21 +12,28 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, ValueEnum, error::ErrorKind};
+use clap::{Parser, Subcommand, ValueEnum, error::ErrorKind};
+
+use self::values::{ListenAddress, duration, listener, origin, path, prefix, size};
 
 /// A chat server that any socket.io-client can talk to, one node or many over Redis.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "roomcast", version, max_term_width = 100)]
 pub struct Config {
-    /// Address to serve on; repeat the flag for several [default: 0.0.0.0:9000]
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Address to serve on, and after = the profile of its connections; repeat the flag for several
+    /// [default: 0.0.0.0:9000]
     #[arg(
         long = "listen",
-        value_name = "ADDR",
+        value_name = "ADDR[=PROFILE]",
         env = "ROOMCAST_LISTEN",
         value_delimiter = ',',
+        value_parser = listener,
         help_heading = "Serving"
     )]
-    listen: Vec<SocketAddr>,
+    listen: Vec<ListenAddress>,
 
     /// Port that hosting platforms assign; used when no --listen is given
     #[arg(long, value_name = "PORT", env = "PORT", help_heading = "Serving", hide = true)]
@@ -78,6 +87,21 @@ pub struct Config {
     #[arg(long, value_name = "TIME", env = "ROOMCAST_STOP_DEADLINE", default_value = "10s",
           value_parser = duration, help_heading = "Serving")]
     pub stop_deadline: Duration,
+
+    /// File with rules for the events of frontends, which are added to the built-in ones or stand in
+    /// their place
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "ROOMCAST_EVENTS",
+        global = true,
+        help_heading = "Frontends"
+    )]
+    events: Option<String>,
+
+    /// Profile of the rule table for connections that name none [default: plain]
+    #[arg(long, value_name = "NAME", env = "ROOMCAST_PROFILE", help_heading = "Frontends")]
+    profile: Option<String>,
 
     /// Where one node without Redis keeps its messages: a directory, or "memory" to keep nothing
     #[arg(
@@ -194,6 +218,22 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+/// What the program does instead of serving.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Print the rule table that is in force
+    Events {
+        #[command(subcommand)]
+        command: Option<EventsCommand>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum EventsCommand {
+    /// Check a file with rules, and explain each mistake with its line
+    Check { file: PathBuf },
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Transport {
     Polling,
@@ -256,12 +296,34 @@ impl Config {
         Ok(())
     }
 
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub fn listeners(&self) -> Vec<ListenAddress> {
         if self.listen.is_empty() {
-            vec![SocketAddr::from(([0, 0, 0, 0], self.port.unwrap_or(9000)))]
+            let address = SocketAddr::from(([0, 0, 0, 0], self.port.unwrap_or(9000)));
+            vec![ListenAddress { address, profile: None }]
         } else {
             self.listen.clone()
         }
+    }
+
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners().into_iter().map(|listener| listener.address).collect()
+    }
+
+    /// The file with rules for events.
+    pub fn events_file(&self) -> Option<&Path> {
+        self.events.as_deref().filter(|path| !path.is_empty()).map(Path::new)
+    }
+
+    /// The profile for connections that name none. `None`: the default one.
+    pub fn profile(&self) -> Option<&str> {
+        self.profile.as_deref().filter(|name| !name.is_empty())
+    }
+
+    /// The profiles that flags name, each with its flag.
+    pub fn named_profiles(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let pinned = self.listen.iter().filter_map(|listener| listener.profile.as_deref());
+        let pinned = pinned.map(|name| ("--listen", name));
+        pinned.chain(self.profile().map(|name| ("--profile", name)))
     }
 
     pub fn storage(&self) -> Storage {
@@ -345,67 +407,6 @@ fn one_line(error: &clap::Error) -> String {
     kept.join(" ")
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let wanted = "a whole number with a unit: 500ms, 25s, 2m, 12h or 30d";
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_not_a_number| format!("expected {wanted}"))?;
-    let millis_each = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(format!("expected {wanted}")),
-    };
-    match number.checked_mul(millis_each) {
-        Some(0) => Err("it must be longer than nothing".into()),
-        Some(millis) if millis <= 3_650 * 86_400_000 => Ok(Duration::from_millis(millis)),
-        _ => Err("it must be at most 3650d".into()),
-    }
-}
-
-fn size(text: &str) -> Result<usize, String> {
-    let wanted = "bytes as a whole number, or with a unit: 4096, 32KiB or 1MiB";
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: usize = number.parse().map_err(|_not_a_number| format!("expected {wanted}"))?;
-    let bytes_each = match unit {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        _ => return Err(format!("expected {wanted}")),
-    };
-    match number.checked_mul(bytes_each) {
-        Some(bytes) if (256..=64 << 20).contains(&bytes) => Ok(bytes),
-        _ => Err("it must be between 256 and 64MiB".into()),
-    }
-}
-
-/// clap's own parser refuses an empty value, which counts as not set.
-fn path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
-    Ok(PathBuf::from(text))
-}
-
-fn origin(text: &str) -> Result<String, String> {
-    let text = text.trim_end_matches('/');
-    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    match host {
-        _ if text == "*" => Ok(text.to_owned()),
-        Some(host) if !host.is_empty() && !host.contains('/') => Ok(text.to_ascii_lowercase()),
-        _ => Err("expected * or scheme and host, such as https://chat.example.org".into()),
-    }
-}
-
-/// Braces in the prefix would change the hash tag that Redis Cluster uses.
-fn prefix(text: &str) -> Result<String, String> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-    if (1..=64).contains(&text.len()) && text.chars().all(fine) {
-        return Ok(text.to_owned());
-    }
-    Err("expected 1 to 64 letters, digits or -_.:".into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -446,17 +447,35 @@ mod tests {
     }
 
     #[test]
-    fn units_are_understood_and_bounded() {
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        assert!(duration("2").is_err() && duration("0s").is_err() && duration("9999d").is_err());
-        assert_eq!(size("32KiB"), Ok(32_768));
-        assert!(size("1").is_err() && size("65MiB").is_err() && size("-1").is_err());
+    fn a_command_stands_beside_the_flags() {
+        let events = |command| Some(Command::Events { command });
+        for args in [&["events", "--events", "a"][..], &["--events", "a", "events"]] {
+            let config = parse(args).unwrap();
+            assert_eq!(
+                (config.command.clone(), config.events_file()),
+                (events(None), Some("a".as_ref()))
+            );
+        }
+        let config = parse(&["events", "check", "rules.toml"]).unwrap();
+        let check = EventsCommand::Check { file: "rules.toml".into() };
+        assert_eq!(config.command, events(Some(check)));
+        assert_eq!(parse(&["--data", "memory"]).unwrap().command, None);
+        assert!(parse(&["event"]).unwrap_err().contains("event"));
+        assert!(!parse(&["events", "check"]).unwrap_err().contains('\n'));
+        let config = parse(&["--profile", "", "--events", ""]).unwrap();
+        assert_eq!((config.profile(), config.events_file()), (None, None));
     }
 
     #[test]
     fn several_addresses_or_the_default() {
         let config = parse(&["--listen", "127.0.0.1:1", "--listen", "127.0.0.1:2"]).unwrap();
         assert_eq!(config.addresses().len(), 2);
+        let config = parse(&["--listen", "[::1]:8000=turbo,127.0.0.1:2"]).unwrap();
+        let pinned: Vec<_> =
+            config.listeners().into_iter().map(|listener| listener.profile).collect();
+        assert_eq!(pinned, [Some("turbo".to_owned()), None]);
+        assert_eq!(config.named_profiles().collect::<Vec<_>>(), [("--listen", "turbo")]);
+        assert!(parse(&["--listen", "127.0.0.1:2="]).unwrap_err().contains("a profile after ="));
         let line = parse(&["--message-bytes-max", "1MiB"]).unwrap_err();
         assert!(line.contains("--transport-bytes-max"), "{line}");
     }

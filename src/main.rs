@@ -1,7 +1,7 @@
 //! The life of the process: parse, start, serve until told to stop, exit.
 //!
-//! Exit codes: 0 stopped as told, 1 could not start, 64 wrong configuration, 70 a vital task
-//! panicked.
+//! Exit codes: 0 stopped as told, 1 could not start or a checked file has mistakes, 64 wrong
+//! configuration, 70 a vital task panicked.
 
 use std::{
     io::{self, Write},
@@ -10,8 +10,8 @@ use std::{
 };
 
 use roomcast::{
-    config::{Config, Refusal},
-    server::Server,
+    config::{Command, Config, EventsCommand, Refusal},
+    server::{self, Server},
     telemetry,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -30,6 +30,9 @@ fn main() -> ExitCode {
         Err(Refusal::Told(text)) => return say(io::stdout(), text.trim_end(), 0),
         Err(Refusal::Bad(line)) => return say(io::stderr(), &line, BAD_CONFIGURATION),
     };
+    if let Some(Command::Events { command }) = &config.command {
+        return events(&config, command.as_ref());
+    }
     if let Err(refusal) = telemetry::start(&config) {
         return say(io::stderr(), &refusal.to_string(), BAD_CONFIGURATION);
     }
@@ -43,6 +46,20 @@ fn main() -> ExitCode {
     // What still blocks after the deadline must not keep the process.
     runtime.shutdown_background();
     code
+}
+
+/// Prints the rule table that is in force, or checks a file with rules.
+fn events(config: &Config, command: Option<&EventsCommand>) -> ExitCode {
+    match command {
+        None => match server::events::load(config) {
+            Ok(table) => say(io::stdout(), table.to_toml().trim_end(), 0),
+            Err(error) => say(io::stderr(), &error.to_string(), BAD_CONFIGURATION),
+        },
+        Some(EventsCommand::Check { file }) => match server::events::check(file) {
+            Ok(line) => say(io::stdout(), &line, 0),
+            Err(error) => say(io::stderr(), &error.to_string(), 1),
+        },
+    }
 }
 
 async fn run(config: &Config) -> ExitCode {

@@ -1,5 +1,7 @@
 //! The composition root: build, wire, start, become ready, drain, stop.
 
+pub mod events;
+
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, middleware, response::Response};

@@ -47,6 +47,47 @@ async fn a_wrong_variable_is_one_line_and_exit_64() {
 }
 
 #[tokio::test]
+async fn the_rule_table_is_printed_and_a_file_with_rules_is_checked() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    };
+    let fine = file("fine.toml", "[on]\nshout = { out = [\"shout\", \"$1!\"] }\n");
+    let wrong =
+        file("wrong.toml", "[on]\na = { otu = [\"a\"] }\nb = { out = [\"b\", \"$mee\"] }\n");
+
+    let (code, lines) = Node::run(&["events"], &[]).await;
+    assert_eq!(code, 0, "{lines:?}");
+    assert!(lines.iter().any(|line| line.starts_with("\"user-message\" = ")), "{lines:?}");
+    let (code, lines) = Node::run(&["events"], &[("ROOMCAST_EVENTS", &fine)]).await;
+    assert_eq!(code, 0, "{lines:?}");
+    assert!(lines.contains(&"\"shout\" = { out = [\"shout\", \"$1!\"] }".to_owned()), "{lines:?}");
+    let printed = file("printed.toml", &lines.join("\n"));
+    let (code, again) = Node::run(&["events", "--events", &printed], &[]).await;
+    assert_eq!((code, again), (0, lines));
+
+    let (code, lines) = Node::run(&["events", "check", &fine], &[]).await;
+    assert_eq!((code, lines.len()), (0, 1), "{lines:?}");
+    assert!(
+        lines[0].starts_with(&format!("{fine}: ")) && lines[0].ends_with(": fine"),
+        "{lines:?}"
+    );
+    let (code, lines) = Node::run(&["events", "check", &wrong], &[]).await;
+    let starts = [format!("{wrong}:2: "), format!("{wrong}:3: ")];
+    assert_eq!((code, lines.len()), (1, 2), "{lines:?}");
+    assert!(lines.iter().zip(&starts).all(|(line, start)| line.starts_with(start)), "{lines:?}");
+    assert!(lines[0].ends_with("did you mean `out`?"), "{lines:?}");
+    for args in [&["events", "--events", &wrong][..], &["--profile", "trubo", "events"]] {
+        let (code, lines) = Node::run(args, &[]).await;
+        assert_eq!(code, 64, "{args:?}: {lines:?}");
+    }
+    let (code, lines) = Node::run(&["events", "check", "absent.toml"], &[]).await;
+    assert_eq!((code, lines.len()), (1, 1), "{lines:?}");
+}
+
+#[tokio::test]
 async fn an_address_in_use_is_one_line_and_exit_1() {
     let node = Node::memory().await;
     let address = node.address.to_string();
