@@ -141,6 +141,9 @@ fn a_source_without_its_row_is_told_by_say() {
         (profile(r#"on.x = { out = ["x", "$1"] }"#, "plain"), profile("", "plain"));
     assert_eq!(heard(&with, &with, r#"["x",{"msg":"hi"}]"#, None), r#"["x",{"msg":"hi"}]"#);
     assert_eq!(heard(&with, &without, r#"["x",{"msg":"hi"}]"#, None), r#"["message","hi"]"#);
+    let passing = profile(r#"on.x = { keep = false, out = ["x", "$1"] }"#, "plain");
+    assert_eq!(heard(&with, &passing, r#"["x","hi"]"#, None), r#"["message","hi"]"#);
+    assert_eq!(heard(&passing, &with, r#"["x","hi"]"#, None), "", "no row passes it on");
 }
 
 fn json() -> impl Strategy<Value = Value> {

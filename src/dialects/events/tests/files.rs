@@ -141,6 +141,17 @@ fn a_file_adds_rows_or_replaces_them() {
 }
 
 #[test]
+fn the_examples_of_the_documentation_are_right() {
+    let page = include_str!("../../../../docs/events.md");
+    let examples: Vec<_> = page.split("```toml").skip(1).collect();
+    assert_eq!(examples.len(), 2);
+    for example in examples {
+        let file = example.split("```").next().unwrap();
+        Table::parse(file, "docs/events.md").unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[test]
 fn a_digest_is_of_the_meaning() {
     let digest = |file| Table::parse(file, "rules.toml").unwrap().digest();
     let one = digest("on.a = { out = [\"a\", { x = 1, y = 0x10 }] }\non.b = { ack = true }");
