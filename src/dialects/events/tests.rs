@@ -30,6 +30,15 @@ fn decided_by(
     packet: &str,
     me: Option<&str>,
 ) -> Option<Result<EventRequest, Reject>> {
+    decided(profile, packet, me, true)
+}
+
+fn decided(
+    profile: &Profile,
+    packet: &str,
+    me: Option<&str>,
+    wants_ack: bool,
+) -> Option<Result<EventRequest, Reject>> {
     let parts: Vec<&RawValue> = serde_json::from_str(packet).unwrap();
     let (name, args) = parts.split_first().unwrap();
     let name: String = serde_json::from_str(name.get()).unwrap();
@@ -40,7 +49,7 @@ fn decided_by(
         user: &user,
         me: me.as_ref(),
         public_id: &public_id,
-        wants_ack: true,
+        wants_ack,
         message_bytes_max: BYTES_MAX,
         fresh_id: || MessageId::parse("fresh").unwrap(),
     };

@@ -1,6 +1,8 @@
 //! Every row of the built-in table: what an event leads to, and what clients hear.
 
-use super::{super::table::Table, SOCKET, UUID, decided_by, heard, in_words, profile, told};
+use super::{
+    super::table::Table, SOCKET, UUID, decided, decided_by, heard, in_words, profile, told,
+};
 use crate::domain::{
     reject::Code,
     request::{Delivery, NewMessage},
@@ -150,17 +152,24 @@ fn a_private_message_never_becomes_public() {
 #[test]
 fn an_id_counts_if_it_cannot_be_anything_else_and_the_client_waits_for_an_ack() {
     let plain = profile("", "plain");
-    let stored = |packet: &str| match decided_by(&plain, packet, None).unwrap().unwrap().delivery {
+    let stored = |packet: &str, wants_ack| match decided(&plain, packet, None, wants_ack)
+        .unwrap()
+        .unwrap()
+        .delivery
+    {
         Some(Delivery::Store(message)) => message,
         other => panic!("{other:?}"),
     };
     for event in ["user-message", "chat message"] {
         for id in [UUID, SOCKET, &format!("{SOCKET}-3")] {
-            let message = stored(&format!(r#"["{event}","hi","{id}"]"#));
+            let packet = format!(r#"["{event}","hi","{id}"]"#);
+            let message = stored(&packet, true);
             assert_eq!((message.id.as_str(), message.repeatable), (id, true));
+            let message = stored(&packet, false);
+            assert_eq!((message.id.as_str(), message.repeatable), ("fresh", false));
         }
         for argument in [r#""general""#, r#""""#, "7", "null", r#"{"id":1}"#, "1e400"] {
-            let message = stored(&format!(r#"["{event}","hi",{argument}]"#));
+            let message = stored(&format!(r#"["{event}","hi",{argument}]"#), true);
             assert_eq!((message.id.as_str(), message.repeatable), ("fresh", false), "{argument}");
         }
     }
