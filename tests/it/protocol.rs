@@ -1,7 +1,10 @@
 //! The protocols of Engine.IO 4 and Socket.IO 5, as their official test suites have them, in raw
 //! packets. `tests/protocol-suite.toml` says which test stands for which official case.
 
+mod engine;
 mod heartbeat;
+mod listed;
+mod socket;
 
 use std::time::Duration;
 
