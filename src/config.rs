@@ -191,7 +191,7 @@ pub struct Config {
           value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Limits")]
     pub rooms_max: u32,
 
-    /// Connections of this node
+    /// Sessions of this node: connected clients, whatever their transport
     #[arg(long, value_name = "N", env = "ROOMCAST_CONNECTIONS_MAX", default_value_t = 100_000,
           value_parser = clap::value_parser!(u32).range(1..=10_000_000), help_heading = "Limits")]
     pub connections_max: u32,

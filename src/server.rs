@@ -1,25 +1,18 @@
 //! The composition root: build, wire, start, become ready, drain, stop.
 
 pub mod events;
+mod listener;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, middleware, response::Response};
 use http::{HeaderValue, header};
-use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use socket2::SockRef;
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
     runtime::{Handle, Runtime},
-    sync::{Semaphore, mpsc, watch},
+    sync::watch,
 };
 
-use tower::ServiceExt as _;
-
+use self::listener::{Connections, Listener};
 use crate::{
     chat::{Chat, Counts},
     config::{Config, Storage},
@@ -41,27 +34,13 @@ use crate::{
     shutdown::Tasks,
     sockets::{
         self, Sockets,
-        endpoint::{ConnectionPermit, Endpoint},
+        endpoint::{self, Endpoint},
         profile,
     },
     store::{Health, Opened, RetentionPolicy, Store, redis, sqlite},
     telemetry::WarnOnce,
     transport::{self, registry::Registry, settings::TransportSettings},
 };
-
-/// A client must send the head of its first request, or of the next one, within this time. Load
-/// balancers keep idle connections for 60 s and must close them first: a request that meets a
-/// connection which the server is closing fails, and a POST is not sent again.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-/// Connections that may wait in the kernel to be accepted, as far as its own limit allows.
-const BACKLOG: u32 = 4_096;
-/// Connections that are accepted and wait to be served.
-const QUEUE_MAX: usize = 16_384;
-/// A peer that acknowledges nothing for this long is taken for gone, even with data in flight.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// Bytes of one connection that the kernel may hold unsent. Above it frames wait in the lane,
-/// where all connections share them; the kernel keeps a copy for each, up to 4 MiB.
-const UNSENT_BYTES_MAX: u32 = 256 << 10;
 
 /// The path of Socket.IO.
 const SOCKET_PATH: &str = "/socket.io/";
@@ -184,6 +163,7 @@ impl Server {
         tasks.spawn("health log", log_health(store.lifecycle.health(), tasks.clone()));
 
         let offers = sockets::offers(config);
+        let sessions_max = config.connections_max;
         let origins = Origins::new(config.cors_origins.clone());
         let endpoint = Endpoint::new(SOCKET_PATH, service, registry.clone(), offers);
         let socket_io = Router::new()
@@ -196,16 +176,16 @@ impl Server {
             .merge(health::routes(store.lifecycle.health(), tasks.clone()))
             .merge(api::routes(chat.clone(), api_keys, config.transport_bytes_max))
             .layer(origin::cors(origins));
-        let permits = Arc::new(Semaphore::new(config.connections_max as usize));
+        let health = health::routes(store.lifecycle.health(), tasks.clone());
+        let full = health.fallback(move || async move { endpoint::full(sessions_max) });
+        let connections = Connections::new(config.connections_max);
         let mut addresses = Vec::new();
         for listener in listeners {
-            if let Ok(address) = listener.local_addr() {
+            if let Some(address) = listener.address() {
                 tracing::info!(%address, "listening");
                 addresses.push(address);
             }
-            let (accepted, queue) = mpsc::channel(QUEUE_MAX);
-            tasks.spawn("accept", accept(listener, accepted, tasks.clone(), Arc::clone(&permits)));
-            tasks.spawn("serve accepted", serve_accepted(queue, app.clone(), tasks.clone()));
+            listener.serve(app.clone(), full.clone(), &connections, &tasks);
         }
         Ok(Self { addresses, registry, chat, store, tasks, relay, transport, _delivery: delivery })
     }
@@ -264,6 +244,7 @@ fn spawn_ticks(dialects: Dialects, broadcaster: &Broadcaster, tasks: &Tasks) {
 
 fn transport_settings(config: &Config) -> TransportSettings {
     TransportSettings {
+        sessions_max: config.connections_max as usize,
         message_bytes_max: config.transport_bytes_max as u64,
         // Below the bound of one connection, which also counts what was read before the pause.
         in_flight_max: (config.in_flight_max / 2).clamp(1, 1_024),
@@ -329,97 +310,8 @@ async fn log_health(mut health: watch::Receiver<Health>, tasks: Tasks) {
     }
 }
 
-fn listen_all(config: &Config) -> Result<Vec<TcpListener>, StartError> {
-    let listening =
-        |address| listen(address).map_err(|error| StartError::Listen { address, error });
-    config.addresses().into_iter().map(listening).collect()
-}
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A restart need not wait until the kernel has forgotten the last process's connections.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// Accepts as fast as it can: a client that finds the kernel's queue full tries again only after
-/// seconds.
-async fn accept(
-    listener: TcpListener,
-    accepted: mpsc::Sender<(TcpStream, ConnectionPermit)>,
-    tasks: Tasks,
-    permits: Arc<Semaphore>,
-) {
-    loop {
-        let connection = tokio::select! {
-            connection = listener.accept() => connection,
-            () = tasks.stopping() => return,
-        };
-        match connection {
-            Ok((stream, _peer)) => {
-                // A full node closes the connection at once: a load balancer tries another.
-                let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-                    tracing::debug!("refused a connection: --connections-max is reached");
-                    continue;
-                };
-                if accepted.send((stream, ConnectionPermit(Arc::new(permit)))).await.is_err() {
-                    return;
-                }
-            }
-            // Out of file descriptors, most likely: waiting lets some come free.
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-/// Serves one more connection in each round of the scheduler: however many come at once, the
-/// connections that are served already have their turn between two of them.
-async fn serve_accepted(
-    mut queue: mpsc::Receiver<(TcpStream, ConnectionPermit)>,
-    app: Router,
-    tasks: Tasks,
-) {
-    while let Some((stream, permit)) = queue.recv().await {
-        tasks.spawn("connection", serve_connection(stream, app.clone(), permit, tasks.clone()));
-        tokio::task::yield_now().await;
-    }
-}
-
-fn set_options(stream: &TcpStream) -> io::Result<()> {
-    let socket = SockRef::from(stream);
-    socket.set_tcp_user_timeout(Some(SILENCE_MAX))?;
-    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
-    stream.set_nodelay(true)
-}
-
-/// The permit is also in every request, because a websocket outlives this.
-async fn serve_connection(stream: TcpStream, app: Router, permit: ConnectionPermit, tasks: Tasks) {
-    if let Err(error) = set_options(&stream) {
-        return tracing::debug!(%error, "a connection ended at once");
-    }
-    let app = app.map_request(move |mut request: http::Request<Incoming>| {
-        request.extensions_mut().insert(permit.clone());
-        request
-    });
-    let service = TowerToHyperService::new(app);
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = tasks.stopping() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::trace!(%error, "a connection ended badly");
-    }
+fn listen_all(config: &Config) -> Result<Vec<Listener>, StartError> {
+    let open =
+        |address| Listener::open(address).map_err(|error| StartError::Listen { address, error });
+    config.addresses().into_iter().map(open).collect()
 }

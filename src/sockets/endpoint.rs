@@ -1,6 +1,6 @@
 //! The endpoint of Socket.IO: each request is checked, then goes to our acceptor or to the engine.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -8,16 +8,19 @@ use axum::{
     response::Response,
     routing::{MethodRouter, any},
 };
-use http::{Uri, header};
-use tokio::sync::OwnedSemaphorePermit;
+use http::{HeaderValue, StatusCode, Uri, header};
+use parking_lot::Mutex;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{Service, polling::Polling};
 use crate::{
+    random,
     telemetry::WarnOnce,
     transport::{
         accept::Acceptor,
         registry::Registry,
         request::{EngineError, EngineRequest, Offers, parameter},
+        sessions::SessionPermit,
         stream::Guard,
     },
 };
@@ -25,6 +28,50 @@ use crate::{
 /// A connection's permit among `--connections-max`, in the request's extensions.
 #[derive(Debug, Clone)]
 pub struct ConnectionPermit(pub Arc<OwnedSemaphorePermit>);
+
+/// What a websocket holds for as long as it is open.
+type Permits = (Option<ConnectionPermit>, Option<SessionPermit>);
+
+/// How often the log says that clients are refused.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+/// When a refused client should come back: after this time, and at random up to this much later, so
+/// that not all come at once.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+const RETRY_SPREAD: Duration = Duration::from_secs(15);
+
+/// Clients that were refused since the log last said so.
+#[derive(Debug, Default)]
+struct Refused {
+    count: u64,
+    told_at: Option<Instant>,
+}
+
+impl Refused {
+    /// Counts one more. Answers how many there were, if the log is to say it now.
+    fn count(&mut self, now: Instant) -> Option<u64> {
+        self.count += 1;
+        if self.told_at.is_some_and(|told_at| now < told_at + TELL_EVERY) {
+            return None;
+        }
+        self.told_at = Some(now);
+        Some(std::mem::take(&mut self.count))
+    }
+}
+
+/// The answer of a node that is full: 503 with `retry-after`.
+pub fn full(sessions_max: u32) -> Response {
+    let text = format!(
+        r#"{{"message":"this node is full: it has {sessions_max} sessions (--connections-max); try again"}}"#
+    );
+    let retry_after = RETRY_AFTER + random::below(RETRY_SPREAD);
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::RETRY_AFTER, retry_after.as_secs().into());
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
 
 /// What answers the requests at Socket.IO's path.
 #[derive(Debug, Clone)]
@@ -34,13 +81,14 @@ pub struct Endpoint {
     registry: Registry,
     offers: Offers,
     warned: Arc<WarnOnce>,
+    full: Arc<Mutex<Refused>>,
 }
 
 impl Endpoint {
     pub fn new(path: &'static str, service: Service, registry: Registry, offers: Offers) -> Self {
         let acceptor = Acceptor::new(service.clone(), path, registry.clone());
         let polling = Polling::new(path, service, registry.clone());
-        Self { acceptor, polling, registry, offers, warned: Arc::default() }
+        Self { acceptor, polling, registry, offers, warned: Arc::default(), full: Arc::default() }
     }
 
     pub fn route(self) -> MethodRouter {
@@ -52,11 +100,16 @@ impl Endpoint {
         let permit = request.extensions_mut().remove::<ConnectionPermit>();
         let knows = |sid| self.registry.has_session(sid);
         match EngineRequest::read(&request, self.offers, knows) {
-            Ok(EngineRequest::Websocket(_)) => {
-                let guard = permit.map(|permit| -> Guard { Box::new(permit) });
-                self.acceptor.accept(request, guard).map(Body::from)
-            }
-            Ok(EngineRequest::Open) => self.polling.open(request).await,
+            Ok(EngineRequest::Websocket(None)) => match self.registry.sessions().permit() {
+                Some(session) => self.accept(request, (permit, Some(session))),
+                None => self.refuse(),
+            },
+            // The session has its permit already.
+            Ok(EngineRequest::Websocket(Some(_))) => self.accept(request, (permit, None)),
+            Ok(EngineRequest::Open) => match self.registry.sessions().permit() {
+                Some(session) => self.polling.open(request, session).await,
+                None => self.refuse(),
+            },
             Ok(EngineRequest::Poll(sid)) => self.polling.poll(sid, request).await,
             Ok(EngineRequest::Post(_)) => self.polling.post(request).await,
             Err(error) => {
@@ -64,6 +117,26 @@ impl Endpoint {
                 error.response()
             }
         }
+    }
+
+    fn accept(&self, request: Request, permits: Permits) -> Response {
+        let guard: Guard = Box::new(permits);
+        self.acceptor.accept(request, Some(guard)).map(Body::from)
+    }
+
+    /// There are as many sessions as there may be.
+    fn refuse(&self) -> Response {
+        let sessions_max = self.registry.settings().sessions_max;
+        let refused = self.full.lock().count(Instant::now());
+        if let Some(refused) = refused {
+            tracing::warn!(
+                refused,
+                sessions_max,
+                "refused clients: this node has as many sessions as --connections-max allows; \
+                 raise it, or start more nodes"
+            );
+        }
+        full(u32::try_from(sessions_max).unwrap_or(u32::MAX))
     }
 
     /// Tells the operator what the client's developer cannot see: a browser's console shows no more

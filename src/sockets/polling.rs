@@ -14,13 +14,47 @@ use http::{HeaderValue, Method, StatusCode, header};
 use tower::Service as _;
 
 use super::Service;
-use crate::transport::{Sid, registry::Registry, request::EngineError, sessions::opened_session};
+use crate::transport::{
+    Sid,
+    close::CloseReason,
+    registry::Registry,
+    request::EngineError,
+    sessions::{SessionPermit, opened_session},
+};
 
 /// How the engine's body begins when a session has just ended.
 const SESSION_UNKNOWN: &[u8] = br#"{"code":"1""#;
 
 /// A client's answer to a ping.
 const PONG: &str = "3";
+
+/// A poll that has no answer yet. When its client closes the connection, the server drops what
+/// works on the answer, and this with it: the client is gone, and its session ends, as in Node's
+/// server. Otherwise it would be there until it does not answer a ping.
+struct WaitingPoll {
+    registry: Registry,
+    sid: Sid,
+    is_answered: bool,
+}
+
+impl WaitingPoll {
+    fn begin(registry: &Registry, sid: Sid) -> Self {
+        Self { registry: registry.clone(), sid, is_answered: false }
+    }
+
+    fn answered(mut self) {
+        self.is_answered = true;
+    }
+}
+
+impl Drop for WaitingPoll {
+    fn drop(&mut self) {
+        // A session that upgrades goes on in its websocket.
+        if !self.is_answered && self.registry.lane(self.sid).is_none() {
+            self.registry.close(self.sid, CloseReason::SessionEnded);
+        }
+    }
+}
 
 /// Asks the engine for clients that poll.
 #[derive(Clone)]
@@ -36,8 +70,8 @@ impl Polling {
     }
 
     /// Opens a session.
-    pub async fn open(mut self, mut request: Request) -> Response {
-        let token = self.registry.session_token();
+    pub async fn open(mut self, mut request: Request, permit: SessionPermit) -> Response {
+        let token = self.registry.sessions().token(permit);
         request.extensions_mut().insert(token.clone());
         let (head, body) = match self.ask(request).await {
             Ok(answer) => answer,
@@ -58,7 +92,10 @@ impl Polling {
             let request = Request::builder().method(method).uri(&uri).body(Body::from(body));
             request.expect("a path and a session id make a request")
         };
-        if self.ask(request(Method::GET, "")).await.is_ok() {
+        let waiting = WaitingPoll::begin(&self.registry, sid);
+        let polled = self.ask(request(Method::GET, "")).await;
+        waiting.answered();
+        if polled.is_ok() {
             // A session that has ended meanwhile needs no answer.
             self.ask(request(Method::POST, PONG)).await.ok();
         }
@@ -66,7 +103,10 @@ impl Polling {
 
     /// Waits for packets for the client.
     pub async fn poll(mut self, sid: Sid, request: Request) -> Response {
-        let (mut head, body) = match self.ask(request).await {
+        let waiting = WaitingPoll::begin(&self.registry, sid);
+        let answered = self.ask(request).await;
+        waiting.answered();
+        let (mut head, body) = match answered {
             Ok(answer) => answer,
             Err(refusal) => return refusal,
         };

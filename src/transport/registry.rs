@@ -28,7 +28,7 @@ use crate::{
         lane::{Busy, Effects, Ended, InFlight, Lane},
         namespace::Namespace,
         packet,
-        sessions::{PollingSessions, SessionToken},
+        sessions::EngineSessions,
         settings::{TransportCounters, TransportSettings},
         supervisor::inbox::SupervisorQueue,
     },
@@ -46,7 +46,7 @@ struct Inner {
     queues: Box<[FlushQueue]>,
     namespace: Namespace,
     inbox: SupervisorQueue,
-    polling: PollingSessions,
+    sessions: EngineSessions,
     /// Numbers admissions.
     admissions: AtomicU64,
     somebody_left: Notify,
@@ -72,7 +72,7 @@ impl Registry {
             queues: (0..flush_tasks).map(|_| FlushQueue::default()).collect(),
             namespace: Namespace::default(),
             inbox: SupervisorQueue::default(),
-            polling: PollingSessions::default(),
+            sessions: EngineSessions::new(settings.sessions_max),
             admissions: AtomicU64::new(0),
             somebody_left: Notify::new(),
             tasks: tasks.clone(),
@@ -94,14 +94,13 @@ impl Registry {
         self.0.counters.opened.load(Ordering::Acquire) - closed
     }
 
-    /// For the extensions of a handshake that opens a polling session.
-    pub fn session_token(&self) -> SessionToken {
-        self.0.polling.token()
+    pub fn sessions(&self) -> &EngineSessions {
+        &self.0.sessions
     }
 
     /// Whether the engine has this session.
     pub fn has_session(&self, sid: Sid) -> bool {
-        self.0.polling.has(sid) || self.lane(sid).is_some()
+        self.0.sessions.polls(sid) || self.lane(sid).is_some()
     }
 
     /// The session's lane. A polling session has none.

@@ -5,6 +5,8 @@ use std::{sync::atomic::AtomicU64, time::Duration};
 /// The bounds of a lane, and how many flush tasks share the work.
 #[derive(Debug, Clone, Copy)]
 pub struct TransportSettings {
+    /// Sessions at a time, polling or not. An upgrade is no other session.
+    pub sessions_max: usize,
     /// Bytes that may wait for one client.
     pub backlog_bytes_max: usize,
     /// How long a client may take none of the bytes that wait for it.
@@ -32,6 +34,7 @@ impl TransportSettings {
 impl Default for TransportSettings {
     fn default() -> Self {
         Self {
+            sessions_max: 100_000,
             backlog_bytes_max: 1 << 20,
             stall_max: Duration::from_secs(15),
             farewell_max: Duration::from_secs(5),

@@ -16,6 +16,7 @@ mod direct;
 mod presence;
 mod faults;
 mod folding;
+mod full;
 mod harness;
 mod kinds;
 mod lanes;

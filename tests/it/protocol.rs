@@ -4,6 +4,7 @@
 mod engine;
 mod heartbeat;
 mod listed;
+mod poll;
 mod socket;
 
 use std::time::Duration;
