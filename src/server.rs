@@ -150,6 +150,7 @@ impl Server {
             dialects,
             warned: WarnOnce::default(),
             registry: registry.clone(),
+            health: store.lifecycle.health(),
             tasks: tasks.clone(),
         };
         let (service, io) = sockets::build(config, sockets);

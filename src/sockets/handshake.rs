@@ -12,6 +12,8 @@ use socketioxide::{
     socket::{DisconnectReason, Socket},
 };
 
+use tokio::time::{Instant, sleep_until, timeout_at};
+
 use super::{
     CONNECT_TIMEOUT, Sockets,
     auth::{Auth, BadToken},
@@ -21,10 +23,16 @@ use crate::{
     chat::{Arrival, Connection, user_of_token},
     delivery::subscriptions::Recipient,
     dialects::DialectId,
-    store::sessions::SessionKey,
+    random,
+    store::{Health, sessions::SessionKey},
     transport::{Sid, adapter::Adapter, close::CloseReason},
 };
 
+/// How long a client waits whose session cannot be read: at least the first, and up to the second
+/// longer, at random. To a client its transport was open, so it begins its own waits anew: turned
+/// away at once, all clients would come about once per second, together.
+const WAIT_MIN: Duration = Duration::from_secs(4);
+const WAIT_SPREAD: Duration = Duration::from_secs(5);
 /// How long a client that is turned away may take to close its connection.
 const GOING_MAX: Duration = Duration::from_secs(5);
 
@@ -59,12 +67,16 @@ impl Sockets {
         // The end of a polling client is noticed only when a ping is due.
         let polls = socket.transport_type() == TransportType::Polling;
         let is_here = || polls || self.registry.lane(socket.id).is_some();
-        let arrival =
-            Arrival { recipient, returning: auth.returning(), user: &user, is_here: &is_here };
-        let (connection, key) = match self.chat.admit(arrival).await {
-            Ok(admitted) => admitted,
-            Err(error) => {
-                tracing::debug!(%error, "a session cannot be read; its client must try again");
+        let until = Instant::now() + WAIT_MIN + random::below(WAIT_SPREAD);
+        let (connection, key) = loop {
+            let returning = auth.returning();
+            let arrival = Arrival { recipient, returning, user: &user, is_here: &is_here };
+            let error = match self.chat.admit(arrival).await {
+                Ok(admitted) => break admitted,
+                Err(error) => error,
+            };
+            tracing::debug!(%error, "a session cannot be read; its client waits");
+            if !is_here() || !self.store_returns(until).await {
                 return Err(self.turn_away(socket.id, CloseReason::TryAgainLater).await);
             }
         };
@@ -89,6 +101,19 @@ impl Sockets {
                 self.dialects.named(name).ok_or_else(|| NotAdmitted::Dialect(name.to_owned()))
             }
         }
+    }
+
+    /// Waits until the store is ready again. `false`: `until` has come, and it is not, or something
+    /// else was wrong.
+    async fn store_returns(&self, until: Instant) -> bool {
+        let mut health = self.health.clone();
+        let is_away = *health.borrow() != Health::Ready;
+        let ready = timeout_at(until, health.wait_for(|health| *health == Health::Ready));
+        if is_away && matches!(ready.await, Ok(Ok(_))) {
+            return true;
+        }
+        sleep_until(until).await;
+        false
     }
 
     /// Closes the transport. After a refusal the client would not reconnect, and a CONNECT reply

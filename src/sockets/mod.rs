@@ -24,6 +24,7 @@ use socketioxide::{
     socket::Socket,
 };
 use socketioxide_core::Value;
+use tokio::sync::watch;
 
 use self::auth::Auth;
 use crate::{
@@ -31,6 +32,7 @@ use crate::{
     config::{Config, Transport},
     dialects::Dialects,
     shutdown::Tasks,
+    store::Health,
     telemetry::WarnOnce,
     transport::{Io, adapter::Adapter, registry::Registry, request::Offers},
 };
@@ -55,6 +57,7 @@ pub struct Sockets {
     /// Events without a row that the log has warned of.
     pub warned: WarnOnce,
     pub registry: Registry,
+    pub health: watch::Receiver<Health>,
     pub tasks: Tasks,
 }
 

@@ -1,7 +1,7 @@
 //! Recovery where something is wrong: a client away for too long, Redis gone, a node that stops,
 //! and thousands that never come back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use roomcast::{chat::Counts, config::Config, server::Server};
 use rustix::process::Signal;
@@ -169,6 +169,59 @@ async fn while_redis_is_away_a_returning_client_is_turned_away_and_a_new_client_
         let client = away.recovered(node, Options::new(*transport)).await;
         assert_eq!(client.next("message").await.arg(0), &json!("missed"));
     }
+}
+
+/// The client's own waits begin anew with each transport that opens, so the node must spread them.
+#[tokio::test]
+async fn while_redis_is_away_clients_are_turned_away_late_and_at_different_times() {
+    const CLIENTS: usize = 30;
+    let _turn = serial().await;
+    let mut redis = Redis::start(Keeps::Everything).await;
+    let node = Node::start(&["--redis", &redis.url()]).await;
+    node.wait_ready(PATIENCE).await;
+    let mut all = Vec::new();
+    for n in 0..CLIENTS {
+        all.push(Away::of(plain(&node, Transport::ALL[n % 3]).await, None).await);
+    }
+    redis.kill();
+    node.wait_unready(PATIENCE).await;
+    let mut attempts = JoinSet::new();
+    for (n, away) in all.iter().enumerate() {
+        let options = Options::new(Transport::ALL[n % 2]).auth(away.auth());
+        let address = node.address;
+        attempts.spawn(async move {
+            let began = Instant::now();
+            let answer = Client::connect(address, options).await;
+            assert!(matches!(answer, Err(Refusal::Network(_))), "{answer:?}");
+            began.elapsed()
+        });
+    }
+    let mut per_second = [0; 20];
+    while let Some(took) = attempts.join_next().await {
+        let took = took.expect("an attempt");
+        assert!(took > Duration::from_secs(3), "turned away after {took:?}");
+        per_second[usize::try_from(took.as_secs()).expect("a few seconds")] += 1;
+    }
+    let most = per_second.iter().max().copied().unwrap_or_default();
+    assert!(most <= CLIENTS / 2, "they come together: {per_second:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_redis_is_recovered_on_its_connection_when_redis_returns() {
+    let _turn = serial().await;
+    let mut redis = Redis::start(Keeps::Everything).await;
+    let node = Node::start(&["--redis", &redis.url()]).await;
+    node.wait_ready(PATIENCE).await;
+    let talker = plain(&node, Transport::WebSocket).await;
+    let away = Away::of(plain(&node, Transport::WebSocket).await, None).await;
+    say(&talker, "missed").await;
+    redis.kill();
+    node.wait_unready(PATIENCE).await;
+    let options = Options::new(Transport::WebSocket).auth(away.auth());
+    let (client, ()) = tokio::join!(Client::connect(node.address, options), redis.restart());
+    let client = client.expect("it waits");
+    assert_eq!(client.pid(), away.pid);
+    assert_eq!(client.next("message").await.arg(0), &json!("missed"));
 }
 
 /// What a node that has just started does not know yet it must not take for nothing.
