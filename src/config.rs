@@ -14,7 +14,7 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum, error::ErrorKind};
 
-use self::values::{ListenAddress, duration, listener, origin, path, prefix, size};
+use self::values::{ListenAddress, duration, listener, origin, path, prefix, size, socket_path};
 
 /// A chat server that any socket.io-client can talk to, one node or many over Redis.
 #[derive(Debug, Clone, Parser)]
@@ -61,6 +61,11 @@ pub struct Config {
         help_heading = "Serving"
     )]
     static_dir: Option<PathBuf>,
+
+    /// Path of Socket.IO, with the client bundle beside it; clients name it in their option path
+    #[arg(long, value_name = "PATH", env = "ROOMCAST_SOCKET_PATH", default_value = "/socket.io/",
+          value_parser = socket_path, help_heading = "Serving")]
+    pub socket_path: String,
 
     /// Transports offered to clients
     #[arg(
@@ -428,6 +433,22 @@ mod tests {
         assert!(line.contains("polling, websocket") && !line.contains('\n'), "{line}");
         let line = parse(&["--partitions", "65"]).unwrap_err();
         assert!(line.contains("1..=64"), "{line}");
+    }
+
+    #[test]
+    fn a_socket_path_begins_and_ends_with_a_slash() {
+        let path = |text: &str| parse(&["--socket-path", text]).map(|config| config.socket_path);
+        assert_eq!(parse(&[]).unwrap().socket_path, "/socket.io/");
+        for (text, expected) in
+            [("/chat", "/chat/"), ("/chat/", "/chat/"), ("/a/b-c_d.e~f", "/a/b-c_d.e~f/")]
+        {
+            assert_eq!(path(text).as_deref(), Ok(expected), "{text}");
+        }
+        for text in ["", "/", "chat", "//", "/a//b", "/../x", "/{x}", "/a b", "/api/v1", "/healthz"]
+        {
+            let line = path(text).unwrap_err();
+            assert!(line.contains("--socket-path") && line.contains("/socket.io/"), "{line}");
+        }
     }
 
     #[test]

@@ -42,9 +42,6 @@ use crate::{
     transport::{self, registry::Registry, settings::TransportSettings},
 };
 
-/// The path of Socket.IO.
-const SOCKET_PATH: &str = "/socket.io/";
-
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -163,21 +160,14 @@ impl Server {
         relay.spawn_vital("node events", chat.clone().run(node_events, relay.clone()));
         tasks.spawn("health log", log_health(store.lifecycle.health(), tasks.clone()));
 
-        let offers = sockets::offers(config);
-        let sessions_max = config.connections_max;
+        let health = health::routes(store.lifecycle.health(), tasks.clone());
         let origins = Origins::new(config.cors_origins.clone());
-        let endpoint = Endpoint::new(SOCKET_PATH, service, registry.clone(), offers);
-        let socket_io = Router::new()
-            .route(SOCKET_PATH, endpoint.route())
-            .layer(middleware::from_fn_with_state(dialects, profile::choose))
-            .layer(middleware::from_fn_with_state(origins.clone(), origin::guard))
-            .layer(middleware::map_response(never_cached));
-        let app = socket_io
-            .merge(assets::routes(static_dir))
-            .merge(health::routes(store.lifecycle.health(), tasks.clone()))
+        let app = socket_io(config, service, registry.clone(), dialects, origins.clone())
+            .merge(assets::routes(static_dir, &config.socket_path))
+            .merge(health.clone())
             .merge(api::routes(chat.clone(), api_keys, config.transport_bytes_max))
             .layer(origin::cors(origins));
-        let health = health::routes(store.lifecycle.health(), tasks.clone());
+        let sessions_max = config.connections_max;
         let full = health.fallback(move || async move { endpoint::full(sessions_max) });
         let connections = Connections::new(config.connections_max);
         let mut addresses = Vec::new();
@@ -232,6 +222,23 @@ fn limits(config: &Config) -> Limits {
         in_flight_max: config.in_flight_max,
         rooms_max: config.rooms_max as usize,
     }
+}
+
+/// Socket.IO at its path.
+fn socket_io(
+    config: &Config,
+    service: sockets::Service,
+    registry: Registry,
+    dialects: Dialects,
+    origins: Origins,
+) -> Router {
+    let path = &config.socket_path;
+    let endpoint = Endpoint::new(path, service, registry, sockets::offers(config));
+    Router::new()
+        .route(path, endpoint.route())
+        .layer(middleware::from_fn_with_state(dialects, profile::choose))
+        .layer(middleware::from_fn_with_state(origins, origin::guard))
+        .layer(middleware::map_response(never_cached))
 }
 
 fn spawn_ticks(dialects: Dialects, broadcaster: &Broadcaster, tasks: &Tasks) {

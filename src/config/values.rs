@@ -75,6 +75,22 @@ pub fn origin(text: &str) -> Result<String, String> {
     }
 }
 
+/// Ends with a slash, as official clients ask for it whether or not their option does.
+pub fn socket_path(text: &str) -> Result<String, String> {
+    let wanted = "expected a path such as /socket.io/ or /chat/socket";
+    let inside = text.trim_end_matches('/').strip_prefix('/').ok_or(wanted)?;
+    let fine = |c: char| c.is_ascii_alphanumeric() || "-_.~".contains(c);
+    let is_fine = |part: &str| !part.is_empty() && !part.starts_with('.') && part.chars().all(fine);
+    if !inside.split('/').all(is_fine) {
+        return Err(format!("{wanted}, of letters, digits and -_.~"));
+    }
+    let first = inside.split('/').next().unwrap_or_default();
+    if ["api", "healthz", "readyz", "roomcast"].contains(&first) {
+        return Err(format!("/{first} is used for something else: {wanted}"));
+    }
+    Ok(format!("/{inside}/"))
+}
+
 /// Braces in the prefix would change the hash tag that Redis Cluster uses.
 pub fn prefix(text: &str) -> Result<String, String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);

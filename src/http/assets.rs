@@ -4,6 +4,8 @@
 //! read. A browser caches the files but asks each time whether they have changed, so a new server
 //! version also updates every page.
 
+use std::sync::Arc;
+
 use axum::{
     Router,
     handler::HandlerWithoutStateExt as _,
@@ -32,6 +34,9 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
     img-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";
 
+/// The path of Socket.IO as the page's files name it.
+const SOCKET_PATH: &str = "/socket.io/";
+
 /// Only a debug build, which reads the files on each request, can miss one.
 const GONE: StatusCode = StatusCode::NOT_FOUND;
 
@@ -41,8 +46,11 @@ const NOSNIFF: [(HeaderName, &str); 1] = [(header::X_CONTENT_TYPE_OPTIONS, "nosn
 /// rest. With a directory of the user's own, its files are at `/` and the page is at `/roomcast/`.
 ///
 /// The user's files get no content security policy: what they may run is not for us to say.
-pub fn routes(static_dir: Option<StaticDir>) -> Router {
-    let client = client().layer(CompressionLayer::new());
+///
+/// `socket_path` is the path of Socket.IO, which has the client beside it.
+pub fn routes(static_dir: Option<StaticDir>, socket_path: &str) -> Router {
+    let page = |base| page(base, socket_path);
+    let client = client(socket_path).layer(CompressionLayer::new());
     match static_dir {
         None => page("/").fallback(|uri| not_found(uri, "/")).merge(client),
         Some(dir) => {
@@ -57,12 +65,15 @@ pub fn routes(static_dir: Option<StaticDir>) -> Router {
 
 /// The URLs in the page are relative to `base`, but for those of the client: its path is always
 /// the same.
-fn page(base: &str) -> Router {
-    let index = get(move |headers| serve_page("index.html", headers));
+fn page(base: &str, socket_path: &str) -> Router {
+    let at: Arc<str> = socket_path.into();
+    let socket_path = Arc::clone(&at);
+    let index = get(move |headers| serve_page("index.html", socket_path, headers));
     let mut page = Router::new().route(base, index);
     for path in Files::iter().filter(|path| !path.starts_with(CLIENT)) {
         let route = format!("{base}{path}");
-        page = page.route(&route, get(move |headers| serve_page(path, headers)));
+        let socket_path = Arc::clone(&at);
+        page = page.route(&route, get(move |headers| serve_page(path, socket_path, headers)));
     }
     page.layer(always(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY))
         .layer(always(header::REFERRER_POLICY, "no-referrer"))
@@ -71,14 +82,14 @@ fn page(base: &str) -> Router {
 }
 
 /// Only the bundles: the licence and the hashes are for readers of the repository.
-fn client() -> Router {
+fn client(socket_path: &str) -> Router {
     let mut client = Router::new();
     for path in Files::iter() {
         let Some(name) = path.strip_prefix(CLIENT).filter(|name| name.starts_with("socket.io"))
         else {
             continue;
         };
-        let route = format!("/socket.io/{name}");
+        let route = format!("{socket_path}{name}");
         client = client.route(&route, get(move |headers| serve_client(path, headers)));
     }
     client.layer(always(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
@@ -90,11 +101,18 @@ fn always(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<Heade
 
 /// The tag is weak because the same file is also sent compressed.
 #[expect(clippy::unused_async, reason = "axum's handlers are async")]
-async fn serve_page(path: impl AsRef<str>, headers: HeaderMap) -> Response {
-    let Some(file) = Files::get(path.as_ref()) else {
+async fn serve_page(path: impl AsRef<str>, socket_path: Arc<str>, headers: HeaderMap) -> Response {
+    let Some(mut file) = Files::get(path.as_ref()) else {
         return GONE.into_response();
     };
-    let hash = random::to_hex(&file.metadata.sha256_hash()[..8]);
+    let mut hash = random::to_hex(&file.metadata.sha256_hash()[..8]);
+    if *socket_path != *SOCKET_PATH
+        && let Ok(text) = str::from_utf8(&file.data)
+        && text.contains(SOCKET_PATH)
+    {
+        file.data = text.replace(SOCKET_PATH, &socket_path).into_bytes().into();
+        hash.push_str(&random::to_hex(socket_path.as_bytes()));
+    }
     let content_type = match file.metadata.mimetype() {
         text if text.starts_with("text/") => format!("{text}; charset=utf-8"),
         other => other.to_owned(),
@@ -166,7 +184,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let request = request.body(Body::empty()).unwrap();
-        let response = routes(None).oneshot(request).await.unwrap();
+        let response = routes(None, SOCKET_PATH).oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, 1024 * 1024).await.unwrap();
         (Response::from_parts(parts, Body::empty()), body.to_vec())

@@ -85,7 +85,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    pub fn new(path: &'static str, service: Service, registry: Registry, offers: Offers) -> Self {
+    pub fn new(path: &str, service: Service, registry: Registry, offers: Offers) -> Self {
         let acceptor = Acceptor::new(service.clone(), path, registry.clone());
         let polling = Polling::new(path, service, registry.clone());
         Self { acceptor, polling, registry, offers, warned: Arc::default(), full: Arc::default() }

@@ -64,6 +64,7 @@ pub struct Sockets {
 /// The service to mount at `/socket.io/`, and the handle that delivery emits through.
 pub fn build(config: &Config, sockets: Sockets) -> (Service, Io) {
     let builder = SocketIo::builder()
+        .req_path(config.socket_path.trim_end_matches('/').to_owned())
         .ping_interval(config.ping_interval)
         .ping_timeout(config.ping_timeout)
         .connect_timeout(CONNECT_TIMEOUT)

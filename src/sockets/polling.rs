@@ -3,7 +3,7 @@
 //!
 //! The CONNECT reply is replaced here, in the body of a poll.
 
-use std::{convert::Infallible, fmt};
+use std::{convert::Infallible, fmt, sync::Arc};
 
 use axum::{
     body::{Body, Bytes, to_bytes},
@@ -59,14 +59,14 @@ impl Drop for WaitingPoll {
 /// Asks the engine for clients that poll.
 #[derive(Clone)]
 pub struct Polling {
-    path: &'static str,
+    path: Arc<str>,
     service: Service,
     registry: Registry,
 }
 
 impl Polling {
-    pub fn new(path: &'static str, service: Service, registry: Registry) -> Self {
-        Self { path, service, registry }
+    pub fn new(path: &str, service: Service, registry: Registry) -> Self {
+        Self { path: path.into(), service, registry }
     }
 
     /// Opens a session.

@@ -43,13 +43,10 @@ where
     <SocketIoService<S, Adapter> as Service<Request<String>>>::Future: Send + 'static,
 {
     /// Also starts the supervisor, which ends polling sessions through the service.
-    pub fn new(
-        service: SocketIoService<S, Adapter>,
-        path: &'static str,
-        registry: Registry,
-    ) -> Self {
+    pub fn new(service: SocketIoService<S, Adapter>, path: &str, registry: Registry) -> Self {
         let mut ending = service.clone();
-        let end_polling = move |sid| end_polling(&mut ending, path, sid);
+        let path = path.to_owned();
+        let end_polling = move |sid| end_polling(&mut ending, &path, sid);
         let supervisor = supervisor::run(registry.clone(), end_polling);
         registry.tasks().spawn_vital("supervisor", supervisor);
         Self { service, registry }

@@ -2,6 +2,9 @@
 
 import { io } from "/socket.io/socket.io.esm.min.js";
 
+// The server writes its own path here and above, if that is another one.
+const SOCKET_PATH = "/socket.io/";
+
 const ANSWER_MS = 8_000;
 const REFUSED_RETRY_MS = 5_000;
 const RECONNECT_MS = { reconnectionDelay: 250, reconnectionDelayMax: 2_000 };
@@ -20,7 +23,7 @@ export class Connection {
   #socket;
 
   constructor(token, handlers) {
-    const socket = io({ auth: { token }, ...RECONNECT_MS });
+    const socket = io({ path: SOCKET_PATH, auth: { token }, ...RECONNECT_MS });
     this.#socket = socket;
     socket.on("connect", handlers.up);
     socket.on("disconnect", () => {

@@ -18,6 +18,7 @@ const UPGRADE: [(&str, &str); 4] = [
     ("Sec-WebSocket-Version", "13"),
     ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
 ];
+const UNSUPPORTED: &str = "Unsupported protocol version";
 /// Well-formed, and of no session.
 const UNKNOWN: &str = "AAAAAAAAAAAAAAHs";
 
@@ -252,4 +253,38 @@ async fn a_proxy_that_drops_the_upgrade_is_told_to_the_operator_once() {
     }
     let told = told(&node, "without the header Upgrade", 1).await;
     assert_eq!(told[0]["level"], json!("WARN"));
+}
+
+#[tokio::test]
+async fn socket_io_and_its_client_can_have_another_path() {
+    let node = Node::start(&["--data", "memory", "--socket-path", "/chat/ws"]).await;
+    let polling = "/chat/ws/?EIO=4&transport=polling";
+    let open = node.get(polling).await;
+    assert_eq!(open.status, 200, "{}", open.text());
+    let handshake: Value =
+        serde_json::from_str(open.text().trim_start_matches('0')).expect("an open packet");
+    let session = format!("{polling}&sid={}", handshake["sid"].as_str().expect("a sid"));
+    let mut http = Http::open(node.address).await.expect("the node accepts");
+    http.request("POST", &session, &[], b"40").await.expect("an answer");
+    let reply = node.get(&session).await.text();
+    assert!(reply.starts_with("40{") && reply.contains("pid"), "{reply}");
+
+    let websocket = "/chat/ws/?EIO=4&transport=websocket";
+    assert_eq!(http::get(node.address, websocket, &UPGRADE).await.status, 101);
+    let foreign = [("Origin", "https://elsewhere.example")];
+    assert_eq!(http::get(node.address, polling, &foreign).await.status, 403);
+    assert_error(&node.get("/chat/ws/?EIO=3&transport=polling").await, 5, UNSUPPORTED, "EIO=3");
+    assert_eq!(node.get("/socket.io/?EIO=4&transport=polling").await.status, 404);
+
+    let client = node.get("/chat/ws/socket.io.js").await;
+    assert_eq!(client.status, 200);
+    for page in ["/", "/js/connection.js"] {
+        let text = node.get(page).await.text();
+        assert!(text.contains("\"/chat/ws/"), "{page} names another path");
+        assert!(!text.contains("\"/socket.io/"), "{page} names the default path");
+    }
+    // A browser that knows the page of another path gets this one.
+    let usual = Node::memory().await;
+    let tag = |page: Response| page.header("etag").map(str::to_owned);
+    assert_ne!(tag(usual.get("/").await), tag(node.get("/").await));
 }
