@@ -5,22 +5,28 @@ mod listener;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, middleware, response::Response};
+use axum::{Extension, Router, middleware, response::Response};
 use http::{HeaderValue, header};
 use tokio::{
     runtime::{Handle, Runtime},
     sync::watch,
 };
 
-use self::listener::{Connections, Listener};
+use self::{
+    events::EventsError,
+    listener::{Connections, Listener},
+};
 use crate::{
     chat::{Chat, Counts},
-    config::{Config, Storage},
+    config::{Config, Storage, values::ListenAddress},
     delivery::{
         broadcaster::Broadcaster, relay::Relay, replay::ReplayBuffer, subscriptions::Subscriptions,
         ticks,
     },
-    dialects::Dialects,
+    dialects::{
+        Dialects,
+        events::table::{DEFAULT_PROFILE, Table},
+    },
     domain::request::Limits,
     http::{
         api::{
@@ -35,9 +41,16 @@ use crate::{
     sockets::{
         self, Sockets,
         endpoint::{self, Endpoint},
-        profile,
+        profile::{self, ListenerProfile},
     },
-    store::{Health, Opened, RetentionPolicy, Store, redis, sqlite},
+    store::{
+        Health, Opened, RetentionPolicy, Store,
+        redis::{
+            self,
+            agreement::{AgreedValue, Agreement},
+        },
+        sqlite,
+    },
     telemetry::WarnOnce,
     transport::{self, registry::Registry, settings::TransportSettings},
 };
@@ -49,6 +62,8 @@ pub enum StartError {
     Listen { address: SocketAddr, error: io::Error },
     #[error("no threads to deliver with: {0}")]
     Delivery(io::Error),
+    #[error(transparent)]
+    Events(#[from] EventsError),
     #[error(transparent)]
     Static(#[from] StaticDirError),
     #[error(transparent)]
@@ -64,7 +79,10 @@ impl StartError {
     pub fn is_configuration(&self) -> bool {
         matches!(
             self,
-            Self::Static(_) | Self::ApiKeys(_) | Self::Redis(redis::ConfigError::Url { .. })
+            Self::Events(_)
+                | Self::Static(_)
+                | Self::ApiKeys(_)
+                | Self::Redis(redis::ConfigError::Url { .. })
         )
     }
 }
@@ -119,11 +137,12 @@ impl Server {
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let api_keys = config.api_key_file().map(ApiKeys::read).transpose()?.unwrap_or_default();
         let static_dir = config.static_dir().map(StaticDir::open).transpose()?;
+        let table = events::load(config)?;
         let listeners = listen_all(config)?;
         let delivery = DeliveryThreads::start().map_err(StartError::Delivery)?;
         let Opened { store, log_events, node_events } = {
             let _there = delivery.handle().enter();
-            open_store(config)?
+            open_store(config, &table)?
         };
         let (tasks, transport) = (Tasks::default(), Tasks::default());
         let relay = Tasks::default().on(delivery.handle());
@@ -132,7 +151,8 @@ impl Server {
             &transport,
             &transport.on(delivery.handle()),
         );
-        let dialects = Dialects::builtin();
+        let profile = config.profile().unwrap_or(DEFAULT_PROFILE);
+        let dialects = Dialects::new(table, profile).expect("the profile was checked");
         let replay = ReplayBuffer::new(Arc::clone(&store.log), dialects);
         let subscriptions = Subscriptions::new(registry.clone(), dialects);
         let chat = Chat::new(
@@ -171,12 +191,13 @@ impl Server {
         let full = health.fallback(move || async move { endpoint::full(sessions_max) });
         let connections = Connections::new(config.connections_max);
         let mut addresses = Vec::new();
-        for listener in listeners {
+        for (listener, profile) in listeners {
             if let Some(address) = listener.address() {
                 tracing::info!(%address, "listening");
                 addresses.push(address);
             }
-            listener.serve(app.clone(), full.clone(), &connections, &tasks);
+            let app = app.clone().layer(Extension(profile));
+            listener.serve(app, full.clone(), &connections, &tasks);
         }
         Ok(Self { addresses, registry, chat, store, tasks, relay, transport, _delivery: delivery })
     }
@@ -265,7 +286,7 @@ fn transport_settings(config: &Config) -> TransportSettings {
     }
 }
 
-fn open_store(config: &Config) -> Result<Opened, StartError> {
+fn open_store(config: &Config, table: &Table) -> Result<Opened, StartError> {
     let retention = RetentionPolicy {
         history_max: config.history_max,
         history_ttl: config.history_ttl,
@@ -281,13 +302,22 @@ fn open_store(config: &Config) -> Result<Opened, StartError> {
                 partitions: config.partitions,
                 retention,
                 lease: redis::node::LeaseSettings::default(),
-                agreement: redis::agreement::Agreement::default(),
+                agreement: Agreement { values: vec![table_agreement(table)] },
             })?);
         }
         Storage::Memory => sqlite::Location::Memory,
         Storage::Dir(dir) => sqlite::Location::Dir(dir),
     };
     Ok(sqlite::open(sqlite::SqliteOptions { location, retention })?)
+}
+
+/// Clients of nodes with other tables would be told other events of the same message.
+fn table_agreement(table: &Table) -> AgreedValue {
+    AgreedValue {
+        name: "the event table (--events)".to_owned(),
+        value: table.digest(),
+        accepted: Vec::new(),
+    }
 }
 
 /// A cache that kept a handshake would give one session to several clients.
@@ -318,8 +348,11 @@ async fn log_health(mut health: watch::Receiver<Health>, tasks: Tasks) {
     }
 }
 
-fn listen_all(config: &Config) -> Result<Vec<Listener>, StartError> {
-    let open =
-        |address| Listener::open(address).map_err(|error| StartError::Listen { address, error });
-    config.addresses().into_iter().map(open).collect()
+/// The sockets that listen, each with the profile of its connections, if it has one.
+fn listen_all(config: &Config) -> Result<Vec<(Listener, ListenerProfile)>, StartError> {
+    let open = |ListenAddress { address, profile }| {
+        let failed = |error| StartError::Listen { address, error };
+        Ok((Listener::open(address).map_err(failed)?, ListenerProfile(profile.map(Arc::from))))
+    };
+    config.listeners().into_iter().map(open).collect()
 }
