@@ -86,6 +86,12 @@ pub fn event(name: &str, args: &[Value], ack: Option<u64>) -> String {
     format!("42{id}{}", Value::Array(all))
 }
 
+/// A message id of this name, in a form that the rule table takes for one.
+pub fn own_id(name: &str) -> String {
+    let digits: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("{digits:0>16}")
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -113,10 +119,4 @@ mod tests {
         assert_eq!(parse("42{}"), Packet::Other("42{}".into()));
         assert_eq!(parse("é"), Packet::Other("é".into()));
     }
-}
-
-/// A message id of this name, in a form that the rule table takes for one.
-pub fn own_id(name: &str) -> String {
-    let digits: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
-    format!("{digits:0>16}")
 }

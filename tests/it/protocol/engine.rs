@@ -15,7 +15,9 @@ fn assert_handshake(handshake: &Value, upgrades: &Value) {
     assert_eq!(keys, ["maxPayload", "pingInterval", "pingTimeout", "sid", "upgrades"]);
     assert!(handshake["sid"].as_str().is_some_and(|sid| sid.len() >= 16), "{handshake}");
     assert_eq!(&handshake["upgrades"], upgrades);
-    let millis = |time: std::time::Duration| Value::from(u64::try_from(time.as_millis()).unwrap());
+    let millis = |time: std::time::Duration| {
+        Value::from(u64::try_from(time.as_millis()).expect("milliseconds"))
+    };
     assert_eq!(handshake["pingInterval"], millis(PING_INTERVAL));
     assert_eq!(handshake["pingTimeout"], millis(PING_TIMEOUT));
     assert_eq!(handshake["maxPayload"], json!(1_000_000));
