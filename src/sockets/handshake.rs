@@ -134,7 +134,7 @@ impl Sockets {
                 () = tokio::time::sleep(CONNECT_TIMEOUT) => {}
                 () = tasks.stopping() => return,
             }
-            if !registry.is_connected(sid) {
+            if !registry.is_in_any_namespace(sid) {
                 registry.close(sid, CloseReason::NotConnected);
             }
         });

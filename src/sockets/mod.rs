@@ -8,6 +8,7 @@ mod answers;
 mod auth;
 pub mod endpoint;
 mod handshake;
+mod namespaces;
 mod polling;
 pub mod profile;
 mod reply;
@@ -81,12 +82,14 @@ pub fn build(config: &Config, sockets: Sockets) -> (Service, Io) {
         _ => builder.transports([TransportType::Polling, TransportType::Websocket]),
     };
     let enter = Enter(sockets.chat.clone());
+    let namespaces = sockets.dialects.namespaces();
     let sockets = Arc::new(sockets);
     let (service, io) = builder.build_with_inner_svc(MethodRouter::new());
     let admit = async move |socket: SocketRef<Adapter>, auth: TryData<Auth>| {
         sockets.admit(&socket, auth).await
     };
     io.ns("/", enter.with(admit));
+    namespaces::open(&io, namespaces);
     (service, io)
 }
 

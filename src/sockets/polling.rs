@@ -17,6 +17,7 @@ use super::Service;
 use crate::transport::{
     Sid,
     close::CloseReason,
+    connect_reply,
     registry::Registry,
     request::EngineError,
     sessions::{SessionPermit, opened_session},
@@ -110,10 +111,11 @@ impl Polling {
             Ok(answer) => answer,
             Err(refusal) => return refusal,
         };
-        if !self.registry.has_connect_reply(sid) {
-            return Response::from_parts(head, Body::from(body));
-        }
-        let body = self.registry.replace_connect_reply(sid, body);
+        let body = match self.registry.has_connect_reply(sid) {
+            true => self.registry.replace_connect_reply(sid, body),
+            false => body,
+        };
+        let body = connect_reply::replace_elsewhere(body);
         head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         Response::from_parts(head, Body::from(body))
     }

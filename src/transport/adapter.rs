@@ -19,7 +19,7 @@ use socketioxide_core::{
 
 use crate::transport::registry::Registry;
 
-/// The adapter of the one namespace.
+/// The adapter of a namespace. Only in `/` something is said.
 pub struct Adapter {
     local: Arc<CoreLocalAdapter<Emitter>>,
     registry: Registry,
@@ -32,7 +32,7 @@ impl CoreAdapter<Emitter> for Adapter {
     type InitRes = ();
 
     /// # Panics
-    /// When a second namespace is made: a lane keeps the order of one.
+    /// When `/` is made twice: a lane keeps the order of one namespace.
     fn new(registry: &Registry, local: CoreLocalAdapter<Emitter>) -> Self {
         let local = Arc::new(local);
         registry.namespace().made(Arc::clone(&local));

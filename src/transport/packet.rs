@@ -7,8 +7,8 @@ use socketioxide_parser_common::CommonParser;
 
 use crate::transport::frame;
 
-/// The namespace that every client connects to.
-const NAMESPACE: &str = "/";
+/// The namespace in which everything is said.
+pub const NAMESPACE: &str = "/";
 
 /// The packet that an emit of socketioxide makes: the elements of a tuple are the event's
 /// arguments, and any other value is its only argument.

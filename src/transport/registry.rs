@@ -213,6 +213,11 @@ impl Registry {
         self.0.namespace.is_connected(sid)
     }
 
+    /// Whether the session is in any namespace.
+    pub fn is_in_any_namespace(&self, sid: Sid) -> bool {
+        self.0.namespace.is_in_any(sid)
+    }
+
     pub fn has_connect_reply(&self, sid: Sid) -> bool {
         self.shard_of(sid).has_connect_reply(sid)
     }

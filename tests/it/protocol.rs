@@ -4,6 +4,7 @@
 mod engine;
 mod heartbeat;
 mod listed;
+mod namespaces;
 mod poll;
 mod socket;
 
@@ -106,12 +107,13 @@ impl Raw {
 
     /// The next packet that is no ping.
     async fn next_but_pings(&mut self) -> String {
-        loop {
+        for _ in 0..20 {
             match self.next().await {
                 ping if ping == "2" => self.send("3").await,
                 packet => return packet,
             }
         }
+        panic!("nothing but pings came");
     }
 
     /// `None`: the connection has ended.

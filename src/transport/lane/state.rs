@@ -221,6 +221,11 @@ impl LaneState {
             let text = frame.text.unwrap_or_default();
             let end = at + frame.size;
             let connects = connect_reply::is_connect(text);
+            if let Some(reply) = connect_reply::elsewhere(text) {
+                self.write_own(&frames[from..at]);
+                self.send(&[frame::text(reply.as_bytes())]);
+                from = end;
+            }
             if let Some(number) = text.strip_prefix(MARKER) {
                 self.write_own(&frames[from..at]);
                 self.marker_passed(number);
