@@ -28,18 +28,6 @@ const heard = (client, expected) =>
   until(`a client heard ${expected.length} messages`, () => client.heard.length >= expected.length)
     .then(() => assert.deepEqual(client.heard, expected));
 
-async function pair(bench) {
-  const redis = await bench.redis();
-  const [a, b] = await Promise.all([
-    bench.node({ redis: redis.url }),
-    bench.node({ redis: redis.url }),
-  ]);
-  for (const node of [a, b]) {
-    await until("both nodes are ready", async () => (await node.ready()) === 200);
-  }
-  return { redis, a, b };
-}
-
 for (const [name, options] of Object.entries(TRANSPORTS)) {
   test(`any JSON reaches everybody unchanged, the sender too: ${name}`, async (t) => {
     const bench = new Bench(t);
@@ -66,7 +54,7 @@ for (const [name, options] of Object.entries(TRANSPORTS)) {
 
   test(`5 000 messages in one burst stay in order on both nodes: ${name}`, async (t) => {
     const bench = new Bench(t);
-    const { a, b } = await pair(bench);
+    const { a, b } = await bench.pair();
     const sender = await bench.client(a, options);
     const others = await Promise.all(
       [a, b].flatMap((node) =>
@@ -111,14 +99,15 @@ test("wrong input is answered in words and ends nothing", async (t) => {
 
 test("a retry with the same id shows once, also through the other node", async (t) => {
   const bench = new Bench(t);
-  const { a, b } = await pair(bench);
+  const { a, b } = await bench.pair();
   const auth = { token: "the-same-person" };
   const first = await bench.client(a, { auth });
   const second = await bench.client(b, { auth });
-  const ack = await send(first, "once", "my-id");
-  assert.equal(ack.id, "my-id");
+  const id = ownId("my-id");
+  const ack = await send(first, "once", id);
+  assert.equal(ack.id, id);
   for (const client of [first, second]) {
-    const again = await send(client, "once", "my-id");
+    const again = await send(client, "once", id);
     assert.deepEqual([again.epoch, again.seq, again.at], [ack.epoch, ack.seq, ack.at]);
   }
   await send(second, "after");
@@ -149,7 +138,7 @@ test("the client's own retries get every message there, once and in order", asyn
 
 test("what a person publishes with redis-cli shows up on both nodes", async (t) => {
   const bench = new Bench(t);
-  const { redis, a, b } = await pair(bench);
+  const { redis, a, b } = await bench.pair();
   const clients = [await bench.client(a), await bench.client(b, { transports: ["polling"] })];
   const publish = async (text) => assert.equal(await redis.cli("PUBLISH", "rc:{0}", text), "2");
   await publish("plain text, typed by hand");
@@ -168,7 +157,7 @@ test("what a person publishes with redis-cli shows up on both nodes", async (t) 
 
 test("SUBSCRIBE shows readable JSON", async (t) => {
   const bench = new Bench(t);
-  const { redis, a } = await pair(bench);
+  const { redis, a } = await bench.pair();
   const lines = await redis.watch("rc:{0}");
   const client = await bench.client(a);
   await send(client, { text: "grüße", n: 7 });
@@ -213,7 +202,7 @@ test("a page of an allowed origin may connect, another may not", async (t) => {
 
 test("with Redis killed sends are refused, and within 2 s of its return the chat goes on", async (t) => {
   const bench = new Bench(t);
-  const { redis, a, b } = await pair(bench);
+  const { redis, a, b } = await bench.pair();
   const clients = [await bench.client(a), await bench.client(b)];
   const ids = clients.map((client) => client.id);
   assert.equal((await send(clients[0], "before")).ok, true);

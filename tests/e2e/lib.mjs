@@ -108,6 +108,25 @@ export class Bench {
     return new Node(child, address, log);
   }
 
+  /** Two nodes that share a Redis, both ready. */
+  async pair(args = []) {
+    const redis = await this.redis();
+    const node = () => this.node({ redis: redis.url, args });
+    const [a, b] = await Promise.all([node(), node()]);
+    for (const one of [a, b]) {
+      await until("both nodes are ready", async () => (await one.ready()) === 200);
+    }
+    return { redis, a, b };
+  }
+
+  /** A road to a node that can lose connections, or lead to another node. */
+  async road(node) {
+    const road = new Road(node.address);
+    await road.start();
+    this.onEnd(() => road.end());
+    return road;
+  }
+
   async redis(port) {
     const args = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always"];
     const redis = new Redis(this, port ?? (await freePort()), this.directory(), args);
@@ -167,6 +186,58 @@ class Node {
 
   stop(signal = "SIGTERM") {
     return end(this.child, signal);
+  }
+}
+
+class Road {
+  #server = createServer((client) => this.#carry(client));
+  #connections = new Set();
+  #isMute = false;
+
+  constructor(address) {
+    this.address = address;
+  }
+
+  async start() {
+    this.#server.listen(0, "127.0.0.1");
+    await once(this.#server, "listening");
+    this.url = `http://127.0.0.1:${this.#server.address().port}`;
+  }
+
+  /** Where new connections go from now on. */
+  redirect(node) {
+    this.address = node.address;
+  }
+
+  /** What clients send still arrives, and no answer comes back, until the next cut. */
+  mute() {
+    this.#isMute = true;
+  }
+
+  cut() {
+    for (const connection of this.#connections) connection.destroy();
+    this.#isMute = false;
+  }
+
+  end() {
+    this.cut();
+    this.#server.close();
+  }
+
+  #carry(client) {
+    const [host, port] = this.address.split(":");
+    const server = connectTcp(Number(port), host);
+    for (const [from, to] of [[client, server], [server, client]]) {
+      this.#connections.add(from);
+      from.on("error", () => {});
+      from.on("data", (chunk) => {
+        if (from === client || !this.#isMute) to.write(chunk);
+      });
+      from.on("close", () => {
+        this.#connections.delete(from);
+        to.destroy();
+      });
+    }
   }
 }
 
