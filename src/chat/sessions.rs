@@ -271,6 +271,9 @@ impl Chat {
             parts.push(MissedPart { partition, entries, end: end.seq, shown });
             until.push((partition, Some(end)));
         }
+        // Before its later events are emitted, no offset can say that the client has a part of a
+        // record.
+        parts.sort_by_key(|part| part.shown.is_none());
         Ok((self.frames(&parts, offsets, dialect).await?, until))
     }
 

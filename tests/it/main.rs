@@ -31,12 +31,15 @@ mod recovery_faults;
 mod recovery_partitions;
 mod recovery_seams;
 mod redis;
+mod rows;
 mod search;
 mod session_faults;
 mod sqlite;
 mod static_dir;
 mod stop;
+
 mod tidy;
+
 mod together;
 mod together_faults;
 mod trouble;

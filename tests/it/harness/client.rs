@@ -353,6 +353,17 @@ impl Client {
         events
     }
 
+    /// Every event that came and was not yet taken, once there are at least `count`. What the server
+    /// had sent by then is among them.
+    pub async fn drained(&self, count: usize) -> Vec<Event> {
+        let waited = self.take(PATIENCE, |inbox| (inbox.events.len() >= count).then_some(())).await;
+        assert!(waited.is_some(), "fewer than {count} events came: {self}");
+        let page =
+            self.request("history", &[serde_json::json!({ "room": "lobby", "limit": 1 })]).await;
+        assert_eq!(page["ok"], Value::Bool(true), "{page}");
+        self.drain()
+    }
+
     /// Every event that came and was not yet taken, without waiting.
     pub fn drain(&self) -> Vec<Event> {
         let mut events = VecDeque::new();
