@@ -165,6 +165,15 @@ impl Connection {
         Arc::clone(&self.requests).begin_read()
     }
 
+    /// A permit for a join. Clients of a rule table join all rooms of their user at once, and their
+    /// joins read nothing, so they may be as many as messages.
+    pub(super) fn begin_joining(&self) -> Result<Permit, Reject> {
+        if self.recipient.dialect.features().join_has_missed {
+            return self.begin_read();
+        }
+        Arc::clone(&self.requests).begin_append(self.chat.0.limits.in_flight_max)
+    }
+
     /// Runs a task that ends with the node.
     pub(super) fn spawn(
         &self,

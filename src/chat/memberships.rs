@@ -20,6 +20,7 @@ use crate::{
     },
     domain::{
         position::Position,
+        record::Entry,
         reject::{Code, Reject},
         room::RoomName,
         visibility::{JoinedRoom, hears, listens_in, may_enter, not_joined, sees},
@@ -100,7 +101,7 @@ impl Connection {
         after: Option<Position>,
         done: impl FnOnce(Result<JoinResult, Reject>) + Send + 'static,
     ) {
-        let permit = may_enter(&self.user, &room).and_then(|()| self.begin_read());
+        let permit = may_enter(&self.user, &room).and_then(|()| self.begin_joining());
         let decided = permit.and_then(|permit| Ok((permit, self.begin_join(room, after)?)));
         let (permit, join) = match decided {
             Ok(decided) => decided,
@@ -214,15 +215,21 @@ impl Connection {
     /// and it comes with the last of these events.
     fn emit_joined(&self, number: u64, cutover: &Cutover) {
         let memberships = self.memberships.lock();
+        if memberships.has_disconnected {
+            return;
+        }
         let is_it = |one: &&Membership| one.state == MembershipState::Joining(number);
         let Some(membership) = memberships.all.iter().find(is_it) else { return };
         let joined = || std::iter::once(&membership.joined);
-        let is_missed = |entry: &&Arc<ReplayEntry>| sees(&self.public_id, joined(), entry.record());
+        let is_missed = |entry: &&Arc<ReplayEntry>| {
+            let record = entry.record();
+            matches!(record.entry, Entry::Message(_)) && sees(&self.public_id, joined(), record)
+        };
         let mut missed = cutover.entries.iter().filter(is_missed).peekable();
         while let Some(entry) = missed.next() {
             let end = cutover.end.as_ref().filter(|_| missed.peek().is_none());
             let offset = match end {
-                Some(end) => self.chat.0.replay.offsets().pass(cutover.partition, end),
+                Some(end) => self.chat.0.replay.offsets().pass(cutover.partition, end).only_last(),
                 None => RecordOffset::none(),
             };
             self.chat.0.subscriptions.emit_stored(self.recipient, entry.record(), &offset);
@@ -351,7 +358,9 @@ impl Connection {
             self.emit_lost(cutover, is_here);
         }
         self.go_live(is_restoring);
-        self.chat.0.subscriptions.emit(self.recipient, &LiveEvent::Hello);
+        if !self.memberships.lock().has_disconnected {
+            self.chat.0.subscriptions.emit(self.recipient, &LiveEvent::Hello);
+        }
     }
 
     /// Emits what was delivered meanwhile in these rooms of one partition.

@@ -61,6 +61,8 @@ pub struct RecordOffset {
     whole: Option<String>,
     /// Of a vector.
     partition: Option<u16>,
+    /// Whether the events before the last one have an offset, too.
+    has_parts: bool,
 }
 
 impl ClientOffset {
@@ -82,7 +84,12 @@ impl ClientOffset {
 impl RecordOffset {
     /// For an event after which the client keeps the offset that it has.
     pub fn none() -> Self {
-        Self { whole: None, partition: None }
+        Self { whole: None, partition: None, has_parts: false }
+    }
+
+    /// The same for a client that does not go on within the record: only the last event has it.
+    pub fn only_last(self) -> Self {
+        Self { has_parts: false, ..self }
     }
 
     /// Of a record's only or last event.
@@ -96,6 +103,9 @@ impl RecordOffset {
         if index + 1 == count {
             return Some(whole);
         }
+        if !self.has_parts {
+            return None;
+        }
         let partition = self.partition.map(|partition| format!(".{partition}"));
         Some(format!("{whole}.{}{}", index + 1, partition.unwrap_or_default()))
     }
@@ -103,7 +113,8 @@ impl RecordOffset {
 
 impl From<&Position> for RecordOffset {
     fn from(position: &Position) -> Self {
-        Self { whole: Some(Offset::Position(position.clone()).to_string()), partition: None }
+        let whole = Some(Offset::Position(position.clone()).to_string());
+        Self { whole, partition: None, has_parts: true }
     }
 }
 
@@ -172,9 +183,11 @@ impl OffsetCursor {
     pub fn pass(&mut self, partition: u16, position: &Position) -> RecordOffset {
         self.set(partition, position.seq);
         match &self.0 {
-            Some(vector) => {
-                RecordOffset { whole: Some(vector.to_string()), partition: Some(partition) }
-            }
+            Some(vector) => RecordOffset {
+                whole: Some(vector.to_string()),
+                partition: Some(partition),
+                has_parts: true,
+            },
             None => RecordOffset::from(position),
         }
     }

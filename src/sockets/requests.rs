@@ -16,7 +16,7 @@ use super::{
 use crate::{
     chat::{Connection, EventResult, JoinResult, Sent},
     delivery::replay::tail::ReplayEntry,
-    dialects::{DialectId, dialect::Asker, native::requests::NAMES},
+    dialects::{DialectId, dialect::Asker, native::requests::NAMES, text::quoted},
     domain::{
         name::MessageId,
         record::Body,
@@ -158,11 +158,12 @@ impl Events {
     fn no_such_event(&self, event: &str) -> Reject {
         let dialect = self.dialect.name();
         if self.sockets.warned.is_first(&format!("{dialect} {event}")) {
+            let name = quoted(event);
             tracing::warn!(
                 event,
                 dialect,
                 "a client sent an event that has no row: if it says something to others, add a \
-                 row for it to the table of --events, such as: {event:?} = {{ out = [{event:?}, \
+                 row for it to the table of --events, such as: {name} = {{ out = [{name}, \
                  \"$*\"] }}"
             );
         }

@@ -37,6 +37,7 @@ mod session_faults;
 mod sqlite;
 mod static_dir;
 mod stop;
+mod table;
 
 mod tidy;
 
