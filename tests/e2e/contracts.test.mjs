@@ -2,9 +2,11 @@
 // one Redis: the sender on one, who listens on the other.
 
 import assert from "node:assert/strict";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
 import { io } from "socket.io-client";
-import { Bench, pause, send, until } from "./lib.mjs";
+import { Bench, freePort, send, until } from "./lib.mjs";
 
 const OFFSET = /^[0-9a-f-]+-[0-9a-z_]+(\.\d+)*$/;
 
@@ -301,28 +303,76 @@ test("the basics profile greets, and ticks every two seconds; its client is stil
   assert.deepEqual(texts(), [...urls, "the end"]);
 });
 
-test("three profiles and native clients in one lobby, each hears the others in its own way", async (t) => {
-  const { bench, a, b, sender: plain, listener: idle } = await stage(t);
-  const turbo = await joined(bench, b, { query: { profile: "turbo" } });
+const RULES = `
+[profile.shout]
+say = ["shout", { text = "$text", room = "$room" }]
+[profile.shout.on]
+say = { out = ["said", "$*"] }
+[profile.lines]
+say = ["line", "$room: $text"]
+[profile.lines.on]
+line = { out = [["line", "$1"], ["count", "$2"]] }
+[origins]
+"http://shout.example" = "shout"
+`;
+
+test("five profiles and native clients in one lobby, each hears the others in its own way", async (t) => {
+  const bench = new Bench(t);
+  const redis = await bench.redis();
+  const file = join(bench.directory(), "rules.toml");
+  writeFileSync(file, RULES);
+  const pinned = `127.0.0.1:${await freePort()}`;
+  const args = ["--events", file, "--cors-origin", "http://shout.example"];
+  const a = await bench.node({ redis: redis.url, args: [...args, "--listen", `${pinned}=turbo`] });
+  const b = await bench.node({ redis: redis.url, args: [...args, "--profile", "lines"] });
+  for (const node of [a, b]) await until("it is ready", async () => (await node.ready()) === 200);
+  const extraHeaders = { Origin: "http://shout.example" };
+  // The profile of a listener, of the query, of the page's origin, and of the node.
+  const speakers = {
+    plain: [await joined(bench, a), "chat message", "from plain"],
+    turbo: [await joined(bench, { url: `http://${pinned}` }), "event:message", { message: "from turbo" }],
+    shout: [await joined(bench, b, { extraHeaders }), "say", "from shout", 2],
+    lines: [await joined(bench, b), "line", "from lines", 7],
+    native: [await joined(bench, a, { query: { dialect: "native" } }), "send", { room: "lobby", text: "from native" }],
+  };
   const basics = await joined(bench, a, { query: { profile: "basics" } });
-  const native = await joined(bench, b, { query: { dialect: "native" } });
-  await ask(native, "join", { room: "lobby" });
-  const messages = (socket) => socket.told.filter(([event]) => !["fromServer", "welcome", "presence"].includes(event));
-  plain.emit("chat message", "from plain");
-  turbo.emit("event:message", { message: "from turbo" });
-  await until("both are heard", () => messages(idle).length === 2);
-  native.emit("send", { room: "lobby", text: "from native" });
-  await until("it is heard", () => [plain, idle, turbo, basics, native].every((socket) => messages(socket).length >= 3));
-  await pause(200);
-  const say = (event, text) => [event, text];
-  for (const socket of [plain, idle]) {
-    const expected = [say("chat message", "from plain"), say("message", "from turbo"), say("message", "from native")];
-    assert.deepEqual(messages(socket).toSorted(), expected.toSorted());
+  const second = {
+    plain: await joined(bench, b, { query: { profile: "plain" } }),
+    turbo: await joined(bench, b, { query: { profile: "turbo" } }),
+    shout: await joined(bench, a, { extraHeaders }),
+    lines: await joined(bench, a, { query: { profile: "lines" } }),
+    native: await joined(bench, b, { query: { dialect: "native" } }),
+  };
+  for (const native of [speakers.native[0], second.native]) await ask(native, "join", { room: "lobby" });
+  for (const [socket, ...event] of Object.values(speakers)) assert.equal((await ask(socket, ...event)).ok, true);
+
+  const names = Object.keys(speakers);
+  const told = {
+    plain: (name) => [["message", `from ${name}`]],
+    basics: (name) => [["message", `from ${name}`]],
+    turbo: (name) => [["message", `{"message":"from ${name}"}`]],
+    shout: (name) => [["shout", { room: "lobby", text: `from ${name}` }]],
+    lines: (name) => [["line", `lobby: from ${name}`]],
+    native: (name) => [["message", `from ${name}`]],
+  };
+  const own = {
+    plain: [["chat message", "from plain"]],
+    turbo: told.turbo("turbo"),
+    shout: [["said", "from shout", 2]],
+    lines: [["line", "from lines"], ["count", 7]],
+    native: told.native("native"),
+  };
+  const others = ["fromServer", "welcome", "presence"];
+  const messages = (socket) => socket.told
+    .filter(([event]) => !others.includes(event))
+    .map(([event, first, ...more]) => [event, socket.isNative ? first.text : first, ...more]);
+  for (const socket of [speakers.native[0], second.native]) socket.isNative = true;
+  const all = [...names.map((name) => [name, speakers[name][0]]), ...Object.entries(second), ["basics", basics]];
+  for (const [profile, socket] of all) {
+    const expected = names.flatMap((name) => (name === profile ? own[name] : told[profile](name)));
+    await until(`${profile} hears all`, () => messages(socket).length >= expected.length).catch(() => {});
+    assert.deepEqual(messages(socket), expected, profile);
   }
-  const texts = ["from plain", "from turbo", "from native"].toSorted();
-  assert.deepEqual(messages(basics).toSorted(), texts.map((text) => say("message", text)));
-  assert.deepEqual(messages(turbo).map(([event, text]) => [event, JSON.parse(text).message]).toSorted(), texts.map((text) => say("message", text)));
-  assert.deepEqual(messages(native).map(([event, { text }]) => [event, text]).toSorted(), texts.map((text) => say("message", text)));
 });
 
 test("an unknown event is answered, with an ack and without", async (t) => {

@@ -38,9 +38,7 @@ mod sqlite;
 mod static_dir;
 mod stop;
 mod table;
-
 mod tidy;
-
 mod together;
 mod together_faults;
 mod trouble;
