@@ -373,3 +373,35 @@ async fn an_event_without_a_row_is_warned_of_once() {
     client.request("unknown", &[]).await;
     assert!(node.logs("has no row").len() < 300, "{}", node.logs("has no row").len());
 }
+
+#[tokio::test]
+async fn a_room_can_be_a_number_or_the_clients_own_id_and_no_other_id() {
+    let redis = Redis::start(Keeps::Nothing).await;
+    let nodes = two_nodes(&redis, &[]).await;
+    let ann = plain(&nodes[0], Transport::WebSocket).await;
+    let bob = plain(&nodes[1], Transport::WebSocket).await;
+    assert_eq!(bob.request("join_room", &[json!({ "room": 7 })]).await["room"], json!("7"));
+    let own = json!(bob.public_id());
+    assert_eq!(bob.request("join_room", std::slice::from_ref(&own)).await, json!({ "ok": true }));
+    for other in
+        [json!(ann.public_id()), json!("0".repeat(32)), json!("user:ann"), json!("dm:ann:bob")]
+    {
+        let answer = bob.request("join_room", std::slice::from_ref(&other)).await;
+        assert_eq!(answer["error"]["code"], json!("forbidden"), "{other}: {answer}");
+    }
+    let mut expected = Vec::new();
+    for room in [json!(7), json!("7"), json!(" 7 "), own.clone()] {
+        let message = json!({ "room": room, "message": "x" });
+        let said = ann.request("send_message", std::slice::from_ref(&message)).await;
+        assert_eq!(said["ok"], json!(true), "{said}");
+        expected.push(message);
+    }
+    let heard = bob.drained(expected.len()).await;
+    let heard: Vec<&Value> = heard.iter().map(|event| event.arg(0)).collect();
+    assert_eq!(heard, expected.iter().collect::<Vec<_>>());
+    // What is not stored reaches one connection, too, and no other.
+    let typing = json!({ "room": own, "name": "Ann" });
+    assert_eq!(ann.request("typing", std::slice::from_ref(&typing)).await, json!({ "ok": true }));
+    assert_eq!(bob.next("typing").await.arg(0), &typing);
+    assert!(ann.drained(0).await.is_empty());
+}
