@@ -43,8 +43,8 @@ pub enum NotAdmitted {
     Auth(String),
     #[error("bad_request: {0}")]
     Token(#[from] BadToken),
-    #[error("bad_request: there is no dialect '{0}'; there are plain and native")]
-    Dialect(String),
+    #[error("bad_request: there is no profile or dialect '{asked}'; there are {known}")]
+    Dialect { asked: String, known: String },
     #[error("unavailable: try again")]
     TurnedAway,
 }
@@ -95,12 +95,15 @@ impl Sockets {
     /// The dialect, from the query of the handshake.
     fn dialect(&self, socket: &SocketRef<Adapter>) -> Result<DialectId, NotAdmitted> {
         let query = socket.req_parts().uri.query().unwrap_or_default();
-        match query.split('&').find_map(|pair| pair.strip_prefix("dialect=")) {
-            None => Ok(self.dialects.default_one()),
-            Some(name) => {
-                self.dialects.named(name).ok_or_else(|| NotAdmitted::Dialect(name.to_owned()))
-            }
-        }
+        let asked = query.split('&').find_map(|pair| pair.strip_prefix("dialect="));
+        let Some(asked) = asked.filter(|name| !name.is_empty()) else {
+            return Ok(self.dialects.default_one());
+        };
+        self.dialects.named(asked).ok_or_else(|| {
+            let known: Vec<String> =
+                self.dialects.all().map(|dialect| dialect.name().to_owned()).collect();
+            NotAdmitted::Dialect { asked: asked.to_owned(), known: known.join(", ") }
+        })
     }
 
     /// Waits until the store is ready again. `false`: `until` has come, and it is not, or something

@@ -30,7 +30,10 @@ pub async fn choose(
         let listener = listener.and_then(|listener| listener.0.clone());
         let origin = request.headers().get(header::ORIGIN).map(HeaderValue::to_str);
         let of_origin = || dialects.of_origin(origin?.ok()?).map(|dialect| dialect.name().into());
-        let asked = || parameter(request.uri(), "profile").map(Arc::from);
+        let asked = || {
+            let asked = parameter(request.uri(), "profile").filter(|name| !name.is_empty());
+            asked.map(Arc::from)
+        };
         let name = listener.or_else(asked).or_else(of_origin);
         if let Some(uri) = name.and_then(|name| with_dialect(request.uri(), &name)) {
             *request.uri_mut() = uri;

@@ -13,7 +13,7 @@ use crate::harness::{
     PATIENCE,
     away::Away,
     chat::{join, native, offset, plain, say, send, two_nodes, with_token},
-    client::{Client, Options, Transport},
+    client::{Client, Options, Refusal, Transport},
     eventually,
     node::Node,
     packet::Event,
@@ -404,4 +404,18 @@ async fn a_room_can_be_a_number_or_the_clients_own_id_and_no_other_id() {
     assert_eq!(ann.request("typing", std::slice::from_ref(&typing)).await, json!({ "ok": true }));
     assert_eq!(bob.next("typing").await.arg(0), &typing);
     assert!(ann.drained(0).await.is_empty());
+}
+
+#[tokio::test]
+async fn an_unknown_profile_is_refused_with_the_known_ones_and_an_empty_one_is_none() {
+    let node = Node::memory().await;
+    for unknown in [profile("turbos"), Options::new(Transport::WebSocket).query("dialect", "x")] {
+        let refused = Client::connect(node.address, unknown).await;
+        let Err(Refusal::Namespace(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.to_string().contains("plain, basics, turbo, native"), "{why}");
+    }
+    for none in [profile(""), Options::new(Transport::WebSocket).query("dialect", "")] {
+        let client = Client::connected(node.address, none).await;
+        assert_eq!(say(&client, "one").await["ok"], json!(true));
+    }
 }

@@ -316,7 +316,7 @@ fn named(template: &Template, values: &Values<'_>) -> Result<Option<String>, Rej
 }
 
 fn missing(field: &str, template: &Template, incoming: &Incoming<'_>) -> Reject {
-    bad(format!("'{}' needs {template}, its {field}, and it is missing", incoming.event))
+    bad(format!("'{}' needs {template} for its {field}, and it is missing", incoming.event))
 }
 
 fn too_large(what: &str, incoming: &Incoming<'_>) -> Reject {
