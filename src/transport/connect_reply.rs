@@ -131,7 +131,7 @@ mod tests {
         let packets: Vec<&str> = replaced.split('\u{1e}').collect();
         assert!(packets[0].starts_with("40/user,{\"sid\":\"") && packets[0].ends_with("\"}"));
         assert_eq!((packets[1], packets[0].len()), ("42[\"a\"]", packets[2].len() + 3));
-        assert!(!replaced.contains("secret") && packets[0][18..] != packets[2][15..]);
+        assert!(!replaced.contains("secret") && packets[0].get(18..) != packets[2].get(15..));
         assert_eq!(elsewhere(b"40{\"sid\":\"secret\"}"), None);
         assert_eq!(elsewhere(b"40/user,"), None);
     }
