@@ -79,9 +79,9 @@ fn signal_costs(rooms: usize) -> (f64, f64) {
         let id = format!("user {number}");
         let room = RoomName::parse(&format!("room {number}")).expect("a room");
         state.enter(&room, &user(&id, &id).id);
-        let (room, since) = state.next_unread().expect("it was just entered");
+        let (room, number) = state.next_roster_to_read().expect("it was just entered");
         let read = RosterSnapshot { version: 1, count: 1, users: vec![user(&id, &id)] };
-        state.learn(&room, since, read);
+        state.learn(&room, number, read);
     }
     let room = RoomName::parse("room 0").expect("a room");
     let began = Instant::now();

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Store reads that one connection, or one user without a connection, may have in flight.
-const READS_MAX: u32 = 8;
+const REQUESTS_MAX: u32 = 8;
 
 #[derive(Debug)]
 pub struct Connection {
@@ -68,7 +68,7 @@ pub struct Permit {
 #[derive(Debug, Default)]
 pub(super) struct RequestCounts {
     appends: AtomicU32,
-    reads: AtomicU32,
+    requests: AtomicU32,
 }
 
 /// The counts of users that ask without a connection. The entry of a user with no request in flight
@@ -95,15 +95,17 @@ impl Visitors {
 impl RequestCounts {
     /// A permit for a message that waits to be stored.
     fn begin_append(self: Arc<Self>, max: u32) -> Result<Permit, Reject> {
-        self.begin(|requests| &requests.appends, max).ok_or_else(|| {
+        self.begin(|counts| &counts.appends, max).ok_or_else(|| {
             Reject::new(Code::Busy, "too many messages wait for their ack; wait for some")
         })
     }
 
     /// A permit for any other request that waits for the store.
-    fn begin_read(self: Arc<Self>) -> Result<Permit, Reject> {
-        self.begin(|requests| &requests.reads, READS_MAX).ok_or_else(|| {
-            let why = format!("{READS_MAX} reads are in flight already; wait for one of them");
+    fn begin_request(self: Arc<Self>) -> Result<Permit, Reject> {
+        self.begin(|counts| &counts.requests, REQUESTS_MAX).ok_or_else(|| {
+            let why = format!(
+                "{REQUESTS_MAX} requests wait for their answer; send the next one after an answer"
+            );
             Reject::new(Code::Busy, why)
         })
     }
@@ -161,15 +163,15 @@ impl Connection {
     }
 
     /// A permit for a request that waits for the store and appends nothing.
-    pub(super) fn begin_read(&self) -> Result<Permit, Reject> {
-        Arc::clone(&self.requests).begin_read()
+    pub(super) fn begin_request(&self) -> Result<Permit, Reject> {
+        Arc::clone(&self.requests).begin_request()
     }
 
     /// A permit for a join. Clients of a rule table join all rooms of their user at once, and their
     /// joins read nothing, so they may be as many as messages.
     pub(super) fn begin_joining(&self) -> Result<Permit, Reject> {
         if self.recipient.dialect.features().join_has_missed {
-            return self.begin_read();
+            return self.begin_request();
         }
         Arc::clone(&self.requests).begin_append(self.chat.0.limits.in_flight_max)
     }
@@ -207,8 +209,8 @@ impl<'a> Actor<'a> {
         self.requests(chat).begin_append(chat.0.limits.in_flight_max)
     }
 
-    pub(super) fn begin_read(&self, chat: &Chat) -> Result<Permit, Reject> {
-        self.requests(chat).begin_read()
+    pub(super) fn begin_request(&self, chat: &Chat) -> Result<Permit, Reject> {
+        self.requests(chat).begin_request()
     }
 
     fn requests(&self, chat: &Chat) -> Arc<RequestCounts> {
@@ -237,14 +239,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_without_a_connection_has_a_few_reads_at_a_time() {
+    fn a_user_without_a_connection_has_a_few_requests_at_a_time() {
         let (visitors, ann) = (Visitors::default(), UserId::parse("ann").unwrap());
-        let read = |user: &UserId| visitors.requests(user).begin_read();
-        let permits: Vec<Permit> = (0..READS_MAX).map(|_| read(&ann).unwrap()).collect();
-        assert_eq!(read(&ann).unwrap_err().code, Code::Busy);
-        assert!(read(&UserId::parse("bob").unwrap()).is_ok(), "another user");
+        let request = |user: &UserId| visitors.requests(user).begin_request();
+        let permits: Vec<Permit> = (0..REQUESTS_MAX).map(|_| request(&ann).unwrap()).collect();
+        assert_eq!(request(&ann).unwrap_err().code, Code::Busy);
+        assert!(request(&UserId::parse("bob").unwrap()).is_ok(), "another user");
         drop(permits);
-        assert!(read(&ann).is_ok());
+        assert!(request(&ann).is_ok());
         let append = || visitors.requests(&ann).begin_append(2);
         let _two = [append().unwrap(), append().unwrap()];
         assert_eq!(append().unwrap_err().code, Code::Busy);

@@ -8,7 +8,7 @@
 use std::sync::{Arc, Weak, atomic::Ordering};
 
 use super::{
-    Until,
+    ReplayedUpTo,
     connection::Connection,
     cutover::{Cutover, JoinResult, Wanted},
 };
@@ -66,18 +66,18 @@ struct Join {
     partition: u16,
     /// The position up to which the client already has the room's records.
     after: Option<Position>,
-    began: Began,
+    start: JoinStart,
 }
 
 /// The state of the room when a join begins.
 #[derive(Debug)]
-struct Began {
-    /// The client receives the room's events after this position.
+struct JoinStart {
+    /// The client has, or gets as events, what is in the room after this position.
     since: Option<Position>,
     /// The number of the join, if the membership is a new one.
     number: Option<u64>,
     /// Whether the client receives the room's events already.
-    is_told: bool,
+    receives_events_already: bool,
 }
 
 impl Connection {
@@ -121,14 +121,14 @@ impl Connection {
             return Err(Reject::new(Code::Unavailable, "the log is not known yet"));
         };
         let rooms_max = self.chat.0.limits.rooms_max;
-        let began = self.memberships.lock().join(&room, now, rooms_max)?;
+        let start = self.memberships.lock().join(&room, now, rooms_max)?;
         self.is_stale.store(true, Ordering::Release);
-        Ok(Join { room, partition, after, began })
+        Ok(Join { room, partition, after, start })
     }
 
     async fn finish_join(self: Arc<Self>, join: Join) -> Result<JoinResult, Reject> {
-        let Join { room, partition, after, began } = join;
-        let Began { since, number, is_told } = began;
+        let Join { room, partition, after, start } = join;
+        let JoinStart { since, number, receives_events_already } = start;
         if let Err(reject) = self.save().await {
             self.undo_join(&room, number);
             return Err(reject);
@@ -140,10 +140,10 @@ impl Connection {
             chat.0.presence.known(&room).await;
         }
         let asked = after.is_some();
-        let (from, instead) = match after {
+        let (from, fallback) = match after {
             Some(after) => (Some(after), since.clone()),
             // Everything since the membership began came as events.
-            None if is_told => (chat.0.replay.position(partition), None),
+            None if receives_events_already => (chat.0.replay.position(partition), None),
             None => (since.clone(), None),
         };
         let client = Arc::downgrade(&self);
@@ -156,26 +156,27 @@ impl Connection {
             let features = connection.recipient.dialect.features();
             if let Some(number) = number {
                 if features.join_has_missed {
-                    has_moved = !is_told && connection.begin_at_end(number, cutover);
-                } else if !is_told {
+                    has_moved = !receives_events_already
+                        && connection.start_membership_at_cutover(number, cutover);
+                } else if !receives_events_already {
                     connection.emit_joined(number, cutover);
                 }
                 connection.go_live(|one| one.state == MembershipState::Joining(number));
             }
-            let begin = match is_told {
-                true if asked => cutover.begin_after(since),
+            let live_after = match receives_events_already {
+                true if asked => cutover.live_after(since),
                 true => since,
                 // Records that came while the join was stored belong in the answer. As events
                 // their offsets would be below those that the client has from other rooms.
                 false => cutover.end.clone(),
             };
-            let mut joined = cutover.join_result(&connection.public_id, &room, begin, asked);
+            let mut joined = cutover.join_result(&connection.public_id, &room, live_after, asked);
             if !features.join_has_missed {
                 joined.missed.clear();
             }
             result = Some(joined);
         };
-        let wanted = Wanted::new(partition, vec![room.clone()], from).or_else(instead);
+        let wanted = Wanted::new(partition, vec![room.clone()], from).or_else(fallback);
         chat.cut_over(Weak::clone(&client), vec![wanted], joined).await;
         let ended = || Reject::new(Code::Unavailable, "the connection has ended");
         let (Some(result), Some(connection)) = (result, client.upgrade()) else {
@@ -191,9 +192,9 @@ impl Connection {
         Ok(JoinResult { members, ..result })
     }
 
-    /// Lets the membership of this join begin where the replay ends. Returns whether the room has
-    /// records between that position and the former beginning.
-    fn begin_at_end(&self, number: u64, cutover: &Cutover) -> bool {
+    /// Lets the membership of this join start at the end of the cutover, which its answer reaches.
+    /// Returns whether the room has records between the former start and that position.
+    fn start_membership_at_cutover(&self, number: u64, cutover: &Cutover) -> bool {
         let mut memberships = self.memberships.lock();
         let is_it = |one: &&mut Membership| one.state == MembershipState::Joining(number);
         let Some(membership) = memberships.all.iter_mut().find(is_it) else { return false };
@@ -325,7 +326,7 @@ impl Connection {
 
     /// Lets the rooms of a new or recovered session go live, after the client was told that it is
     /// connected.
-    pub(super) fn restore(self: &Arc<Self>, until: Until) {
+    pub(super) fn restore(self: &Arc<Self>, until: ReplayedUpTo) {
         self.add_presence();
         let wanted = until.into_iter().map(|(partition, after)| {
             let memberships = self.memberships.lock();
@@ -355,7 +356,7 @@ impl Connection {
                     && self.chat.partition(&membership.joined.room) == cutover.partition
             };
             self.emit_missed(cutover, &mut offsets, is_here);
-            self.emit_lost(cutover, is_here);
+            self.emit_unreachable(cutover, is_here);
         }
         self.go_live(is_restoring);
         if !self.memberships.lock().has_disconnected {
@@ -388,19 +389,19 @@ impl Connection {
     }
 
     /// Reports records that can no longer be replayed.
-    fn emit_lost(&self, cutover: &Cutover, which: impl Fn(&Membership) -> bool) {
-        let (Some(lost), Some(end)) = (&cutover.lost, &cutover.end) else { return };
+    fn emit_unreachable(&self, cutover: &Cutover, which: impl Fn(&Membership) -> bool) {
+        let (Some(first), Some(end)) = (&cutover.first_unreachable, &cutover.end) else { return };
         let subscriptions = &self.chat.0.subscriptions;
         let memberships = self.memberships.lock();
         if memberships.has_disconnected {
             return;
         }
-        if lost.epoch != end.epoch {
+        if first.epoch != end.epoch {
             return subscriptions.emit(self.recipient, &LiveEvent::NewEpoch(&end.epoch));
         }
         for membership in memberships.all.iter().filter(|membership| which(membership)) {
             let room = &membership.joined.room;
-            let (epoch, from, to) = (&end.epoch, lost.seq + 1, end.seq);
+            let (epoch, from, to) = (&end.epoch, first.seq + 1, end.seq);
             let gap = LiveEvent::Gap { room, epoch, from, to };
             subscriptions.emit(self.recipient, &gap);
         }
@@ -483,13 +484,18 @@ impl MembershipList {
     }
 
     /// Adds a room, unless it is there already.
-    fn join(&mut self, room: &RoomName, now: Position, rooms_max: usize) -> Result<Began, Reject> {
+    fn join(
+        &mut self,
+        room: &RoomName,
+        now: Position,
+        rooms_max: usize,
+    ) -> Result<JoinStart, Reject> {
         let told_by = |one: &&Membership| one.joined.room != *room && hears(&one.joined.room, room);
         let personal = self.open().find(told_by).map(|one| one.joined.since.clone());
         if let Some(known) = self.all.iter_mut().find(|one| one.joined.room == *room) {
             known.is_leaving = false;
             let since = personal.unwrap_or_else(|| known.joined.since.clone());
-            return Ok(Began { since, number: None, is_told: true });
+            return Ok(JoinStart { since, number: None, receives_events_already: true });
         }
         let joined = self.open().filter(|one| !one.joined.room.is_personal()).count();
         if joined >= rooms_max {
@@ -502,9 +508,9 @@ impl MembershipList {
         self.all.reserve_exact(1);
         let state = MembershipState::Joining(self.joins);
         self.all.push(Membership { joined, state, is_leaving: false, is_counted: false });
-        let is_told = personal.is_some();
+        let receives_events_already = personal.is_some();
         let since = personal.unwrap_or(Some(now));
-        Ok(Began { since, number: Some(self.joins), is_told })
+        Ok(JoinStart { since, number: Some(self.joins), receives_events_already })
     }
 
     fn begin_leave(&mut self, room: &RoomName) -> Result<(), Reject> {

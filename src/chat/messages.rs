@@ -31,10 +31,11 @@ use crate::{
     store::{error::ReadError, log::AppendError},
 };
 
-/// How long this node trusts that both users of a room have marks; then the marks are set again.
-const OPENED_FOR: Duration = Duration::from_secs(600);
+/// How long this node trusts that a direct room is in the list of both its users; then it is listed
+/// again.
+const LISTED_FOR: Duration = Duration::from_secs(600);
 /// Rooms of two users that one node remembers. Above it, all are forgotten.
-const OPENED_MAX: usize = 65_536;
+const DIRECT_ROOMS_MAX: usize = 65_536;
 
 /// A message or a change that is stored.
 #[derive(Debug)]
@@ -69,8 +70,8 @@ struct PendingAppend {
 /// A join or a leave that must succeed before a message of the same event is stored.
 pub(super) type Preceding = BoxFuture<'static, Result<(), Reject>>;
 
-/// Rooms of two users in which both have marks, and when those were set.
-pub(super) type OpenedRooms = HashMap<RoomName, Instant>;
+/// Direct rooms that both users have in their list, and when they were listed.
+pub(super) type ListedDirectRooms = HashMap<RoomName, Instant>;
 
 impl Chat {
     /// Stores a message and announces it. `done` is called once, with its position or with the
@@ -145,7 +146,7 @@ impl Chat {
         }
         let is_change = matches!(draft.entry, Entry::Change { .. });
         let is_named = draft.room.kind() == RoomKind::Named;
-        let must_ask = is_change || !is_named && !self.is_opened(&draft.room);
+        let must_ask = is_change || !is_named && !self.is_listed(&draft.room);
         let must_wait = must_ask || append.after.is_some();
         let Some(connection) = actor.connection else {
             let chat = self.clone();
@@ -224,10 +225,10 @@ impl Chat {
                     self.is_reached(session).await.map_err(unavailable("a session's read"))?;
                 if reached { Ok(()) } else { Err(no_connection()) }
             }
-            RoomKind::Direct { .. } if !self.is_opened(&draft.room) => {
-                let opened = self.open_direct(&draft.room, &draft.from).await;
-                let opened = opened.map_err(unavailable("opening a room of two users"))?;
-                if opened { Ok(()) } else { Err(no_user()) }
+            RoomKind::Direct { .. } if !self.is_listed(&draft.room) => {
+                let listed = self.list_for_both(&draft.room, &draft.from).await;
+                let listed = listed.map_err(unavailable("opening a room of two users"))?;
+                if listed { Ok(()) } else { Err(no_user()) }
             }
             RoomKind::Named
             | RoomKind::Direct { .. }
@@ -252,14 +253,14 @@ impl Chat {
         check_target(draft, target)
     }
 
-    /// Whether marks for both users of the room were set lately.
-    fn is_opened(&self, room: &RoomName) -> bool {
-        self.0.opened.lock().get(room).is_some_and(|at| at.elapsed() < OPENED_FOR)
+    /// Whether both users of the room were found to have it in their list lately.
+    fn is_listed(&self, room: &RoomName) -> bool {
+        self.0.listed_direct_rooms.lock().get(room).is_some_and(|at| at.elapsed() < LISTED_FOR)
     }
 
     /// Lists the room for both of its users, before its first message. `false`: the other user was
     /// never here.
-    async fn open_direct(&self, room: &RoomName, own: &UserId) -> Result<bool, ReadError> {
+    async fn list_for_both(&self, room: &RoomName, own: &UserId) -> Result<bool, ReadError> {
         let RoomKind::Direct { first, second } = room.kind() else { return Ok(false) };
         let other = if first == own.as_str() { second } else { first };
         let Ok(other) = UserId::parse(other) else { return Ok(false) };
@@ -271,11 +272,11 @@ impl Chat {
             inbox.mark_read(own.clone(), room.clone(), 0),
             inbox.mark_read(other, room.clone(), 0),
         )?;
-        let mut opened = self.0.opened.lock();
-        if opened.len() >= OPENED_MAX {
-            opened.clear();
+        let mut listed = self.0.listed_direct_rooms.lock();
+        if listed.len() >= DIRECT_ROOMS_MAX {
+            listed.clear();
         }
-        opened.insert(room.clone(), Instant::now());
+        listed.insert(room.clone(), Instant::now());
         Ok(true)
     }
 

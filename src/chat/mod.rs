@@ -34,9 +34,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use self::{
     connection::Visitors,
-    messages::OpenedRooms,
+    messages::ListedDirectRooms,
     presence::Presence,
-    sessions::{ADMISSIONS_MAX, REPLAY_KIB_MAX, Until},
+    sessions::{ADMISSIONS_MAX, REPLAY_KIB_MAX, ReplayedUpTo},
     users::OnlineUser,
 };
 pub use self::{
@@ -80,7 +80,7 @@ struct Inner {
     /// one session can both be here, with different holders.
     held: Mutex<HashMap<Holder, Sid>>,
     /// Connections whose clients are just being told that they are connected.
-    restoring: Mutex<HashMap<Sid, (Weak<Connection>, Until)>>,
+    restoring: Mutex<HashMap<Sid, (Weak<Connection>, ReplayedUpTo)>>,
     /// Memory, in KiB, for records that returning clients missed and have not received yet.
     replay_budget: Arc<Semaphore>,
     admissions: Semaphore,
@@ -91,7 +91,7 @@ struct Inner {
     registrations: AtomicU64,
     visitors: Visitors,
     /// Rooms of two users that both users have in their list.
-    opened: Mutex<OpenedRooms>,
+    listed_direct_rooms: Mutex<ListedDirectRooms>,
 }
 
 /// Counts of what is kept per connection, so that tests can see that it is freed.
@@ -134,7 +134,7 @@ impl Chat {
             users: Mutex::default(),
             registrations: AtomicU64::default(),
             visitors: Visitors::default(),
-            opened: Mutex::default(),
+            listed_direct_rooms: Mutex::default(),
         }))
     }
 
@@ -169,7 +169,7 @@ impl Chat {
             NodeEvent::SignalsLost { partition } => {
                 self.0.presence.invalidate(partition);
                 // The store may have lost its content, and with it the users' lists of rooms.
-                self.0.opened.lock().clear();
+                self.0.listed_direct_rooms.lock().clear();
                 self.register_again();
             }
         }
@@ -200,8 +200,8 @@ impl fmt::Debug for Inner {
     }
 }
 
-async fn turn(turns: &Semaphore) -> SemaphorePermit<'_> {
-    turns.acquire().await.expect("the semaphore is never closed")
+async fn acquire(permits: &Semaphore) -> SemaphorePermit<'_> {
+    permits.acquire().await.expect("the semaphore is never closed")
 }
 
 /// The answer to a request that the store could not serve; `what` is for the operator's log.

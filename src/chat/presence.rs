@@ -263,29 +263,29 @@ impl Presence {
     /// Reads the rosters that must be read, in the order of the requests. A room whose roster
     /// cannot be read delays no other room.
     pub async fn read_rosters(self) {
-        let next = async |()| Some((self.next_unread().await, ()));
+        let next = async |()| Some((self.next_roster_to_read().await, ()));
         let reading = stream::unfold((), next)
-            .for_each_concurrent(READS_AT_ONCE, |(room, since)| self.read_roster(room, since));
+            .for_each_concurrent(READS_AT_ONCE, |(room, number)| self.read_roster(room, number));
         tokio::select! {
             () = reading => {}
             () = self.0.tasks.stopping() => {}
         }
     }
 
-    async fn next_unread(&self) -> (RoomName, u64) {
+    async fn next_roster_to_read(&self) -> (RoomName, u64) {
         loop {
-            if let Some(next) = self.shared().state.next_unread() {
+            if let Some(next) = self.shared().state.next_roster_to_read() {
                 return next;
             }
             self.0.asked.notified().await;
         }
     }
 
-    async fn read_roster(&self, room: RoomName, since: u64) {
+    async fn read_roster(&self, room: RoomName, number: u64) {
         match self.0.store.presence.members(room.clone(), LISTED_MAX).await {
             Ok(Members { version, count, users }) => {
                 let mut shared = self.shared();
-                shared.state.learn(&room, since, RosterSnapshot { version, count, users });
+                shared.state.learn(&room, number, RosterSnapshot { version, count, users });
                 shared.wake(&room);
                 self.0.work.notify_one();
             }

@@ -60,7 +60,7 @@ impl Chat {
         actor: Actor<'_>,
         request: PageRequest,
     ) -> impl Future<Output = Result<History, Reject>> + Send + use<> {
-        let permit = actor.check_inside(&request.room).and_then(|()| actor.begin_read(self));
+        let permit = actor.check_inside(&request.room).and_then(|()| actor.begin_request(self));
         let chat = self.clone();
         async move {
             let _permit = permit?;
@@ -92,7 +92,7 @@ impl Chat {
         position: Position,
         limit: u32,
     ) -> impl Future<Output = Result<Neighbourhood, Reject>> + Send + use<> {
-        let permit = actor.check_inside(&room).and_then(|()| actor.begin_read(self));
+        let permit = actor.check_inside(&room).and_then(|()| actor.begin_request(self));
         let chat = self.clone();
         async move {
             let _permit = permit?;
@@ -142,7 +142,7 @@ impl Chat {
         actor: Actor<'_>,
         room: RoomName,
     ) -> impl Future<Output = Result<Members, Reject>> + Send + use<> {
-        let permit = actor.check_inside(&room).and_then(|()| actor.begin_read(self));
+        let permit = actor.check_inside(&room).and_then(|()| actor.begin_request(self));
         let chat = self.clone();
         async move {
             let _permit = permit?;
@@ -156,7 +156,7 @@ impl Chat {
         actor: Actor<'_>,
         search: Search,
     ) -> impl Future<Output = Result<Found, Reject>> + Send + use<> {
-        let permit = actor.check_inside(&search.room).and_then(|()| actor.begin_read(self));
+        let permit = actor.check_inside(&search.room).and_then(|()| actor.begin_request(self));
         let chat = self.clone();
         async move {
             let _permit = permit?;
@@ -172,7 +172,7 @@ impl Chat {
         &self,
         actor: Actor<'_>,
     ) -> impl Future<Output = Result<ListedRooms, Reject>> + Send + use<> {
-        let permit = actor.begin_read(self);
+        let permit = actor.begin_request(self);
         let (chat, user) = (self.clone(), actor.user.clone());
         let mut own = actor.connection.map(|connection| connection.rooms()).unwrap_or_default();
         async move {
@@ -200,7 +200,7 @@ impl Chat {
         room: RoomName,
         seq: u64,
     ) -> impl Future<Output = Result<u64, Reject>> + Send + use<> {
-        let permit = actor.check_inside(&room).and_then(|()| actor.begin_read(self));
+        let permit = actor.check_inside(&room).and_then(|()| actor.begin_request(self));
         let (chat, user) = (self.clone(), actor.user.clone());
         async move {
             let _permit = permit?;
@@ -216,7 +216,7 @@ impl Chat {
         name: Option<UserName>,
         picture: Option<Picture>,
     ) -> impl Future<Output = Result<User, Reject>> + Send + use<> {
-        let permit = actor.begin_read(self);
+        let permit = actor.begin_request(self);
         let (chat, user) = (self.clone(), actor.user.clone());
         async move {
             let _permit = permit?;

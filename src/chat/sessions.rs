@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
-use super::{Chat, Connection, turn};
+use super::{Chat, Connection, acquire};
 use crate::{
     delivery::{
         replay::{
@@ -73,11 +73,11 @@ pub struct Arrival<'a> {
 struct Recovery {
     record: SessionRecord,
     frames: Bytes,
-    until: Until,
+    until: ReplayedUpTo,
 }
 
 /// The position up to which a client was replayed, by partition. `None`: no position was known.
-pub(super) type Until = Vec<(u16, Option<Position>)>;
+pub(super) type ReplayedUpTo = Vec<(u16, Option<Position>)>;
 
 impl Chat {
     /// Gives a client its session, and the session's key, before it is told that it is connected.
@@ -87,7 +87,7 @@ impl Chat {
         &self,
         arrival: Arrival<'_>,
     ) -> Result<(Arc<Connection>, SessionKey), ReadError> {
-        let _turn = turn(&self.0.admissions).await;
+        let _permit = acquire(&self.0.admissions).await;
         // A closed connection must not take the session away from a newer connection of the client.
         if !(arrival.is_here)() {
             return Err(ReadError::Unavailable("the client did not wait".to_owned()));
@@ -121,7 +121,7 @@ impl Chat {
     }
 
     /// The client was told that it is connected: its rooms go live.
-    pub fn enter(&self, sid: Sid) {
+    pub fn restore(&self, sid: Sid) {
         let restoring = self.0.restoring.lock().remove(&sid);
         if let Some((connection, until)) = restoring
             && let Some(connection) = connection.upgrade()
@@ -198,7 +198,7 @@ impl Chat {
         }
         self.add_personal_room(&mut record);
         let offset = returning.offset.as_ref();
-        let why = match self.missed(&session, &record.rooms, offset, dialect).await {
+        let why = match self.missed_frames(&session, &record.rooms, offset, dialect).await {
             Ok((frames, until)) => return Ok(Some(Recovery { record, frames, until })),
             Err(why) => why,
         };
@@ -224,13 +224,13 @@ impl Chat {
 
     /// What was delivered to this session in these rooms after `offset`, as frames, and up to which
     /// position.
-    async fn missed(
+    async fn missed_frames(
         &self,
         session: &PublicId,
         joined: &[JoinedRoom],
         offset: Option<&ClientOffset>,
         dialect: DialectId,
-    ) -> Result<(Bytes, Until), TooOld> {
+    ) -> Result<(Bytes, ReplayedUpTo), TooOld> {
         let replay = &self.0.replay;
         let rooms = listens_in(session, joined.iter().map(|joined| &joined.room));
         let shown = offset.and_then(|offset| offset.shown);

@@ -50,7 +50,7 @@ impl Broadcaster {
     /// Emits one of the events that all clients of a dialect get again and again.
     pub async fn tick(&self, dialect: DialectId, index: usize) {
         let lobby = RoomName::lobby();
-        if self.subscriptions.spoken(&lobby).any(|one| one == dialect) {
+        if self.subscriptions.dialects_in(&lobby).any(|one| one == dialect) {
             for event in dialect.live(&LiveEvent::Tick(index)) {
                 self.emit(self.io.to(dialect.socket_room(&lobby)), &event).await;
             }
@@ -71,13 +71,13 @@ impl Broadcaster {
             let to = self.subscriptions.recipient(session).filter(|to| except != Some(to.sid));
             let Some(to) = to else { return };
             for event in render(to.dialect.get()) {
-                self.registry.emit_in_turn(to.sid, &event.name, &event.arguments).await;
+                self.registry.emit_when_not_full(to.sid, &event.name, &event.arguments).await;
             }
             return;
         }
         let except = except.and_then(|sid| self.io.get_socket(sid));
         for room in audience(room) {
-            for dialect in self.subscriptions.spoken(&room) {
+            for dialect in self.subscriptions.dialects_in(&room) {
                 for event in render(dialect.get()) {
                     let to = dialect.socket_room(&room);
                     let to = match &except {
@@ -95,11 +95,11 @@ impl Broadcaster {
     pub async fn live(&self, rooms: &[RoomName], except: Option<&UserId>, event: &LiveEvent<'_>) {
         let except = except.map(RoomName::personal);
         for dialect in self.subscriptions.dialects().all() {
-            let is_spoken =
-                |room: &&RoomName| self.subscriptions.spoken(room).any(|one| one == dialect);
+            let has_subscriber =
+                |room: &&RoomName| self.subscriptions.dialects_in(room).any(|one| one == dialect);
             let rooms = rooms.iter().filter(|room| except.as_ref() != Some(room));
             let rooms: Vec<_> =
-                rooms.filter(is_spoken).map(|room| dialect.socket_room(room)).collect();
+                rooms.filter(has_subscriber).map(|room| dialect.socket_room(room)).collect();
             // For Socket.IO an empty list of rooms means every socket.
             if rooms.is_empty() {
                 continue;
@@ -117,7 +117,7 @@ impl Broadcaster {
     /// Whether the room has a client on this node that takes part in presence.
     pub fn reaches(&self, room: &RoomName) -> bool {
         let is_reached = |room: RoomName| {
-            self.subscriptions.spoken(&room).any(|dialect| dialect.features().presence)
+            self.subscriptions.dialects_in(&room).any(|dialect| dialect.features().presence)
         };
         audience(room).any(is_reached)
     }

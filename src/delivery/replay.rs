@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
-    sync::{Mutex as CutoverLock, MutexGuard as CutoverGuard, Notify},
+    sync::{Mutex as AsyncMutex, MutexGuard as CutoverGuard, Notify},
     time::{Instant, sleep},
 };
 
@@ -60,10 +60,10 @@ pub struct ReplayBuffer(Arc<Inner>);
 struct Inner {
     log: Arc<dyn MessageLog>,
     dialects: Dialects,
-    cutover: CutoverLock<()>,
+    cutover: AsyncMutex<()>,
     tails: Mutex<Vec<PartitionTail>>,
     /// Held while the log is read, so that there is one read at a time.
-    filling: CutoverLock<()>,
+    filling: AsyncMutex<()>,
     moved: Notify,
 }
 
@@ -73,9 +73,9 @@ impl ReplayBuffer {
         Self(Arc::new(Inner {
             log,
             dialects,
-            cutover: CutoverLock::default(),
+            cutover: AsyncMutex::default(),
             tails: Mutex::new(tails),
-            filling: CutoverLock::default(),
+            filling: AsyncMutex::default(),
             moved: Notify::new(),
         }))
     }

@@ -76,14 +76,14 @@ impl Subscriptions {
     }
 
     /// The dialects that sockets in the room speak.
-    pub fn spoken(&self, room: &RoomName) -> impl Iterator<Item = DialectId> + use<> {
-        let mut spoken = 0_u64;
+    pub fn dialects_in(&self, room: &RoomName) -> impl Iterator<Item = DialectId> + use<> {
+        let mut found = 0_u64;
         if let Some(count) = self.0.rooms.lock().get(room) {
             for (index, sockets) in count.iter().enumerate() {
-                spoken |= u64::from(*sockets > 0) << index;
+                found |= u64::from(*sockets > 0) << index;
             }
         }
-        self.0.dialects.all().filter(move |dialect| spoken & (1 << dialect.index()) != 0)
+        self.0.dialects.all().filter(move |dialect| found & (1 << dialect.index()) != 0)
     }
 
     /// Every room that has a subscribed socket on this node.

@@ -147,11 +147,11 @@ impl OffsetVector {
         Self { digest, seqs: positions.iter().map(|position| position.seq).collect() }
     }
 
-    /// What a client says that was given this, or one like it: its seq in a partition. `None`: it
-    /// was given when the log had other epochs.
-    pub fn seq_of(&self, said: &Self, partition: u16) -> Option<u64> {
-        let is_same = self.digest == said.digest && self.seqs.len() == said.seqs.len();
-        said.seqs.get(usize::from(partition)).copied().filter(|_| is_same)
+    /// The seq of `partition` in an offset that a client sent back. `None`: it was made when
+    /// the log had other epochs.
+    pub fn seq_of(&self, sent_back: &Self, partition: u16) -> Option<u64> {
+        let is_same = self.digest == sent_back.digest && self.seqs.len() == sent_back.seqs.len();
+        sent_back.seqs.get(usize::from(partition)).copied().filter(|_| is_same)
     }
 }
 

@@ -76,7 +76,7 @@ impl MessageState {
     }
 
     /// Whether the user may react with the emoji: the reaction is there already, or one more fits.
-    fn has_room_for(&self, emoji: &Emoji, user: &UserId) -> bool {
+    fn can_take_reaction(&self, emoji: &Emoji, user: &UserId) -> bool {
         if self.reactions.iter().any(|(known, by)| known == emoji && by == user) {
             return true;
         }
@@ -129,7 +129,9 @@ pub fn check_target(draft: &Draft, target: Option<&Message>) -> Result<(), Rejec
         Change::Edit(_) | Change::Delete if !is_own => {
             Err(Reject::new(Code::Forbidden, "somebody else has written this message"))
         }
-        Change::React { emoji, on: true } if !target.state.has_room_for(emoji, &draft.from) => {
+        Change::React { emoji, on: true }
+            if !target.state.can_take_reaction(emoji, &draft.from) =>
+        {
             Err(Reject::new(
                 Code::TooMany,
                 format!("a message has at most {EMOJI_MAX} emoji and {REACTIONS_MAX} reactions"),

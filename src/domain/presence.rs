@@ -77,7 +77,7 @@ pub struct PresenceState {
     /// What it publishes next, because the last signal was too recent.
     unpublished: HashMap<(RoomName, UserId), TypingChange>,
     /// Rooms whose roster must be read, by the number of the request.
-    unread: BTreeMap<u64, RoomName>,
+    rosters_to_read: BTreeMap<u64, RoomName>,
     /// Numbers given so far, to requests and to invalidations.
     numbers: u64,
 }
@@ -91,11 +91,11 @@ struct OccupiedRoom {
     is_known: bool,
     /// A join was answered before the roster was known: the client is told all of it later.
     is_owed: bool,
-    /// Its place in `unread`.
+    /// Its place in `rosters_to_read`.
     asked: Option<u64>,
     /// Number of the last invalidation, or of the first entry. Reads that began before it are
     /// discarded: they may be of a store that is gone.
-    since: u64,
+    valid_from_number: u64,
     /// What the clients have not been told yet.
     untold: Option<RosterChange>,
 }
@@ -120,7 +120,7 @@ impl PresenceState {
             typing: Expiring::default(),
             published: Expiring::default(),
             unpublished: HashMap::new(),
-            unread: BTreeMap::new(),
+            rosters_to_read: BTreeMap::new(),
             numbers: 0,
         }
     }
@@ -234,9 +234,10 @@ impl PresenceState {
         }
     }
 
-    /// A room's roster was read. `since` is what `next_unread` answered for it.
-    pub fn learn(&mut self, room: &RoomName, since: u64, read: RosterSnapshot) {
-        let occupied = self.rooms.get(room).filter(|occupied| occupied.since == since);
+    /// A room's roster was read. `valid_from_number` is what `next_roster_to_read` answered for it.
+    pub fn learn(&mut self, room: &RoomName, valid_from_number: u64, read: RosterSnapshot) {
+        let occupied =
+            self.rooms.get(room).filter(|occupied| occupied.valid_from_number == valid_from_number);
         let Some(is_told) = occupied.map(|it| it.is_known || it.is_owed) else { return };
         if let Some(RosterUpdate::Changed(change)) =
             self.update(room, read.count, |roster| roster.replace(read))
@@ -373,7 +374,7 @@ impl PresenceState {
     fn invalidate_room(&mut self, room: &RoomName) {
         self.numbers += 1;
         if let Some(occupied) = self.rooms.get_mut(room) {
-            occupied.since = self.numbers;
+            occupied.valid_from_number = self.numbers;
             occupied.roster.invalidate();
         }
         self.ask(room);
@@ -385,16 +386,16 @@ impl PresenceState {
         if occupied.asked.is_none() {
             self.numbers += 1;
             occupied.asked = Some(self.numbers);
-            self.unread.insert(self.numbers, room.clone());
+            self.rosters_to_read.insert(self.numbers, room.clone());
         }
     }
 
     /// A room whose roster is to be read now, the one first that was asked for first.
-    pub fn next_unread(&mut self) -> Option<(RoomName, u64)> {
-        let (_, room) = self.unread.pop_first()?;
+    pub fn next_roster_to_read(&mut self) -> Option<(RoomName, u64)> {
+        let (_, room) = self.rosters_to_read.pop_first()?;
         let occupied = self.rooms.get_mut(&room)?;
         occupied.asked = None;
-        Some((room, occupied.since))
+        Some((room, occupied.valid_from_number))
     }
 
     /// Changes a room's roster, and with it the index of listed users.
@@ -443,7 +444,7 @@ impl PresenceState {
     /// No user of this node is in the room any more.
     fn forget(&mut self, room: &RoomName) {
         let Some(occupied) = self.rooms.remove(room) else { return };
-        occupied.asked.and_then(|asked| self.unread.remove(&asked));
+        occupied.asked.and_then(|asked| self.rosters_to_read.remove(&asked));
         for user in occupied.roster.users() {
             unlist(&mut self.listed, &user.id, room);
         }

@@ -16,7 +16,8 @@ use crate::domain::{
 pub enum Request {
     Send(NewMessage),
     Change(NewChange),
-    /// What a row of the rule table makes of an event.
+    /// What the rule table makes of a frontend's event. The rule table (docs/events.md) has rows for
+    /// each event name; the first row that fits the event becomes this request.
     Event(EventRequest),
     History(PageRequest),
     Search(Search),

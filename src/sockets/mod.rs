@@ -105,6 +105,6 @@ struct Enter(Chat);
 
 impl ConnectHandler<Adapter, ()> for Enter {
     fn call(&self, socket: Arc<Socket<Adapter>>, _auth: Option<Value>) {
-        self.0.enter(socket.id);
+        self.0.restore(socket.id);
     }
 }

@@ -215,7 +215,7 @@ fn answer_join(room: &RoomName, result: &JoinResult, reply: Reply) {
     let missed = if fits { result.missed.as_slice() } else { &[] };
     let missed = missed.iter().map(|entry| entry.record());
     let recovered = result.recovered && fits;
-    reply.send(&JoinAck::new(room, &result.begin, recovered, missed, result.members.as_ref()));
+    reply.send(&JoinAck::new(room, &result.live_after, recovered, missed, result.members.as_ref()));
 }
 
 fn fits(entries: &[Arc<ReplayEntry>]) -> bool {

@@ -29,7 +29,7 @@ const SEPARATOR: u8 = 0x1e;
 pub struct ConnectReply {
     pub connect: Bytes,
     /// The events that the client missed, as websocket frames.
-    pub missed: Bytes,
+    pub missed_frames: Bytes,
 }
 
 #[derive(Serialize)]
@@ -40,14 +40,14 @@ struct Connect<'a> {
 
 impl ConnectReply {
     /// `sid` is the client's public name, `pid` the secret by which it comes back.
-    pub fn new(sid: &str, pid: &str, missed: Bytes) -> Self {
+    pub fn new(sid: &str, pid: &str, missed_frames: Bytes) -> Self {
         let connect = serde_json::to_string(&Connect { sid, pid }).expect("two texts are JSON");
-        Self { missed, connect: frame::text(format!("40{connect}").as_bytes()) }
+        Self { missed_frames, connect: frame::text(format!("40{connect}").as_bytes()) }
     }
 
     /// The body of a poll, with this in place of the CONNECT reply.
     pub(super) fn into_payload(self, payload: &Bytes) -> Bytes {
-        let mut out = BytesMut::with_capacity(payload.len() + self.missed.len() + 128);
+        let mut out = BytesMut::with_capacity(payload.len() + self.missed_frames.len() + 128);
         for packet in payload.split(|byte| *byte == SEPARATOR) {
             if !out.is_empty() {
                 out.put_u8(SEPARATOR);
@@ -58,15 +58,15 @@ impl ConnectReply {
                 out.put_slice(packet);
             }
         }
-        // `missed` holds a permit for its memory. It is given back when the body is sent.
-        Bytes::from_owner(Payload { packets: out, _missed: self.missed })
+        // `missed_frames` holds a permit for its memory. It is given back when the body is sent.
+        Bytes::from_owner(Payload { packets: out, _missed_frames: self.missed_frames })
     }
 
     fn put_packets(&self, out: &mut BytesMut) {
         let connect = frame::first(&self.connect).and_then(|frame| frame.text);
         out.put_slice(connect.unwrap_or_default());
         let mut at = 0;
-        while let Some(frame) = self.missed.get(at..).and_then(frame::first) {
+        while let Some(frame) = self.missed_frames.get(at..).and_then(frame::first) {
             out.put_u8(SEPARATOR);
             out.put_slice(frame.text.unwrap_or_default());
             at += frame.size;
@@ -109,7 +109,7 @@ pub fn is_in(payload: &[u8]) -> bool {
 
 struct Payload {
     packets: BytesMut,
-    _missed: Bytes,
+    _missed_frames: Bytes,
 }
 
 impl AsRef<[u8]> for Payload {

@@ -69,10 +69,11 @@ impl Farewell {
         // reset the connection, and the client would lose the close frame. The client's own close
         // frame is the last thing that it sends.
         while !self.inspector.saw_close() {
-            let mut room = [0; 4_096];
-            let mut room = ReadBuf::new(&mut room);
-            ready!(self.stream.poll_read(cx, &mut room))?;
-            if room.filled().is_empty() || self.inspector.inspect(room.filled(), u64::MAX).is_err()
+            let mut buffer = [0; 4_096];
+            let mut buffer = ReadBuf::new(&mut buffer);
+            ready!(self.stream.poll_read(cx, &mut buffer))?;
+            if buffer.filled().is_empty()
+                || self.inspector.inspect(buffer.filled(), u64::MAX).is_err()
             {
                 break;
             }

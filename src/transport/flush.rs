@@ -31,8 +31,8 @@ use crate::transport::flush::{
 };
 use crate::transport::{connection::BySession, lane::Lane, packet, registry::Registry};
 
-/// How long a flush keeps its thread before other tasks have a turn.
-const TURN: Duration = Duration::from_micros(500);
+/// How long a flush keeps its thread before it yields to other tasks.
+const YIELD_AFTER: Duration = Duration::from_micros(500);
 /// How long a flush goes on before messages for a few clients overtake it.
 const OVERTAKEN_AFTER: Duration = Duration::from_millis(2);
 /// Clients that overtaking messages may reach together: far less work than `OVERTAKEN_AFTER`.
@@ -84,10 +84,10 @@ impl FlushTask {
 
     async fn deliver(&self, first: u64, messages: &[Arc<Outgoing>]) {
         let mut plan = FlushPlan::new(first, messages);
-        self.address(&mut plan);
+        self.find_recipients(&mut plan);
         let recipients = std::mem::take(&mut plan.recipients);
         let mut large = plan.large(FEW_MAX);
-        let (mut turn, mut overtaken) = (Instant::now(), Instant::now());
+        let (mut yielded, mut overtaken) = (Instant::now(), Instant::now());
         let mut rest = recipients.iter();
         loop {
             let (sids, sets): (Vec<Sid>, Vec<&AtomicU32>) =
@@ -99,9 +99,9 @@ impl FlushTask {
             for ((sid, set), lane) in sids.into_iter().zip(sets).zip(lanes) {
                 self.serve(&mut plan, sid, lane, set);
             }
-            if turn.elapsed() >= TURN {
+            if yielded.elapsed() >= YIELD_AFTER {
                 yield_now().await;
-                turn = Instant::now();
+                yielded = Instant::now();
                 if overtaken.elapsed() >= OVERTAKEN_AFTER {
                     self.overtake(&mut plan, &recipients, &mut large);
                     overtaken = Instant::now();
@@ -155,7 +155,7 @@ impl FlushTask {
             count => self.queue().take_front(count),
         };
         let mut plan = FlushPlan::new(first, &messages);
-        self.address(&mut plan);
+        self.find_recipients(&mut plan);
         for (sid, set) in std::mem::take(&mut plan.recipients) {
             let lane = self.registry.lane(sid);
             if let Some(before) = recipients.get(&sid) {
@@ -166,7 +166,7 @@ impl FlushTask {
     }
 
     /// Finds out who gets which of the messages.
-    fn address(&self, plan: &mut FlushPlan<'_>) {
+    fn find_recipients(&self, plan: &mut FlushPlan<'_>) {
         let (first, count) = (plan.first, plan.messages.len() as u64);
         let members: Vec<Vec<Sid>> = plan
             .audiences

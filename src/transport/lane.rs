@@ -304,7 +304,7 @@ impl Lane {
 
 /// Ends a lane with too much waiting; hands one to the supervisor in which something waits.
 fn check_backlog(mut state: MutexGuard<'_, LaneState>, settings: &TransportSettings) -> Effects {
-    if state.bytes > settings.backlog_bytes_max.saturating_add(state.missed) {
+    if state.bytes > settings.backlog_bytes_max.saturating_add(state.replay_bytes) {
         return end(state, CloseReason::TooSlow);
     }
     let watch = state.bytes > 0 && !std::mem::replace(&mut state.is_watched, true);

@@ -135,7 +135,7 @@ impl Registry {
 
     /// The same for an event that another client caused: it waits while a flush is far behind, as
     /// broadcasts do.
-    pub async fn emit_in_turn(&self, sid: Sid, event: &str, arguments: &impl Serialize) {
+    pub async fn emit_when_not_full(&self, sid: Sid, event: &str, arguments: &impl Serialize) {
         self.broadcast(packet::event(event, arguments), BroadcastOptions::new(sid)).await;
     }
 

@@ -96,9 +96,9 @@ pub struct PartitionTail {
     entries: VecDeque<Arc<ReplayEntry>>,
     /// The sequences that members of each room received. So what a client missed is found without a
     /// scan of other rooms' records.
-    told: HashMap<RoomName, VecDeque<u64>>,
+    seqs_by_room: HashMap<RoomName, VecDeque<u64>>,
     bytes: usize,
-    roomy_until: Option<Instant>,
+    larger_limit_until: Option<Instant>,
 }
 
 impl PartitionTail {
@@ -107,9 +107,9 @@ impl PartitionTail {
             dialects,
             end: None,
             entries: VecDeque::new(),
-            told: HashMap::new(),
+            seqs_by_room: HashMap::new(),
             bytes: 0,
-            roomy_until: None,
+            larger_limit_until: None,
         }
     }
 
@@ -124,10 +124,10 @@ impl PartitionTail {
         let entry = ReplayEntry::new(record, self.dialects);
         self.bytes += entry.bytes();
         for room in audience(&entry.record.room) {
-            self.told.entry(room).or_default().push_back(entry.seq());
+            self.seqs_by_room.entry(room).or_default().push_back(entry.seq());
         }
         self.entries.push_back(Arc::new(entry));
-        let bytes_max = match self.roomy_until {
+        let bytes_max = match self.larger_limit_until {
             Some(until) if until > Instant::now() => RECOVERY_BYTES_MAX,
             _ => TAIL_BYTES_MAX,
         };
@@ -136,10 +136,10 @@ impl PartitionTail {
         {
             self.bytes -= oldest.bytes();
             for room in audience(&oldest.record.room) {
-                if let Slot::Occupied(mut told) = self.told.entry(room) {
-                    told.get_mut().pop_front();
-                    if told.get().is_empty() {
-                        told.remove();
+                if let Slot::Occupied(mut seqs) = self.seqs_by_room.entry(room) {
+                    seqs.get_mut().pop_front();
+                    if seqs.get().is_empty() {
+                        seqs.remove();
                     }
                 }
             }
@@ -154,7 +154,7 @@ impl PartitionTail {
 
     fn clear(&mut self) {
         self.entries.clear();
-        self.told.clear();
+        self.seqs_by_room.clear();
         self.bytes = 0;
     }
 
@@ -181,8 +181,10 @@ impl PartitionTail {
             return Missed::Behind;
         }
         let mut seqs = BTreeSet::new();
-        for told in rooms.iter().flat_map(audience).filter_map(|room| self.told.get(&room)) {
-            seqs.extend(told.range(told.partition_point(|seq| *seq <= after.seq)..));
+        for in_room in
+            rooms.iter().flat_map(audience).filter_map(|room| self.seqs_by_room.get(&room))
+        {
+            seqs.extend(in_room.range(in_room.partition_point(|seq| *seq <= after.seq)..));
         }
         let entry = |seq: u64| {
             let place = usize::try_from(seq - begin.seq - 1).ok()?;
@@ -202,13 +204,13 @@ impl PartitionTail {
             if entry.seq() <= begin.seq {
                 self.bytes += entry.bytes();
                 for room in audience(&entry.record.room) {
-                    self.told.entry(room).or_default().push_front(entry.seq());
+                    self.seqs_by_room.entry(room).or_default().push_front(entry.seq());
                 }
                 self.entries.push_front(entry);
             }
         }
         self.end.get_or_insert(begin);
-        self.roomy_until = Some(Instant::now() + RECOVERY_BYTES_FOR);
+        self.larger_limit_until = Some(Instant::now() + RECOVERY_BYTES_FOR);
         true
     }
 }
@@ -249,12 +251,12 @@ mod tests {
     }
 
     /// The same result from a scan of all records.
-    fn looked(from: u64, to: u64, rooms: &[&str]) -> Vec<u64> {
-        let is_told = |seq: &u64| {
+    fn scanned(from: u64, to: u64, rooms: &[&str]) -> Vec<u64> {
+        let is_received = |seq: &u64| {
             let room = record(*seq).room;
             rooms.iter().any(|name| hears(&RoomName::parse(name).unwrap(), &room))
         };
-        (from..=to).filter(is_told).collect()
+        (from..=to).filter(is_received).collect()
     }
 
     #[test]
@@ -279,7 +281,7 @@ mod tests {
                 assert_eq!(seqs(tail, begin - 1, rooms), None, "it does not reach back so far");
                 for after in [begin, begin + 1, begin + 700, 8_999, 9_000] {
                     let found = seqs(tail, after, rooms);
-                    assert_eq!(found, Some(looked(after + 1, 9_000, rooms)), "{rooms:?} {after}");
+                    assert_eq!(found, Some(scanned(after + 1, 9_000, rooms)), "{rooms:?} {after}");
                 }
             }
         };
@@ -290,10 +292,10 @@ mod tests {
         assert!(tail.prepend(None, &mut older));
         begin = 4_000;
         check(&tail, begin);
-        let held: usize = tail.told.values().map(VecDeque::len).sum();
-        let told = (4_001..=9_000).flat_map(|seq| audience(&record(seq).room));
-        assert_eq!(held, told.count());
+        let held: usize = tail.seqs_by_room.values().map(VecDeque::len).sum();
+        let received = (4_001..=9_000).flat_map(|seq| audience(&record(seq).room));
+        assert_eq!(held, received.count());
         tail.cut(at(9_001));
-        assert!(tail.told.is_empty());
+        assert!(tail.seqs_by_room.is_empty());
     }
 }

@@ -22,10 +22,10 @@ fn state() -> (PresenceState, Instant) {
 /// This node is in the room, whose roster has been read.
 fn enter(state: &mut PresenceState, name: &str, users: &[&str]) {
     assert!(state.enter(&room(name), &user("me").id));
-    let (asked, since) = state.next_unread().unwrap();
+    let (asked, number) = state.next_roster_to_read().unwrap();
     let users: Vec<User> = users.iter().map(|id| user(id)).collect();
     let count = u32::try_from(users.len()).unwrap();
-    state.learn(&asked, since, RosterSnapshot { version: 1, count, users });
+    state.learn(&asked, number, RosterSnapshot { version: 1, count, users });
 }
 
 fn typing(name: &str, id: &str, typing: bool) -> TypingChange {
@@ -41,7 +41,7 @@ fn a_user_counts_once_however_many_connections_it_has() {
     assert!(!state.leave(&attic, &ann));
     assert!(state.leave(&attic, &ann));
     assert!(!state.leave(&attic, &ann), "it is gone");
-    assert_eq!(state.next_unread(), None, "nobody asks for the room any more");
+    assert_eq!(state.next_roster_to_read(), None, "nobody asks for the room any more");
 }
 
 #[test]
@@ -65,13 +65,13 @@ fn a_read_that_began_before_an_invalidation_is_discarded() {
     let (mut state, _) = state();
     let attic = room("attic");
     state.enter(&attic, &user("me").id);
-    let (_, since) = state.next_unread().unwrap();
+    let (_, number) = state.next_roster_to_read().unwrap();
     state.invalidate(|_| true);
     let read = RosterSnapshot { version: 7, count: 1, users: vec![user("ann")] };
-    state.learn(&attic, since, read.clone());
+    state.learn(&attic, number, read.clone());
     assert!(state.is_unknown(&attic));
-    let (_, since) = state.next_unread().unwrap();
-    state.learn(&attic, since, read);
+    let (_, number) = state.next_roster_to_read().unwrap();
+    state.learn(&attic, number, read);
     assert_eq!(state.members(&attic), Some((1, vec![user("ann")])));
 }
 
@@ -176,9 +176,9 @@ proptest! {
                 3 => state.step(&name, RosterStep { version, joined: vec![], left: vec![who.id], count }),
                 4 => drop(state.take_changes()),
                 _ => {
-                    let since = state.rooms.get(&name).map_or(0, |occupied| occupied.since);
+                    let number = state.rooms.get(&name).map_or(0, |room| room.valid_from_number);
                     let users = if is_large { vec![] } else { vec![who, user("zoe")] };
-                    state.learn(&name, since, RosterSnapshot { version, count, users });
+                    state.learn(&name, number, RosterSnapshot { version, count, users });
                 }
             }
             let mut truth: HashMap<UserId, HashSet<RoomName>> = HashMap::new();

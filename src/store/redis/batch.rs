@@ -24,10 +24,10 @@ use crate::{
 
 /// Messages of a frame at most. The fixed cost of a script call is shared by its messages.
 const MESSAGES_MAX: usize = 512;
-/// Bytes of an id, as append.lua cuts them from the marks.
+/// Bytes of an id, as append.lua cuts them from the retry ids.
 const ID_BYTES: usize = 14;
-/// The largest time that fits the 13 digits of a mark: the year 2286.
-const MARKED_AT_MAX: u64 = 9_999_999_999_999;
+/// The largest time that fits the 13 digits of a time in a retry id: the year 2286.
+const RETRY_TIME_MAX: u64 = 9_999_999_999_999;
 
 /// A sender's message id as Redis remembers it. 112 bits of SHA-256 are enough, and a string of 14
 /// bytes fits the second smallest allocation of Redis.
@@ -75,7 +75,7 @@ struct BatchEntry {
     from: UserId,
     at: Timestamp,
     /// `None`: the client cannot send the draft again.
-    mark: Option<(Id, ContentMark)>,
+    retry_id: Option<(Id, ContentMark)>,
     line: Range<usize>,
     /// A change is in the frame, but not in the list of its room.
     change: Option<(u64, Change)>,
@@ -86,9 +86,9 @@ pub type SettledDraft = (Settle, Result<Stored, AppendError>);
 
 impl Batch {
     pub fn push(&mut self, QueuedDraft { draft, settle }: QueuedDraft) {
-        let mark = draft.repeatable.then(|| (id(&draft), layout::content_mark(&draft)));
-        let entry = self.messages.entry(draft, mark);
-        self.settles.0.push((settle, entry, mark.map(|(_, content)| content)));
+        let retry_id = draft.repeatable.then(|| (id(&draft), layout::content_mark(&draft)));
+        let entry = self.messages.entry(draft, retry_id);
+        self.settles.0.push((settle, entry, retry_id.map(|(_, content)| content)));
     }
 
     pub fn is_empty(&self) -> bool {
@@ -125,9 +125,9 @@ impl Settles {
 
 impl Messages {
     /// The number of the draft's entry: a new entry, unless an earlier draft has its id.
-    fn entry(&mut self, draft: Draft, mark: Option<(Id, ContentMark)>) -> usize {
+    fn entry(&mut self, draft: Draft, retry_id: Option<(Id, ContentMark)>) -> usize {
         let next = self.entries.len();
-        match mark.map(|(id, _)| self.firsts.entry(id)) {
+        match retry_id.map(|(id, _)| self.firsts.entry(id)) {
             Some(Slot::Occupied(first)) => return *first.get(),
             Some(Slot::Vacant(vacant)) => {
                 vacant.insert(next);
@@ -145,7 +145,7 @@ impl Messages {
             Entry::Message(_) => None,
             Entry::Change { target_seq, change } => Some((target_seq, change)),
         };
-        self.entries.push(BatchEntry { room, from, at, mark, line, change });
+        self.entries.push(BatchEntry { room, from, at, retry_id, line, change });
         next
     }
 
@@ -158,11 +158,11 @@ impl Messages {
     }
 
     pub fn is_repeatable(&self, entry: usize) -> bool {
-        self.entries[entry].mark.is_some()
+        self.entries[entry].retry_id.is_some()
     }
 
     pub fn content(&self, entry: usize) -> Option<ContentMark> {
-        self.entries[entry].mark.map(|(_, content)| content)
+        self.entries[entry].retry_id.map(|(_, content)| content)
     }
 
     /// A frame of the entries `which`, a line each, after a header.
@@ -212,22 +212,22 @@ impl Messages {
         which.iter().map(line).collect::<Vec<&[u8]>>().join(&b'\n')
     }
 
-    /// The marks that append.lua describes: id, place and time of each message that may be repeated,
-    /// and then their contents.
-    pub fn marks(&self, which: &[usize]) -> Vec<u8> {
-        let mut marks = Vec::new();
+    /// The retry ids that append.lua describes: id, place and time of each message that may be
+    /// repeated, and then their contents.
+    pub fn retry_ids(&self, which: &[usize]) -> Vec<u8> {
+        let mut retry_ids = Vec::new();
         let mut contents = Vec::new();
         for (place, &entry) in (1..).zip(which) {
-            let BatchEntry { mark: Some((id, content)), at, .. } = &self.entries[entry] else {
+            let BatchEntry { retry_id: Some((id, content)), at, .. } = &self.entries[entry] else {
                 continue;
             };
-            marks.extend_from_slice(id);
-            push_digits::<4>(&mut marks, place);
-            push_digits::<13>(&mut marks, at.0.min(MARKED_AT_MAX));
+            retry_ids.extend_from_slice(id);
+            push_digits::<4>(&mut retry_ids, place);
+            push_digits::<13>(&mut retry_ids, at.0.min(RETRY_TIME_MAX));
             contents.extend_from_slice(content);
         }
-        marks.append(&mut contents);
-        marks
+        retry_ids.append(&mut contents);
+        retry_ids
     }
 }
 
@@ -284,7 +284,7 @@ mod tests {
         let (all, some) = (batch(&drafts).messages, batch(&some).messages);
         let every: Vec<usize> = (0..some.len()).collect();
         assert_eq!(all.frame("h", &which), some.frame("h", &every));
-        assert_eq!(all.marks(&which), some.marks(&every));
+        assert_eq!(all.retry_ids(&which), some.retry_ids(&every));
         assert_eq!(all.rooms(&which), some.rooms(&every));
         assert_eq!(some.rooms(&every).messages[1], (&drafts[2].room, vec![1, 3]));
     }
@@ -317,12 +317,12 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_has_its_place_and_one_length() {
+    fn a_retry_id_has_its_place_and_one_length() {
         let mut drafts =
             [draft("red", "a", true), draft("red", "b", false), draft("red", "c", true)];
         drafts[2].at = Timestamp(u64::MAX);
-        let marks = batch(&drafts).messages.marks(&[0, 1, 2]);
-        let (first, rest) = marks.split_at(31);
+        let retry_ids = batch(&drafts).messages.retry_ids(&[0, 1, 2]);
+        let (first, rest) = retry_ids.split_at(31);
         let (second, contents) = rest.split_at(31);
         assert_eq!(first[ID_BYTES..], *b"00010000000000007");
         assert_eq!(second[ID_BYTES..], *b"00039999999999999");

@@ -42,7 +42,7 @@ impl Caller {
     }
 
     pub fn is_up(&self) -> bool {
-        self.status.can_append() && self.client.is_connected()
+        self.status.commands_work() && self.client.is_connected()
     }
 }
 

@@ -65,6 +65,7 @@ impl Keys {
         format!("{}:agreed", self.base)
     }
 
+    /// Which users of one incarnation are in which rooms.
     pub fn at(&self, incarnation: &str) -> String {
         format!("{}:at:{incarnation}", self.base)
     }
@@ -90,7 +91,8 @@ impl Keys {
         format!("{}:roster:{room}", self.base)
     }
 
-    pub fn occupied(&self) -> String {
+    /// How many members each room has that has any.
+    pub fn peopled(&self) -> String {
         format!("{}:peopled", self.base)
     }
 
@@ -115,6 +117,7 @@ impl Keys {
         format!("{}:meta", self.base)
     }
 
+    /// The trim points of the log, which append.lua describes.
     pub fn marks(&self) -> String {
         format!("{}:marks", self.base)
     }

@@ -91,7 +91,7 @@ pub struct Status {
     /// The address without its password.
     shown: Arc<str>,
     reasons: Arc<Mutex<BTreeMap<Component, String>>>,
-    told: watch::Sender<Health>,
+    health_sender: watch::Sender<Health>,
 }
 
 impl Status {
@@ -101,8 +101,8 @@ impl Status {
                 .map(|part| (part, format!("Redis at {shown}: connecting")))
                 .into();
         let first = reasons.values().next().cloned().unwrap_or_default();
-        let told = watch::Sender::new(Health::Down { reason: first });
-        Self { shown: shown.into(), reasons: Arc::new(Mutex::new(reasons)), told }
+        let health_sender = watch::Sender::new(Health::Down { reason: first });
+        Self { shown: shown.into(), reasons: Arc::new(Mutex::new(reasons)), health_sender }
     }
 
     pub fn up(&self, part: Component) {
@@ -119,7 +119,7 @@ impl Status {
     }
 
     /// Whether a command to Redis can succeed.
-    pub fn can_append(&self) -> bool {
+    pub fn commands_work(&self) -> bool {
         let reasons = self.reasons.lock();
         !reasons.contains_key(&Component::Commands) && !reasons.contains_key(&Component::Server)
     }
@@ -129,7 +129,7 @@ impl Status {
     }
 
     pub fn watch(&self) -> watch::Receiver<Health> {
-        self.told.subscribe()
+        self.health_sender.subscribe()
     }
 
     fn change(&self, change: impl FnOnce(&mut BTreeMap<Component, String>)) {
@@ -140,9 +140,9 @@ impl Status {
             None => Health::Ready,
         };
         // Another text for the same problem is no change of state.
-        self.told.send_if_modified(|told| {
-            let changed = matches!(told, Health::Ready) != matches!(health, Health::Ready);
-            *told = health;
+        self.health_sender.send_if_modified(|known| {
+            let changed = matches!(known, Health::Ready) != matches!(health, Health::Ready);
+            *known = health;
             changed
         });
     }
@@ -300,7 +300,7 @@ mod tests {
         status.down(Component::Append, "full");
         let reason = "Redis at redis://db: full".into();
         assert_eq!(*health.borrow_and_update(), Health::Down { reason });
-        assert!(status.can_append(), "only trying tells whether it works again");
+        assert!(status.commands_work(), "only trying tells whether it works again");
     }
 
     #[test]

@@ -21,8 +21,8 @@ pub type Pair = (RoomName, UserId);
 struct TrackedPresence {
     /// The user as JSON. `None`: the user has left, and Redis does not know.
     line: Option<Arc<str>>,
-    /// Redis may have it under this node's present name.
-    told: bool,
+    /// Redis may have the user in this room, under the present incarnation of this node.
+    may_be_in_redis: bool,
     /// The name and picture are new, and not only told again.
     fresh: bool,
 }
@@ -65,7 +65,7 @@ impl LocalPresence {
         self.round.clear();
         self.tracked.retain(|_, tracked| tracked.line.is_some());
         for tracked in self.tracked.values_mut() {
-            (tracked.told, tracked.fresh) = (false, false);
+            (tracked.may_be_in_redis, tracked.fresh) = (false, false);
         }
         self.changed = self.tracked.keys().cloned().collect();
     }
@@ -74,7 +74,7 @@ impl LocalPresence {
     pub fn add(&mut self, pair: Pair, line: Arc<str>) -> bool {
         let tracked = self.tracked.entry(pair.clone()).or_insert(TrackedPresence {
             line: None,
-            told: false,
+            may_be_in_redis: false,
             fresh: false,
         });
         if tracked.line.as_ref() == Some(&line) {
@@ -88,7 +88,7 @@ impl LocalPresence {
     /// `false`: there is nothing to tell.
     pub fn remove(&mut self, pair: Pair) -> bool {
         match self.tracked.get_mut(&pair) {
-            Some(tracked) if tracked.told => {
+            Some(tracked) if tracked.may_be_in_redis => {
                 tracked.line = None;
                 self.changed.insert(pair);
                 true
@@ -116,7 +116,7 @@ impl LocalPresence {
             let Some(pair) = self.round.pop_front() else { break };
             // It may have come and gone meanwhile.
             let Some(tracked) = self.tracked.get_mut(&pair) else { continue };
-            tracked.told = true;
+            tracked.may_be_in_redis = true;
             bytes += tracked.line.as_ref().map_or(0, |line| line.len());
             changes.push(PresenceChange { pair, line: tracked.line.clone(), fresh: tracked.fresh });
         }

@@ -38,7 +38,7 @@ use crate::store::redis::{
     link::{Component, Status},
     node::{LeaseSettings, Node, NodeSettings},
     profiles::RedisProfiles,
-    reader::{Began, EventSenders, Reader},
+    reader::{EventSenders, Reader, ReceivingSince},
     scripts::{HISTORY, number, text},
     writer::PartitionWriter,
 };
@@ -167,7 +167,7 @@ pub fn open(options: RedisOptions) -> Result<Opened, ConfigError> {
 }
 
 /// fred spawns where it connects, so a runtime of its own keeps the reader's work off the others.
-fn start_reader(reader: Reader, tasks: &Tasks) -> Result<Began, ConfigError> {
+fn start_reader(reader: Reader, tasks: &Tasks) -> Result<ReceivingSince, ConfigError> {
     let began = reader.began();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (done, finished) = tokio::sync::oneshot::channel::<()>();
@@ -194,7 +194,7 @@ pub struct Redis {
     profiles: RedisProfiles,
     queues: Vec<DraftQueue>,
     searches: Semaphore,
-    began: Began,
+    began: ReceivingSince,
     /// The watchdog, the keeper of the node's lease, the sender of signals, and the reader.
     tasks: Tasks,
     writers: Tasks,
@@ -203,7 +203,7 @@ pub struct Redis {
 impl MessageLog for Redis {
     fn append(&self, draft: Draft, settle: Settle) {
         // A node that differs from others may write where they do not read.
-        if !self.status.can_append() || self.status.is_down(Component::Agreement) {
+        if !self.status.commands_work() || self.status.is_down(Component::Agreement) {
             return settle(Err(AppendError::Unavailable));
         }
         match self.queues.get(usize::from(self.partition(&draft.room))) {
@@ -231,7 +231,7 @@ impl MessageLog for Redis {
             if usize::from(partition) >= self.queues.len() {
                 return Ok(LogTail::OtherEpoch);
             }
-            if !self.status.can_append() {
+            if !self.status.commands_work() {
                 return Err(calls::away());
             }
             tail::read(&self.client, &Keys::new(&self.prefix, partition), &after, limit).await
@@ -385,7 +385,7 @@ impl Redis {
         page: Page,
         limit: u32,
     ) -> Result<History, ReadError> {
-        if !self.status.can_append() {
+        if !self.status.commands_work() {
             return Err(calls::away());
         }
         let keys = Keys::new(&self.prefix, self.partition(&room));

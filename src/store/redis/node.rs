@@ -170,7 +170,7 @@ impl Node {
     }
 
     /// Claims may have been missed: the next beat brings them.
-    pub fn missed(&self) {
+    pub fn beat_now(&self) {
         for at in &self.partitions {
             at.lease.lock().beat_at = Instant::now();
         }
@@ -181,7 +181,7 @@ impl Node {
     pub fn forgotten(&self, partition: usize) {
         self.sessions.write_all(partition);
         self.partitions[partition].lease.lock().away();
-        self.missed();
+        self.beat_now();
     }
 
     /// Renews the lease, tells what has changed, and reaps, until the node stops. Presence and
@@ -288,7 +288,7 @@ impl Node {
                 continue;
             }
             for entry in claimed.iter().filter_map(text) {
-                self.sessions.lost(partition, entry);
+                self.sessions.claimed_elsewhere(partition, entry);
             }
             let next = number(next).map_or(self.settings.beat, Duration::from_millis) + AFTER_END;
             let asks_again = match agreed {

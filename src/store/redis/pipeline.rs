@@ -12,19 +12,19 @@ use crate::store::{log::AppendError, queue::DraftReceiver};
 pub struct Pipeline {
     drain: DraftReceiver,
     next: Batch,
-    told: Vec<SettledDraft>,
+    to_settle: Vec<SettledDraft>,
 }
 
 impl Pipeline {
     pub fn new(drain: DraftReceiver) -> Self {
-        Self { drain, next: Batch::default(), told: Vec::new() }
+        Self { drain, next: Batch::default(), to_settle: Vec::new() }
     }
 
     /// All drafts that wait, or else the next one. `None`: the queue is closed and empty.
     pub async fn batch(&mut self) -> Option<Batch> {
         self.top_up();
         if self.next.is_empty() {
-            self.tell();
+            self.settle();
             let first = self.drain.recv().await?;
             self.next.push(first);
             self.top_up();
@@ -33,12 +33,12 @@ impl Pipeline {
     }
 
     /// Settles these drafts once the next frame is in flight, or when no draft waits.
-    pub fn tell_later(&mut self, told: impl Iterator<Item = SettledDraft>) {
-        self.told.extend(told);
+    pub fn settle_later(&mut self, settled: impl Iterator<Item = SettledDraft>) {
+        self.to_settle.extend(settled);
     }
 
-    pub fn tell(&mut self) {
-        self.told.drain(..).for_each(|(settle, outcome)| settle(outcome));
+    pub fn settle(&mut self) {
+        self.to_settle.drain(..).for_each(|(settle, outcome)| settle(outcome));
     }
 
     /// Gathers drafts and settles others until `call` ends.
@@ -61,7 +61,7 @@ impl Pipeline {
     async fn gather(&mut self) -> Infallible {
         // fred's writer task was woken on this thread: it must run first.
         yield_now().await;
-        self.tell();
+        self.settle();
         while !self.next.is_full() {
             match self.drain.recv().await {
                 Some(waiting) => self.next.push(waiting),
@@ -131,22 +131,22 @@ mod tests {
     #[tokio::test]
     async fn the_frame_before_is_told_while_the_next_is_under_way() {
         let (queue, drain) = queue::bounded();
-        let (settled, told) = mpsc::sync_channel(8);
+        let (settled, answers) = mpsc::sync_channel(8);
         let mut pipeline = Pipeline::new(drain);
         push(&queue, 1, &settled);
         let first = pipeline.batch().await.unwrap();
-        pipeline.tell_later(first.settles.settled(&[Err(AppendError::Busy)]));
+        pipeline.settle_later(first.settles.settled(&[Err(AppendError::Busy)]));
         push(&queue, 2, &settled);
         assert_eq!(pipeline.batch().await.unwrap().messages.len(), 1);
-        assert!(told.try_recv().is_err(), "the next frame goes first");
-        answered(&mut pipeline, || told.try_recv() == Ok(1)).await;
+        assert!(answers.try_recv().is_err(), "the next frame goes first");
+        answered(&mut pipeline, || answers.try_recv() == Ok(1)).await;
     }
 
     #[tokio::test]
     async fn what_comes_while_a_frame_is_under_way_is_the_next_in_order() {
         const COUNT: usize = 2_000;
         let (queue, drain) = queue::bounded();
-        let (settled, told) = mpsc::sync_channel(COUNT);
+        let (settled, answers) = mpsc::sync_channel(COUNT);
         let mut pipeline = Pipeline::new(drain);
         for number in 0..COUNT {
             push(&queue, number, &settled);
@@ -159,13 +159,13 @@ mod tests {
         while let Some(batch) = pipeline.batch().await {
             batch.settles.refuse(AppendError::Busy);
         }
-        assert!(told.try_iter().eq(0..COUNT), "each once, in order");
+        assert!(answers.try_iter().eq(0..COUNT), "each once, in order");
     }
 
     #[tokio::test]
     async fn what_was_gathered_is_refused_with_what_waits() {
         let (queue, drain) = queue::bounded();
-        let (settled, told) = mpsc::sync_channel(8);
+        let (settled, answers) = mpsc::sync_channel(8);
         let mut pipeline = Pipeline::new(drain);
         push(&queue, 1, &settled);
         let turns = AtomicUsize::new(0);
@@ -173,7 +173,7 @@ mod tests {
         assert!(!pipeline.next.is_empty());
         push(&queue, 2, &settled);
         pipeline.refuse(AppendError::Unavailable);
-        assert!(told.try_iter().eq([1, 2]));
+        assert!(answers.try_iter().eq([1, 2]));
         queue.close();
         assert!(pipeline.batch().await.is_none(), "nothing is left");
     }

@@ -141,7 +141,7 @@ impl RedisPresence {
         number_of_call: &str,
         changes: impl Iterator<Item = (&'a Pair, &'a str, &'a str)>,
     ) -> Result<Option<u64>, ReadError> {
-        let mut keys = vec![at.keys.nodes(), at.keys.at(incarnation), at.keys.occupied()];
+        let mut keys = vec![at.keys.nodes(), at.keys.at(incarnation), at.keys.peopled()];
         let mut arguments = vec![
             incarnation.to_owned(),
             number_of_call.to_owned(),
@@ -217,7 +217,7 @@ impl RedisPresence {
         for _ in 0..STEPS_MAX {
             let arguments = vec![cursor, SCANNED_PER_STEP.to_string(), limit.to_string()];
             let reply =
-                self.caller.run(&ROOMS, vec![keys.rooms(), keys.occupied()], arguments).await?;
+                self.caller.run(&ROOMS, vec![keys.rooms(), keys.peopled()], arguments).await?;
             let [next, Value::Array(said), Value::Array(occupied)] = reply.as_slice() else {
                 return Err(strange("rooms.lua"));
             };

@@ -67,7 +67,7 @@ enum Trouble {
 }
 
 /// The position after which each partition is received, once the reader has started there.
-pub type Began = Arc<[OnceLock<Position>]>;
+pub type ReceivingSince = Arc<[OnceLock<Position>]>;
 
 pub struct Reader {
     builder: Builder,
@@ -80,7 +80,7 @@ pub struct Reader {
     out: EventSenders,
     tasks: Tasks,
     trackers: Vec<Tracker>,
-    began: Began,
+    began: ReceivingSince,
     /// When each partition last received a frame.
     heard: Vec<Instant>,
     /// The partition that was found deaf, until it receives a frame again.
@@ -138,7 +138,7 @@ impl Reader {
         }
     }
 
-    pub fn began(&self) -> Began {
+    pub fn began(&self) -> ReceivingSince {
         Arc::clone(&self.began)
     }
 
@@ -181,7 +181,7 @@ impl Reader {
                 }
             }
         }
-        self.bring_out_the_last(&link).await;
+        self.deliver_the_rest(&link).await;
     }
 
     fn connect(&self) -> Result<Link, Error> {
@@ -216,7 +216,7 @@ impl Reader {
         // `subscribe` returns when the command is written; a pong comes after Redis has executed
         // it.
         ping(&link.subscriber).await?;
-        self.missed(0..self.trackers.len()).await?;
+        self.report_possible_loss(0..self.trackers.len()).await?;
         for index in 0..self.keys.len() {
             self.catch_up(&link.client, index).await?;
         }
@@ -225,10 +225,13 @@ impl Reader {
 
     /// Signals and claims may have been missed, and the log does not have them. A partition from
     /// which nothing was ever received has none to lose.
-    async fn missed(&self, partitions: impl Iterator<Item = usize>) -> Result<(), Trouble> {
-        self.node.missed();
+    async fn report_possible_loss(
+        &self,
+        partitions: impl Iterator<Item = usize>,
+    ) -> Result<(), Trouble> {
+        self.node.beat_now();
         let lost = |index| NodeEvent::SignalsLost { partition: number_of(index) };
-        self.tell(partitions.map(lost)).await
+        self.send_node_events(partitions.map(lost)).await
     }
 
     /// Delivers until something goes wrong.
@@ -272,12 +275,12 @@ impl Reader {
             next = if taken < DRAIN_MAX { link.messages.try_recv().ok() } else { None };
         }
         self.deliver(&mut out.log).await?;
-        self.tell(out.node).await
+        self.send_node_events(out.node).await
     }
 
     async fn overrun(&mut self, link: &Link, missed: u64) -> Result<(), Trouble> {
         tracing::debug!(missed, "the subscription overran; reading the log");
-        self.missed(0..self.trackers.len()).await?;
+        self.report_possible_loss(0..self.trackers.len()).await?;
         for index in 0..self.keys.len() {
             self.catch_up(&link.client, index).await?;
         }
@@ -356,7 +359,7 @@ impl Reader {
             }
         }
         if let Some(index) = self.deaf {
-            self.ask_for_an_echo(link, index).await?;
+            self.publish_newest_again(link, index).await?;
         }
         if self.heard.iter().all(|heard| heard.elapsed() > DEAF_AFTER) {
             ping(&link.subscriber).await?;
@@ -366,7 +369,7 @@ impl Reader {
 
     /// Publishes the newest frame of the log again. Only a message shows whether a subscription
     /// works, and every other node ignores a frame that it knows.
-    async fn ask_for_an_echo(&mut self, link: &Link, index: usize) -> Result<(), Error> {
+    async fn publish_newest_again(&mut self, link: &Link, index: usize) -> Result<(), Error> {
         let Some(keys) = self.keys.get(index) else { return Ok(()) };
         let publish = if link.subscriber.is_clustered() { "SPUBLISH" } else { "PUBLISH" };
         let arguments = [publish.to_owned(), keys.channel()];
@@ -400,7 +403,7 @@ impl Reader {
             if log.epoch != tracker.epoch {
                 // If Redis lost the log, it may have lost sessions and rosters too.
                 self.node.forgotten(index);
-                self.missed(std::iter::once(index)).await?;
+                self.report_possible_loss(std::iter::once(index)).await?;
                 let Some(tracker) = self.trackers.get_mut(index) else { return Ok(()) };
                 let common = log::common(client, &keys, tracker.remembered()).await?;
                 tracker.begin(log.epoch, common, &mut out);
@@ -442,7 +445,10 @@ impl Reader {
         sent.map_err(|_relay_is_gone| Trouble::Stopping)
     }
 
-    async fn tell(&self, events: impl IntoIterator<Item = NodeEvent>) -> Result<(), Trouble> {
+    async fn send_node_events(
+        &self,
+        events: impl IntoIterator<Item = NodeEvent>,
+    ) -> Result<(), Trouble> {
         for event in events {
             let sent = self.out.node_sender.send(event).await;
             sent.map_err(|_receiver_is_gone| Trouble::Stopping)?;
@@ -451,7 +457,7 @@ impl Reader {
     }
 
     /// A stopping node still delivers the messages that it has appended.
-    async fn bring_out_the_last(&mut self, link: &Link) {
+    async fn deliver_the_rest(&mut self, link: &Link) {
         for index in 0..self.trackers.len() {
             let last = timeout(COMMAND_TIMEOUT, self.catch_up(&link.client, index)).await;
             if !matches!(last, Ok(Ok(()))) {

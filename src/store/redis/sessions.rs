@@ -1,4 +1,5 @@
-//! Sessions in Redis: one key each, which has no expiry that matters while its node has a lease.
+//! Sessions in Redis. Each session is one key. While its node has a lease, the key lives for up to
+//! 24 h and is renewed.
 //!
 //! A save is remembered here before it is sent, so what Redis did not take, or has lost, is written
 //! when Redis is there again. The former holder of a claimed session hears it on a channel, and,
@@ -130,7 +131,7 @@ impl RedisSessions {
     }
 
     /// A claim that a beat has brought: `"<session> <holder>"`.
-    pub fn lost(&self, partition: usize, entry: &str) {
+    pub fn claimed_elsewhere(&self, partition: usize, entry: &str) {
         if let Some(holder) = entry.rsplit(' ').next().and_then(holder_of) {
             self.partitions[partition].leased.lock().lose(holder);
         }
@@ -160,7 +161,7 @@ impl RedisSessions {
 
     /// Writes what was remembered. `false`: another holder has it.
     pub async fn save(&self, remembered: Remembered<'_>) -> Result<bool, ReadError> {
-        let _call = self.turn().await?;
+        let _call = self.begin_call().await?;
         let Remembered { at, holder } = &remembered;
         // The newest record: of two saves in flight, either writes it.
         let Some(hold) = at.leased.lock().get(*holder).cloned() else { return Ok(false) };
@@ -177,7 +178,7 @@ impl RedisSessions {
         holder: Holder,
         user: UserId,
     ) -> Result<Option<SessionRecord>, ReadError> {
-        let call = self.turn().await?;
+        let call = self.begin_call().await?;
         let at = self.at(&session);
         let incarnation = at.leased.lock().incarnation();
         let keys = vec![
@@ -230,7 +231,7 @@ impl RedisSessions {
     }
 
     pub async fn read(&self, session: &PublicId) -> Result<Option<SessionRecord>, ReadError> {
-        let _call = self.turn().await?;
+        let _call = self.begin_call().await?;
         let keys = &self.at(session).keys;
         let found = match self.find(keys.session(session)).await? {
             None => self.find(keys.older_session(session)).await?,
@@ -337,7 +338,7 @@ impl RedisSessions {
         &self.partitions[usize::from(partition_of(session.as_str(), count))]
     }
 
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, ReadError> {
+    async fn begin_call(&self) -> Result<SemaphorePermit<'_>, ReadError> {
         if !self.caller.is_up() {
             return Err(away());
         }

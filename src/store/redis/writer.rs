@@ -59,13 +59,13 @@ impl PartitionWriter {
     pub async fn run(mut self, drain: DraftReceiver) {
         let mut pipeline = Pipeline::new(drain);
         while let Some(Batch { messages, settles }) = pipeline.batch().await {
-            if !self.status.can_append() || !self.client.is_connected() {
+            if !self.status.commands_work() || !self.client.is_connected() {
                 settles.refuse(AppendError::Unavailable);
                 continue;
             }
             let outcomes = self.append(&messages, &mut pipeline).await;
             self.newest = newest(self.newest.take(), &outcomes);
-            pipeline.tell_later(settles.settled(&outcomes));
+            pipeline.settle_later(settles.settled(&outcomes));
         }
     }
 
@@ -165,10 +165,10 @@ impl PartitionWriter {
                 });
             }
             // Drafts that came after this batch are certainly not stored: they are refused at once.
-            if !self.status.can_append() {
+            if !self.status.commands_work() {
                 pipeline.refuse(AppendError::Unavailable);
             }
-            pipeline.tell();
+            pipeline.settle();
             sleep(RETRY_EVERY).await;
         }
     }
@@ -214,7 +214,7 @@ impl PartitionWriter {
             epoch,
             seq.to_string(),
             which.len().to_string(),
-            // The ':' says that the marks of this frame have contents.
+            // The ':' says that the retry ids of this frame have contents.
             format!("{}:{}", self.name, self.frames),
         ]
         .map(text)
@@ -222,7 +222,7 @@ impl PartitionWriter {
         arguments.extend([
             Value::Bytes(batch.frame(&header, which).into()),
             text("0".to_owned()),
-            Value::Bytes(batch.marks(which).into()),
+            Value::Bytes(batch.retry_ids(which).into()),
         ]);
         let Rooms { messages, changes } = batch.rooms(which);
         for (room, places) in messages {

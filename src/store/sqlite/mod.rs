@@ -276,7 +276,7 @@ impl ProfileStore for Sqlite {
 
     fn patch(&self, patch: ProfilePatch) -> BoxFuture<'_, Result<Option<User>, ReadError>> {
         let (answer, answered) = oneshot::channel();
-        self.jobs.push(SessionJob::People(profiles::Job::Patch { patch, answer }));
+        self.jobs.push(SessionJob::Profile(profiles::Job::Patch { patch, answer }));
         Box::pin(async { answered.await.unwrap_or_else(|_dropped| Err(refused())) })
     }
 }
@@ -289,7 +289,7 @@ impl Inbox for Sqlite {
         seq: u64,
     ) -> BoxFuture<'_, Result<u64, ReadError>> {
         let (answer, answered) = oneshot::channel();
-        self.jobs.push(SessionJob::People(profiles::Job::Mark { user, room, seq, answer }));
+        self.jobs.push(SessionJob::Profile(profiles::Job::Mark { user, room, seq, answer }));
         Box::pin(async { answered.await.unwrap_or_else(|_dropped| Err(refused())) })
     }
 

@@ -30,7 +30,7 @@ struct Inner {
     version: u64,
     sender: mpsc::Sender<NodeEvent>,
     /// A reserved slot of the channel for `SignalsLost`. `None`: that event is queued already.
-    last_place: Option<OwnedPermit<NodeEvent>>,
+    reserved_slot: Option<OwnedPermit<NodeEvent>>,
 }
 
 #[derive(Debug)]
@@ -41,9 +41,9 @@ struct Roster {
 
 impl SqlitePresence {
     pub fn new(sender: mpsc::Sender<NodeEvent>) -> Self {
-        let last_place = sender.clone().try_reserve_owned().ok();
+        let reserved_slot = sender.clone().try_reserve_owned().ok();
         let (rooms, version) = (HashMap::new(), 0);
-        Self(Arc::new(Mutex::new(Inner { rooms, version, sender, last_place })))
+        Self(Arc::new(Mutex::new(Inner { rooms, version, sender, reserved_slot })))
     }
 
     pub fn add(&self, room: RoomName, user: User) {
@@ -106,16 +106,16 @@ impl SqlitePresence {
 
 impl Inner {
     fn send(&mut self, signal: Signal) {
-        if self.last_place.is_none() {
-            self.last_place = self.sender.clone().try_reserve_owned().ok();
+        if self.reserved_slot.is_none() {
+            self.reserved_slot = self.sender.clone().try_reserve_owned().ok();
         }
         // A dropped signal does no harm: the node reads everything again after the queued
         // `SignalsLost`.
-        if self.last_place.is_none() || self.sender.try_send(NodeEvent::Signal(signal)).is_ok() {
+        if self.reserved_slot.is_none() || self.sender.try_send(NodeEvent::Signal(signal)).is_ok() {
             return;
         }
-        if let Some(place) = self.last_place.take() {
-            place.send(NodeEvent::SignalsLost { partition: 0 });
+        if let Some(slot) = self.reserved_slot.take() {
+            slot.send(NodeEvent::SignalsLost { partition: 0 });
         }
     }
 }

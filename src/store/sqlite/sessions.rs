@@ -48,7 +48,7 @@ pub enum SessionJob {
         session: PublicId,
         holder: Holder,
     },
-    People(profiles::Job),
+    Profile(profiles::Job),
 }
 
 /// Jobs in the order they came, in a queue of their own: a returning client must not wait until all
@@ -110,7 +110,7 @@ pub enum Done {
     Saved(bool),
     Claimed { columns: Option<Columns>, lost_by: Option<Holder> },
     Released,
-    People(profiles::ProfileJobDone),
+    Profile(profiles::ProfileJobDone),
 }
 
 /// A record as its row stores it. A record that cannot be decoded fails its own claim, not the
@@ -150,7 +150,9 @@ pub fn perform(
                 .execute(params![session.as_str(), bits(*holder), after(now, window)])?;
             Ok(Done::Released)
         }
-        SessionJob::People(job) => profiles::perform(transaction, job, now, life).map(Done::People),
+        SessionJob::Profile(job) => {
+            profiles::perform(transaction, job, now, life).map(Done::Profile)
+        }
     }
 }
 

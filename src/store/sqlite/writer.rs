@@ -292,7 +292,7 @@ impl LogWriter {
                 (SessionJob::Claim { answer, .. }, Done::Claimed { columns, .. }) => {
                     drop(answer.send(columns.map(|columns| columns.record()).transpose()));
                 }
-                (SessionJob::People(job), Done::People(done)) => {
+                (SessionJob::Profile(job), Done::Profile(done)) => {
                     if let Some(signal) = job.answer(done) {
                         self.presence.publish(signal);
                     }
@@ -310,7 +310,7 @@ impl LogWriter {
             match job {
                 SessionJob::Save { answer, .. } => drop(answer.send(Err(error()))),
                 SessionJob::Claim { answer, .. } => drop(answer.send(Err(error()))),
-                SessionJob::People(job) => job.refuse(error()),
+                SessionJob::Profile(job) => job.refuse(error()),
                 SessionJob::Release { .. } => self.owed.push(job),
             }
         }

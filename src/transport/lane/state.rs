@@ -96,7 +96,7 @@ pub struct LaneState {
     pub bytes: usize,
     /// How many of `bytes` are in the connect reply: what a client missed may be more than may
     /// wait for it later.
-    pub missed: usize,
+    pub replay_bytes: usize,
     pub order: Order,
     /// Numbers markers. Only the last one counts: an earlier one may have been dropped together
     /// with the session that it was for.
@@ -133,7 +133,7 @@ impl LaneState {
             written: 0,
             held: Vec::new(),
             bytes: 0,
-            missed: 0,
+            replay_bytes: 0,
             order: Order::Opening { retry: false },
             markers: 0,
             since: 0,
@@ -244,9 +244,9 @@ impl LaneState {
             }
             if connects && let Some(reply) = self.connect_reply.take() {
                 self.write_own(&frames[from..at]);
-                let missed = reply.missed.len();
-                self.send(&[reply.connect, reply.missed]);
-                self.missed = if self.ready.is_empty() { 0 } else { missed };
+                let bytes = reply.missed_frames.len();
+                self.send(&[reply.connect, reply.missed_frames]);
+                self.replay_bytes = if self.ready.is_empty() { 0 } else { bytes };
                 from = end;
             }
             at = end;
@@ -348,7 +348,7 @@ impl LaneState {
         }
         // The capacity for a backlog is not kept: most connections are idle, and must be small.
         self.ready = VecDeque::new();
-        self.missed = 0;
+        self.replay_bytes = 0;
     }
 
     /// Reads as much as there is, whatever the engine has room for: it keeps a buffer for each

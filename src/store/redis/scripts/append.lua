@@ -6,14 +6,15 @@
 -- costs one short string, its id.
 --
 -- KEYS[1] log      stream of frames; id = <last seq of the frame>-0, field f = the frame
--- KEYS[2] meta     hash: e = epoch, s = last seq, t = time of the newest mark (ms)
--- KEYS[3] marks    list of "<ms> <seq>", one per 5 s of traffic: how far the log is trimmed by age
+-- KEYS[2] meta     hash: e = epoch, s = last seq, t = time of the newest trim point (ms)
+-- KEYS[3] trim_points  list of "<ms> <seq>", one per 5 s of traffic: how far the log is trimmed by
+--                  age. Its key ends in `marks`.
 -- KEYS[4] rooms    hash: r:<room> newest seq, c:<room> number of messages it ever had, g:<room>
 --                  number of those that are trimmed, t:<room> newest trimmed seq, s:<room> 1 if
 --                  messages in its list have states
 -- KEYS[5] ids      hash of the current bucket: message id -> token of its frame,
---                  #<token> -> last seq before that frame, @<token> -> the marks of that frame.
---                  A token of an older release has no ':', and its marks have no contents.
+--                  #<token> -> last seq before that frame, @<token> -> the retry ids of that frame.
+--                  A token of an older release has no ':', and its retry ids have no contents.
 -- KEYS[6] ids      the bucket before it
 -- KEYS[7] ids      the bucket after it: a node whose clock is ahead may write there already
 -- Then two keys per room that the batch has messages or changes of:
@@ -33,7 +34,7 @@
 --          line is made from [10] and [11], and is replaced if the log stands elsewhere.
 -- ARGV[15] 1 if an earlier attempt of this call may have been stored. If the log is another one
 --          since that attempt, nobody can know, and the call fails with EPOCH.
--- ARGV[16] marks, for each message that its client may send again: ID bytes of id, which are
+-- ARGV[16] retry_ids, for each message that its client may send again: ID bytes of id, which are
 --          distinct, 4 digits of its place in the frame, and 13 digits of its time. After all of
 --          them CONTENT bytes for each: an older release finds its ids all the same.
 -- Then four per room: name, number of messages, places in the frame ("1,4", or '' for all), lines
@@ -43,7 +44,7 @@
 -- Returns { epoch, last seq before, { index of a known id, its "<seq> <at>", its content or '', .. },
 -- what failed }. If an id is known, nothing is stored, and the caller sends the rest again. What
 -- failed after the frame was stored is '' if nothing did: nodes then read the frame from the log.
-local ROOMS, ID, MARK, CONTENT = 16, 14, 31, 6
+local ROOMS, ID, RETRY_ID, CONTENT = 16, 14, 31, 6
 local now, n, rooms = tonumber(ARGV[4]), tonumber(ARGV[12]), (#KEYS - 7) / 2
 local meta = redis.call('HMGET', KEYS[2], 'e', 's', 't')
 local epoch, before = meta[1], tonumber(meta[2] or 0)
@@ -65,23 +66,23 @@ end
 -- The call is repeated because its answer was lost.
 local done = redis.call('HGET', KEYS[5], '#' .. ARGV[13])
 if done then return { epoch, tonumber(done), {}, '' } end
-local marks, ids, known = ARGV[16], {}, {}
-for i = 1, #marks / (MARK + CONTENT) do
-  local at = (i - 1) * MARK
-  ids[i] = string.sub(marks, at + 1, at + ID)
+local retry_ids, ids, known = ARGV[16], {}, {}
+for i = 1, #retry_ids / (RETRY_ID + CONTENT) do
+  local at = (i - 1) * RETRY_ID
+  ids[i] = string.sub(retry_ids, at + 1, at + ID)
 end
--- Retries often come from one frame, whose marks are a long string: it is read once.
-local marks_of = {}
+-- Retries often come from one frame, whose retry ids are a long string: it is read once.
+local retry_ids_of = {}
 local function place_of(bucket, id, token)
-  local theirs, at = marks_of[token] or redis.call('HGET', bucket, '@' .. token), 0
-  marks_of[token] = theirs
-  repeat at = string.find(theirs, id, at + 1, true) until at % MARK == 1
+  local theirs, at = retry_ids_of[token] or redis.call('HGET', bucket, '@' .. token), 0
+  retry_ids_of[token] = theirs
+  repeat at = string.find(theirs, id, at + 1, true) until at % RETRY_ID == 1
   local place = string.sub(theirs, at + ID, at + ID + 3)
-  local time = string.sub(theirs, at + ID + 4, at + MARK - 1)
+  local time = string.sub(theirs, at + ID + 4, at + RETRY_ID - 1)
   local content = ''
   if string.find(token, ':', 1, true) then
-    local contents = #theirs / (MARK + CONTENT) * MARK
-    local begin = contents + (at - 1) / MARK * CONTENT
+    local contents = #theirs / (RETRY_ID + CONTENT) * RETRY_ID
+    local begin = contents + (at - 1) / RETRY_ID * CONTENT
     content = string.sub(theirs, begin + 1, begin + CONTENT)
   end
   return redis.call('HGET', bucket, '#' .. token) + place .. ' ' .. time, content
@@ -112,7 +113,7 @@ local stored = redis.pcall('XADD', KEYS[1], 'MINID', '~', oldest, last .. '-0', 
 if type(stored) == 'table' and stored.err then return stored end
 redis.call('HSET', KEYS[2], 's', last)
 local remembered = { '#' .. ARGV[13], before }
-if #ids > 0 then remembered[3], remembered[4] = '@' .. ARGV[13], marks end
+if #ids > 0 then remembered[3], remembered[4] = '@' .. ARGV[13], retry_ids end
 for i = 1, #ids do remembered[2 * i + 3], remembered[2 * i + 4] = ids[i], ARGV[13] end
 redis.call('HSET', KEYS[5], unpack(remembered))
 redis.call('EXPIRE', KEYS[5], ARGV[5])

@@ -1,7 +1,8 @@
 -- Moves a user's read mark in a room forward.
 --
--- KEYS[1] marks of the user, a hash: room -> "<epoch> <seq>"  KEYS[2] meta (append.lua describes it)
--- ARGV[1] room  [2] seq  [3] marks at most  [4] life (ms)
+-- KEYS[1] read marks of the user, a hash: room -> "<epoch> <seq>"
+-- KEYS[2] meta (append.lua describes it)
+-- ARGV[1] room  [2] seq  [3] read marks at most  [4] life (ms)
 -- ARGV[5] PUBLISH|SPUBLISH  [6] channel of the signals  [7] user, as JSON
 -- Returns { seq in force }.
 local meta = redis.call('HMGET', KEYS[2], 'e', 's')

@@ -1,7 +1,7 @@
 -- Reads frames of the log after a position, for a node. If there is no epoch, it begins one, so that
 -- every node knows the epoch.
 --
--- KEYS[1] log  KEYS[2] meta  KEYS[3] marks  KEYS[4] rooms (append.lua describes them)
+-- KEYS[1] log  KEYS[2] meta  KEYS[3] trim_points  KEYS[4] rooms (append.lua describes them)
 -- ARGV[1] last seq delivered  [2] frames at most  [3] how the frame at that seq begins, or ''
 -- ARGV[4] epoch to use if there is none
 -- Returns { epoch, last seq, first seq kept (0: nothing), anchor, frames }. The anchor is 1 if the

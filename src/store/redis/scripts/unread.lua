@@ -1,6 +1,6 @@
--- Reads a user's marks in some rooms, and counts the messages of other users after each mark.
+-- Reads a user's read marks in some rooms, and counts the messages of other users after each mark.
 --
--- KEYS[1] marks of the user (mark.lua describes it)  KEYS[2] meta  KEYS[3..] list of each room
+-- KEYS[1] read marks of the user (mark.lua describes it)  KEYS[2] meta  KEYS[3..] list of each room
 -- (append.lua describes both)
 -- ARGV[1] user, as JSON  [2] messages counted at most  [3] bytes read of a room at most  [4..] rooms
 -- Returns { index of a room that has a mark, from 0; mark; count; .. }.
