@@ -1,4 +1,4 @@
-//! One websocket's outgoing road, where the engine's own writes and the shared frames meet.
+//! One websocket's outgoing side, where the engine's own writes and the shared frames meet.
 //!
 //! - Whole frames only: a client never sees half of a frame inside another one.
 //! - Shared frames wait until the marker has passed. It was sent through the engine's queue, so

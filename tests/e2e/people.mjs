@@ -20,7 +20,7 @@ const now = () => performance.now() + aheadMs;
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const between = (low, high) => low + Math.floor(Math.random() * (high - low + 1));
 
-class Person {
+class ReconnectingClient {
   #who;
   #name;
   #native;
@@ -109,5 +109,5 @@ createInterface({ input: control }).on("line", (line) => {
   if (told.settle) settle((settling = true));
   if (told.now === undefined) return;
   aheadMs = told.now - performance.now();
-  for (const [who, person] of people.entries()) new Person(who, person).talk();
+  for (const [who, person] of people.entries()) new ReconnectingClient(who, person).talk();
 });

@@ -37,8 +37,8 @@ use crate::harness::{
     load::{END, LOBBY, SETTLED_WITHIN},
     node::Node,
     official::{Official, Officials},
-    person::{Dialect, Person, Phase, token},
     proxy::{Network, Proxy},
+    reconnecting::{Dialect, Phase, ReconnectingClient, token},
     redis::{Keeps, Redis},
 };
 
@@ -47,8 +47,8 @@ const ROOMS: usize = 10;
 /// A room of a few clients. Much is sent to it while some of them do not read: more than a node and
 /// the kernel hold for one of them, and less than a client may have missed.
 const MARKET: &str = "market";
-const CRIES: usize = 320;
-const CRY_BYTES: usize = 28 << 10;
+const BURST_MESSAGES: usize = 320;
+const BURST_BYTES: usize = 28 << 10;
 
 #[derive(Debug, Clone, Copy)]
 struct Plan {
@@ -100,8 +100,8 @@ struct Scene {
     clients: usize,
     random: Random,
     clock: Instant,
-    /// What is cried.
-    crier: Diary,
+    /// What the senders of bursts sent.
+    burst_sender: Diary,
     /// Clients that a node has cut because they do not keep up.
     cut_as_slow: usize,
 }
@@ -120,9 +120,18 @@ impl Scene {
         let clients = plan.raw + plan.official;
         let balancer = Balancer::start(&addresses, clients, Random::new(plan.seed ^ 1)).await;
         let random = Random::new(plan.seed);
-        let crier = Diary::new("crier".to_owned(), clock, &[]);
-        let scene =
-            Self { redis, links, nodes, balancer, clients, random, clock, crier, cut_as_slow: 0 };
+        let burst_sender = Diary::new("burst sender".to_owned(), clock, &[]);
+        let scene = Self {
+            redis,
+            links,
+            nodes,
+            balancer,
+            clients,
+            random,
+            clock,
+            burst_sender,
+            cut_as_slow: 0,
+        };
         scene.ready().await;
         scene
     }
@@ -198,7 +207,7 @@ impl Scene {
                 let (mut slow, before) = (self.some_clients(12), self.cuts());
                 slow.extend((0..self.clients).filter(|client| is_at_market(*client)).step_by(2));
                 slow.iter().for_each(|client| self.balancer.hold(*client));
-                self.cry(node).await;
+                self.send_burst(node).await;
                 sleep(self.random.millis(2_000, 6_000)).await;
                 slow.iter().for_each(|client| self.balancer.heal(*client));
                 self.cut_as_slow += self.cuts() - before;
@@ -213,25 +222,25 @@ impl Scene {
     }
 
     /// Sends much at once, from a client that is in the room only for that.
-    async fn cry(&mut self, node: usize) {
+    async fn send_burst(&mut self, node: usize) {
         let options = Options::new(Transport::WebSocket).query("dialect", "native");
         let client = Client::connected(self.nodes[node].address, options).await;
         client.request("join", &[json!({ "room": MARKET })]).await;
-        let padding = "x".repeat(CRY_BYTES);
-        let (mut cries, first) = (Vec::new(), self.crier.read().attempts.len());
-        for number in first..first + CRIES {
-            let id = format!("cry {number}");
+        let padding = "x".repeat(BURST_BYTES);
+        let (mut sent, first) = (Vec::new(), self.burst_sender.read().attempts.len());
+        for number in first..first + BURST_MESSAGES {
+            let id = format!("burst {number}");
             let at = self.clock.elapsed();
             let text = json!({ "id": id, "padding": padding }).to_string();
-            let cry = json!({ "room": MARKET, "text": text, "id": id });
-            cries.push((id, at, client.emit_for_ack("send", &[cry]).await));
+            let message = json!({ "room": MARKET, "text": text, "id": id });
+            sent.push((id, at, client.emit_for_ack("send", &[message]).await));
         }
-        for (id, at, answer) in cries {
+        for (id, at, answer) in sent {
             let answer = timeout(4 * PATIENCE, answer).await.expect("an ack in time");
             let answer = answer.expect("the connection stays").into_iter().next();
-            let (sender, room) = ("crier".to_owned(), MARKET.to_owned());
+            let (sender, room) = ("burst sender".to_owned(), MARKET.to_owned());
             let attempt = Attempt { sender, id, room, at, outcome: Outcome::Unknown };
-            self.crier.answered(attempt, answer.as_ref());
+            self.burst_sender.answered(attempt, answer.as_ref());
         }
     }
 }
@@ -268,12 +277,13 @@ impl Crowd {
             list(&mut listed, &name, dialect, &rooms);
             let diary = Diary::new(name.clone(), clock, &rooms);
             diaries.push(diary.clone());
-            let mut person = Person::new(name, balancer.address(number), transport, diary);
-            (person.dialect, person.rooms, person.clock) = (dialect, rooms, clock);
-            person.random = Random::new(plan.seed << 16 ^ number as u64);
-            person.pause_max = plan.pause_millis_max;
-            person.ignores_one = plan.planted && number == 0;
-            people.spawn(person.live(phase.subscribe()));
+            let mut client =
+                ReconnectingClient::new(name, balancer.address(number), transport, diary);
+            (client.dialect, client.rooms, client.clock) = (dialect, rooms, clock);
+            client.random = Random::new(plan.seed << 16 ^ number as u64);
+            client.pause_max = plan.pause_millis_max;
+            client.ignores_one = plan.planted && number == 0;
+            people.spawn(client.live(phase.subscribe()));
         }
         let mut officials = Vec::new();
         for number in 0..plan.official {
@@ -410,7 +420,7 @@ async fn run(plan: Plan) -> Verdict {
     crowd.leave().await;
     watchers.expect("when most have left", &watchers.and_watchers(staying)).await;
     let mut diaries = crowd.diaries;
-    diaries.push(scene.crier);
+    diaries.push(scene.burst_sender);
     let mut verdict = Verdict::of(&diaries, &breaches);
     verdict.watched(watchers);
     let mut told = format!("chaos, seed {}: {verdict}", plan.seed);

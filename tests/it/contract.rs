@@ -311,7 +311,7 @@ pub async fn a_slow_reader_loses_nothing<L: Log>() {
         );
     }
     // There is no reader until the store has gone as far as it goes without a reader.
-    until("the store fills the road", || {
+    until("the store fills the channel", || {
         node.log_events.len() == LOG_EVENT_BATCHES_MAX
             || settled.load(Ordering::Relaxed) == drafts.len()
     })
@@ -348,7 +348,7 @@ pub async fn after_close_nothing_is_stored<L: Log>() {
     }
     assert_eq!(outcomes.recv().await, Some((COUNT, Err(AppendError::Unavailable))));
     assert_eq!(outcomes.recv().await, None, "settled once");
-    assert_eq!(node.log_events.recv().await, None, "nothing more, and the road has an end");
+    assert_eq!(node.log_events.recv().await, None, "nothing more, and the channel has an end");
     timeout(DEADLINE, store.lifecycle.close()).await.expect("closing twice is closing");
 }
 

@@ -12,10 +12,10 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::harness::{
     PATIENCE,
     client::{self, Client, Options, Transport},
+    client_io::WebSocket,
     eventually,
     node::Node,
     packet::{self, Event, Packet},
-    road::WebSocket,
     serial,
 };
 

@@ -25,10 +25,10 @@ fn seeds(default: u64) -> std::ops::RangeInclusive<u64> {
     1..=wanted.map_or(default, |text| text.parse().expect("ROOMCAST_SEEDS is a number"))
 }
 
-/// One Redis, and two nodes; the second one reaches Redis over a road that can be broken.
+/// One Redis, and two nodes; the second one reaches Redis over a link that can be broken.
 struct Scene {
     redis: Redis,
-    road: Proxy,
+    link: Proxy,
     nodes: [Node; 2],
 }
 
@@ -37,14 +37,14 @@ impl Scene {
         Self::start_on(Redis::start(keeps).await, true).await
     }
 
-    async fn start_on(redis: Redis, has_road: bool) -> Self {
-        let road = Proxy::start(redis.address).await;
-        let over_road = if has_road { format!("redis://{}", road.address) } else { redis.url() };
+    async fn start_on(redis: Redis, has_link: bool) -> Self {
+        let link = Proxy::start(redis.address).await;
+        let over_link = if has_link { format!("redis://{}", link.address) } else { redis.url() };
         let nodes = [
             Node::start(&["--redis", &redis.url()]).await,
-            Node::start(&["--redis", &over_road]).await,
+            Node::start(&["--redis", &over_link]).await,
         ];
-        let scene = Self { redis, road, nodes };
+        let scene = Self { redis, link, nodes };
         scene.ready().await;
         scene
     }
@@ -79,25 +79,25 @@ impl Scene {
                     sleep(random.millis(0, 300)).await;
                 }
             }
-            Fault::RoadCut => {
-                self.road.set(Network::Refusing);
-                self.road.cut();
+            Fault::LinkCut => {
+                self.link.set(Network::Refusing);
+                self.link.cut();
                 sleep(random.millis(0, 1_500)).await;
-                self.road.heal();
+                self.link.heal();
             }
-            Fault::RoadSlow => {
-                self.road.set(Network::Slow(random.millis(20, 200)));
+            Fault::LinkSlow => {
+                self.link.set(Network::Slow(random.millis(20, 200)));
                 sleep(random.millis(500, 2_000)).await;
-                self.road.heal();
+                self.link.heal();
             }
-            Fault::RoadHalfOpen => {
-                self.road.set(Network::HalfOpen);
+            Fault::LinkHalfOpen => {
+                self.link.set(Network::HalfOpen);
                 sleep(random.millis(500, 4_000)).await;
                 // Half the time what was on its way arrives after all, very late.
                 if random.between(0, 1) == 0 {
-                    self.road.cut();
+                    self.link.cut();
                 }
-                self.road.heal();
+                self.link.heal();
             }
             Fault::NodeKilled => {
                 self.nodes[0].kill();
@@ -118,9 +118,9 @@ enum Fault {
     RedisKilled,
     RedisFrozen(Duration),
     SubscribersKilled,
-    RoadCut,
-    RoadSlow,
-    RoadHalfOpen,
+    LinkCut,
+    LinkSlow,
+    LinkHalfOpen,
     NodeKilled,
     /// A subscriber that reads nothing for a while.
     NodeFrozen,
@@ -173,17 +173,17 @@ async fn subscriptions_killed() {
 
 #[tokio::test]
 async fn the_redis_connection_of_one_node_is_cut() {
-    prove_each("road cut", Fault::RoadCut).await;
+    prove_each("link cut", Fault::LinkCut).await;
 }
 
 #[tokio::test]
 async fn the_redis_connection_of_one_node_is_slow() {
-    prove_each("road slow", Fault::RoadSlow).await;
+    prove_each("link slow", Fault::LinkSlow).await;
 }
 
 #[tokio::test]
 async fn the_redis_connection_of_one_node_is_half_open() {
-    prove_each("road half-open", Fault::RoadHalfOpen).await;
+    prove_each("link half-open", Fault::LinkHalfOpen).await;
 }
 
 #[tokio::test]
@@ -205,9 +205,9 @@ async fn everything_in_any_order() {
             Fault::RedisKilled,
             Fault::RedisFrozen(random.millis(200, 3_000)),
             Fault::SubscribersKilled,
-            Fault::RoadCut,
-            Fault::RoadSlow,
-            Fault::RoadHalfOpen,
+            Fault::LinkCut,
+            Fault::LinkSlow,
+            Fault::LinkHalfOpen,
             Fault::NodeKilled,
             Fault::NodeFrozen,
         ];
@@ -221,7 +221,7 @@ async fn everything_in_any_order() {
 async fn a_slow_subscriber_misses_nothing() {
     let _turn = crate::harness::serial().await;
     for seed in seeds(1) {
-        // Without the road, which would hold much of what the node does not read.
+        // Without the link, which would hold much of what the node does not read.
         let scene = Scene::start_on(Redis::start(Keeps::Nothing).await, false).await;
         // Above what one batch can have, or a node in good health would be dropped as well.
         let limit = ["CONFIG", "SET", "client-output-buffer-limit", "pubsub 1mb 0 0"];
@@ -286,8 +286,8 @@ async fn a_failover_that_rolls_back_is_told_and_never_mixed() {
         let mut random = Random::new(seed);
         let primary = Redis::start(Keeps::Nothing).await;
         let replica = Redis::start(Keeps::Nothing).await;
-        let road = Proxy::start(primary.address).await;
-        let url = format!("redis://{}", road.address);
+        let link = Proxy::start(primary.address).await;
+        let url = format!("redis://{}", link.address);
         let nodes = [Node::start(&["--redis", &url]).await, Node::start(&["--redis", &url]).await];
         for node in &nodes {
             node.wait_ready(PATIENCE).await;
@@ -300,8 +300,8 @@ async fn a_failover_that_rolls_back_is_told_and_never_mixed() {
         sleep(random.millis(300, 800)).await;
         replica.promote().await;
         sleep(random.millis(200, 600)).await;
-        road.redirect(replica.address);
-        road.cut();
+        link.redirect(replica.address);
+        link.cut();
         for node in &nodes {
             node.wait_ready(PATIENCE).await;
         }

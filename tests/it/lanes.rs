@@ -26,9 +26,9 @@ use tower::Service as _;
 use crate::harness::{
     PATIENCE,
     client::{Client, Options, Transport},
+    client_io::Closed,
     eventually,
     http::Http,
-    road::Closed,
     serial,
     transport::TransportNode,
 };

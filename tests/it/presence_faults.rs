@@ -85,18 +85,18 @@ async fn the_users_of_a_dead_node_leave_once() {
 async fn a_node_that_was_frozen_comes_back_with_its_users() {
     let redis = Redis::start(Keeps::Nothing).await;
     let mut steady = open(&redis.url(), 1, retention(), QUICK).await;
-    let road = Proxy::start(redis.address).await;
-    let frozen = open(&format!("redis://{}", road.address), 1, retention(), QUICK).await;
+    let link = Proxy::start(redis.address).await;
+    let frozen = open(&format!("redis://{}", link.address), 1, retention(), QUICK).await;
     frozen.store.presence.add(room("lobby"), user_named("ann", "Ann"));
     frozen.store.presence.add(room("lobby"), user_named("bob", "Bob"));
     let mut watch = Watch::default();
     watch.until(&mut steady, "they have come", |watch| watch.count("lobby") == 2).await;
-    road.set(Network::HalfOpen);
+    link.set(Network::HalfOpen);
     watch.until(&mut steady, "they are gone", |watch| watch.count("lobby") == 0).await;
     // While no node hears it, one user leaves and one joins.
     frozen.store.presence.remove(room("lobby"), id("ann"));
     frozen.store.presence.add(room("lobby"), user_named("cem", "Cem"));
-    road.heal();
+    link.heal();
     watch.until(&mut steady, "who is there has come", |watch| watch.count("lobby") == 2).await;
     watch.check(&steady.store, "lobby").await;
     assert_eq!(watch.left.len(), 2);

@@ -18,9 +18,9 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::harness::{
     PATIENCE,
     client::{self, Options, Refusal, Transport},
+    client_io::WebSocket,
     http::{self, Http, Response},
     node::Node,
-    road::WebSocket,
 };
 
 const PING_INTERVAL: Duration = Duration::from_millis(300);

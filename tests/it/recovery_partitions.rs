@@ -20,8 +20,8 @@ use crate::harness::{
     node::Node,
     official::{Official, Officials},
     packet::Event,
-    person::{Dialect, Phase},
     proxy::Proxy,
+    reconnecting::{Dialect, Phase},
     redis::{Keeps, Redis},
 };
 

@@ -181,9 +181,9 @@ async fn without_a_relay_memory_is_bounded() {
             Box::new(move |outcome| settled.try_send(outcome).expect("there is room")),
         );
     };
-    // First the road is filled, so that the writer stands still whatever comes then.
+    // First the channel of log events is filled, so that the writer stands still whatever comes then.
     let mut sent = 0;
-    until("the road is full", || {
+    until("the channel is full", || {
         (0..1_000).for_each(|_| {
             send(sent);
             sent += 1;
@@ -207,7 +207,7 @@ async fn without_a_relay_memory_is_bounded() {
         busy > 0
     })
     .await;
-    // On the road, with the writer, and in the queue.
+    // In the channel, with the writer, and in the queue.
     let taken_max = (LOG_EVENT_BATCHES_MAX + 1) * BATCH_MAX + 65_536;
     assert!(COUNT - busy <= taken_max, "{} are in flight", COUNT - busy);
     // The relay goes away: the rest is stored all the same, and each is told once.

@@ -8,11 +8,11 @@ use serde_json::json;
 use crate::harness::{
     PATIENCE,
     client::{Client, Options, Transport},
+    client_io::Closed,
     eventually,
     http::{self, Http},
     node::Node,
     packet,
-    road::Closed,
 };
 
 const VERSION: &str = concat!("roomcast ", env!("CARGO_PKG_VERSION"));

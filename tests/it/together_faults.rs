@@ -18,8 +18,8 @@ use crate::harness::{
 async fn a_join_or_leave_that_is_not_stored_changes_nothing() {
     let redis = Redis::start(Keeps::Nothing).await;
     let near = Node::start(&["--redis", &redis.url()]).await;
-    let road = Proxy::start(redis.address).await;
-    let mut far = Node::start(&["--redis", &format!("redis://{}", road.address)]).await;
+    let link = Proxy::start(redis.address).await;
+    let mut far = Node::start(&["--redis", &format!("redis://{}", link.address)]).await;
     near.wait_ready(PATIENCE).await;
     far.wait_ready(PATIENCE).await;
     let ann = Client::connected(near.address, with_token("ann")).await;
@@ -30,8 +30,8 @@ async fn a_join_or_leave_that_is_not_stored_changes_nothing() {
     assert_eq!(join(&bob, "attic", None).await["ok"], json!(true));
     send(&ann, "attic", "before").await;
     let last = bob.next("message").await;
-    road.set(Network::Refusing);
-    road.cut();
+    link.set(Network::Refusing);
+    link.cut();
     far.wait_unready(PATIENCE).await;
     assert_eq!(error_code(&bob, "join", json!({ "room": "cellar" })).await, "unavailable");
     assert_eq!(error_code(&bob, "leave", json!({ "room": "attic" })).await, "unavailable");
@@ -82,15 +82,15 @@ async fn a_room_that_is_left_and_joined_again_at_once_is_joined() {
 #[tokio::test]
 async fn a_refused_join_joins_nothing() {
     let redis = Redis::start(Keeps::Nothing).await;
-    let road = Proxy::start(redis.address).await;
-    road.set(Network::Refusing);
-    let node = Node::start(&["--redis", &format!("redis://{}", road.address)]).await;
+    let link = Proxy::start(redis.address).await;
+    link.set(Network::Refusing);
+    let node = Node::start(&["--redis", &format!("redis://{}", link.address)]).await;
     let ann = Client::connected(node.address, native(Transport::WebSocket)).await;
     let answer = join(&ann, "attic", None).await;
     assert_eq!(answer["error"]["code"], json!("unavailable"), "{answer}");
     let answer = send(&ann, "attic", "x").await;
     assert_eq!(answer["error"]["code"], json!("not_joined"), "{answer}");
-    road.heal();
+    link.heal();
     node.wait_ready(2 * PATIENCE).await;
     let rooms = ann.request("rooms", &[json!({})]).await["rooms"].clone();
     assert_eq!(rooms, json!([]), "no room has a user");

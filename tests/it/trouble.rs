@@ -1,4 +1,4 @@
-//! What a node says and does when Redis, its log, or the road to it is not as it should be: told to
+//! What a node says and does when Redis, its log, or the link to it is not as it should be: told to
 //! clients, to `/readyz`, and in the log of the node.
 
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::harness::{
 
 const LOG: &str = "rc:{0}:log";
 
-/// One Redis and two nodes; the far one reaches it over a road that can be broken.
+/// One Redis and two nodes; the far one reaches it over a link that can be broken.
 struct Pair {
     redis: Redis,
-    road: Proxy,
+    link: Proxy,
     near: Node,
     far: Node,
 }
@@ -27,13 +27,13 @@ struct Pair {
 impl Pair {
     async fn start() -> Self {
         let redis = Redis::start(Keeps::Nothing).await;
-        let road = Proxy::start(redis.address).await;
-        let over_road = format!("redis://{}", road.address);
+        let link = Proxy::start(redis.address).await;
+        let over_link = format!("redis://{}", link.address);
         let near = Node::start(&["--redis", &redis.url()]).await;
-        let far = Node::start(&["--redis", &over_road]).await;
+        let far = Node::start(&["--redis", &over_link]).await;
         near.wait_ready(PATIENCE).await;
         far.wait_ready(PATIENCE).await;
-        Self { redis, road, near, far }
+        Self { redis, link, near, far }
     }
 }
 
@@ -98,8 +98,8 @@ async fn a_hole_that_the_log_cannot_fill_is_told_exactly_and_the_chat_goes_on() 
     let mut top = before;
     // The second time, nothing at all is left of what was missed.
     for kept in [10, 0] {
-        pair.road.set(Network::Refusing);
-        pair.road.cut();
+        pair.link.set(Network::Refusing);
+        pair.link.cut();
         pair.far.wait_unready(PATIENCE).await;
         let first = top + 1;
         for n in 0..40 {
@@ -107,7 +107,7 @@ async fn a_hole_that_the_log_cannot_fill_is_told_exactly_and_the_chat_goes_on() 
         }
         let from = top + 1 - kept;
         pair.redis.call(&["XTRIM", LOG, "MINID", &from.to_string()]).await;
-        pair.road.heal();
+        pair.link.heal();
         pair.far.wait_ready(PATIENCE).await;
         top = send(&sender, &json!("after")).await;
         for client in &far {
@@ -133,7 +133,7 @@ async fn readyz_reports_a_deaf_subscription_until_it_hears_and_nothing_is_lost()
     let sender = sender(&pair.near).await;
     let far = listeners(&pair.far, &sender).await;
     let first = send(&sender, &json!("heard")).await;
-    pair.road.set(Network::Deaf);
+    pair.link.set(Network::Deaf);
     let deaf = async || pair.far.ready().await.err().filter(|reason| reason.contains("is deaf"));
     eventually("/readyz says that it is deaf", PATIENCE, async || {
         send(&sender, &json!("is it deaf?")).await;
@@ -151,7 +151,7 @@ async fn readyz_reports_a_deaf_subscription_until_it_hears_and_nothing_is_lost()
     eventually("/readyz says it again", PATIENCE, deaf).await;
 
     // No one tells it: the node finds out by itself.
-    pair.road.heal();
+    pair.link.heal();
     pair.far.wait_ready(PATIENCE).await;
     let last = send(&sender, &json!("heard again")).await;
     for client in &far {
@@ -165,7 +165,7 @@ async fn a_refused_subscription_is_reported_and_tried_again() {
     let pair = Pair::start().await;
     let sender = sender(&pair.far).await;
     assert_eq!(pair.redis.call(&["ACL", "SETUSER", "default", "resetchannels"]).await, ok());
-    pair.road.cut();
+    pair.link.cut();
     eventually("/readyz says why", PATIENCE, async || {
         pair.far.ready().await.err().filter(|reason| reason.contains("NOPERM"))
     })
@@ -181,10 +181,10 @@ async fn a_node_that_says_it_is_ready_takes_messages() {
     let pair = Pair::start().await;
     let sender = sender(&pair.far).await;
     for _ in 0..10 {
-        pair.road.set(Network::Refusing);
-        pair.road.cut();
+        pair.link.set(Network::Refusing);
+        pair.link.cut();
         pair.far.wait_unready(PATIENCE).await;
-        pair.road.heal();
+        pair.link.heal();
         pair.far.wait_ready(PATIENCE).await;
         send(&sender, &json!("stored")).await;
     }
@@ -200,8 +200,8 @@ async fn a_slow_connection_is_enough_to_catch_up() {
     let pair = Pair::start().await;
     let sender = sender(&pair.near).await;
     let far = listeners(&pair.far, &sender).await;
-    pair.road.set(Network::Refusing);
-    pair.road.cut();
+    pair.link.set(Network::Refusing);
+    pair.link.cut();
     pair.far.wait_unready(PATIENCE).await;
     let body = json!("x".repeat(30_000));
     let first = send(&sender, &body).await;
@@ -210,7 +210,7 @@ async fn a_slow_connection_is_enough_to_catch_up() {
         last = send(&sender, &body).await;
     }
     // 32 of them are a megabyte.
-    pair.road.set(Network::Narrow { bytes_per_second: 500_000 });
+    pair.link.set(Network::Narrow { bytes_per_second: 500_000 });
     for client in &far {
         let heard = hear_until(client, last).await;
         assert_eq!(heard, (first..=last).map(Ok).collect::<Vec<_>>());

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use crate::harness::{
     PATIENCE,
     client::{Client, Options, Refusal, Transport},
+    client_io::Closed,
     http,
     node::Node,
     packet::{self, Event, own_id},
-    road::Closed,
 };
 
 /// Largest body of a message, as the node's default has it.

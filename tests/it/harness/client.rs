@@ -26,12 +26,14 @@ use tokio_tungstenite::{
     tungstenite::{Error as WsError, Message, client::IntoClientRequest, http::HeaderName},
 };
 
-pub use super::road::Refusal;
+pub use super::client_io::Refusal;
 use super::{
     PATIENCE,
+    client_io::{
+        self, Closed, Inbox, Incoming, Outgoing, PacketWriter, Polling, Posting, WebSocket,
+    },
     http::{Http, Response},
     packet::{self, Event, Packet},
-    road::{self, Closed, Inbox, Incoming, Outgoing, Polling, Posting, Road, WebSocket},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,9 +160,9 @@ impl Client {
         let Packet::Open(open) = open else {
             return Err(Refusal::Network(format!("no open packet: {open:?}")));
         };
-        let way = Road::WebSocket(Box::new(sink));
-        let (mut client, incoming) = Self::assemble(&open, socket, way);
-        client.tasks.spawn(road::read_websocket(stream, incoming));
+        let writer = PacketWriter::WebSocket(Box::new(sink));
+        let (mut client, incoming) = Self::assemble(&open, socket, writer);
+        client.tasks.spawn(client_io::read_websocket(stream, incoming));
         Ok(client)
     }
 
@@ -179,8 +181,8 @@ impl Client {
             .expect("a payload fits in memory");
         let posting =
             Posting { http: poster, path: path.clone(), options: options.clone(), payload_max };
-        let way = Road::Polling(Box::new(posting));
-        let (mut client, incoming) = Self::assemble(&open, socket, way);
+        let writer = PacketWriter::Polling(Box::new(posting));
+        let (mut client, incoming) = Self::assemble(&open, socket, writer);
         let (stop, stopped) = watch::channel(false);
         let (ended, end) = oneshot::channel();
         let polling = Polling { http: getter, path, options: options.clone(), stopped };
@@ -193,13 +195,13 @@ impl Client {
         Ok((client, Poll { stop, end, incoming: again }))
     }
 
-    fn assemble(open: &Value, socket: StdStream, way: Road) -> (Self, Incoming) {
+    fn assemble(open: &Value, socket: StdStream, writer: PacketWriter) -> (Self, Incoming) {
         let inbox = Arc::new(watch::Sender::new(Inbox::default()));
         let (outgoing, packets) = mpsc::channel(1_024);
         let (reading, may_read) = watch::channel(true);
         let mut tasks = JoinSet::new();
         let incoming = Incoming { inbox: Arc::clone(&inbox), outgoing: outgoing.clone(), may_read };
-        tasks.spawn(road::write(way, packets, Arc::clone(&inbox)));
+        tasks.spawn(client_io::write(writer, packets, Arc::clone(&inbox)));
         let sid = open["sid"].as_str().expect("an open packet has a sid").to_owned();
         (Self { sid, inbox, outgoing, reading, acks: AtomicU64::new(0), socket, tasks }, incoming)
     }
@@ -235,7 +237,7 @@ impl Client {
         poll.end.await.map_err(network)?;
         self.push(Outgoing::Upgraded(Box::new(sink))).await;
         self.socket = socket;
-        self.tasks.spawn(road::read_websocket(stream, poll.incoming));
+        self.tasks.spawn(client_io::read_websocket(stream, poll.incoming));
         Ok(())
     }
 
@@ -448,7 +450,7 @@ impl std::fmt::Display for Client {
     }
 }
 
-/// What is left to do with the polling road after an upgrade.
+/// What is left to do with the polling connection after an upgrade.
 struct Poll {
     stop: watch::Sender<bool>,
     end: oneshot::Receiver<()>,

@@ -23,8 +23,8 @@ use super::{
     PATIENCE,
     checker::{Attempt, Outcome},
     diary::Diary,
-    person::{Dialect, Phase, token},
     process::Process,
+    reconnecting::{Dialect, Phase, token},
 };
 
 /// One client as it is to be made.

@@ -1,4 +1,4 @@
-//! Pings: the first comes after the interval and not before, on every road to it.
+//! Pings: the first comes after the interval and not before, on every transport.
 
 use std::time::{Duration, Instant};
 

@@ -68,7 +68,7 @@ pub enum Phase {
 }
 
 #[derive(Debug)]
-pub struct Person {
+pub struct ReconnectingClient {
     pub diary: Diary,
     pub server: SocketAddr,
     pub transport: Transport,
@@ -110,7 +110,7 @@ struct InFlight {
     answer: Answer,
 }
 
-impl Person {
+impl ReconnectingClient {
     pub fn new(name: String, server: SocketAddr, transport: Transport, diary: Diary) -> Self {
         Self {
             diary,

@@ -1,4 +1,4 @@
-//! The roads a packet takes between client and server: polling, or a websocket. Each has a reading
+//! How a test client sends and receives packets: by polling, or over a websocket. Each has a reading
 //! and a writing half, which are apart so that a server that stops reading still has its answers
 //! read.
 
@@ -172,7 +172,7 @@ pub async fn read_websocket(mut stream: SplitStream<WebSocket>, mut incoming: In
     }
 }
 
-/// The reading half of the polling road.
+/// The reading half of polling.
 pub struct Polling {
     pub http: Http,
     pub path: String,
@@ -204,7 +204,7 @@ impl Polling {
     }
 }
 
-/// The writing half of the polling road.
+/// The writing half of polling.
 pub struct Posting {
     pub http: Http,
     pub path: String,
@@ -239,12 +239,12 @@ impl Posting {
     }
 }
 
-pub enum Road {
+pub enum PacketWriter {
     Polling(Box<Posting>),
     WebSocket(Box<WsSink>),
 }
 
-impl Road {
+impl PacketWriter {
     async fn write(&mut self, outgoing: Outgoing) -> Result<(), Closed> {
         match (self, outgoing) {
             (Self::Polling(posting), Outgoing::Packets(packets)) => posting.write(&packets).await,
@@ -257,9 +257,9 @@ impl Road {
             (Self::WebSocket(sink), Outgoing::Binary(bytes)) => {
                 sink.send(Message::binary(bytes)).await.map_err(lost)
             }
-            (road, Outgoing::Upgraded(mut sink)) => {
+            (writer, Outgoing::Upgraded(mut sink)) => {
                 sink.send(Message::text("5")).await.map_err(lost)?;
-                *road = Self::WebSocket(sink);
+                *writer = Self::WebSocket(sink);
                 Ok(())
             }
             (Self::Polling(_), Outgoing::Binary(_)) => {
@@ -270,12 +270,12 @@ impl Road {
 }
 
 pub async fn write(
-    mut road: Road,
+    mut writer: PacketWriter,
     mut packets: mpsc::Receiver<Outgoing>,
     inbox: Arc<watch::Sender<Inbox>>,
 ) {
     while let Some(outgoing) = packets.recv().await {
-        if let Err(reason) = road.write(outgoing).await {
+        if let Err(reason) = writer.write(outgoing).await {
             return close(&inbox, reason);
         }
     }
