@@ -113,10 +113,10 @@ impl ReplayBuffer {
                 self.tail(partition, |tail| tail.push(record));
             }
             LogEvent::Gap { partition, epoch, to, .. } => {
-                self.tail(partition, |tail| tail.cut(Position { epoch, seq: to }));
+                self.tail(partition, |tail| tail.restart_after(Position { epoch, seq: to }));
             }
             LogEvent::NewEpoch { partition, epoch, last } => {
-                self.tail(partition, |tail| tail.cut(Position { epoch, seq: last }));
+                self.tail(partition, |tail| tail.restart_after(Position { epoch, seq: last }));
             }
             LogEvent::External(_) => {}
         }

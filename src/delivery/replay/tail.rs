@@ -147,7 +147,7 @@ impl PartitionTail {
     }
 
     /// The next record comes after a hole.
-    pub fn cut(&mut self, end: Position) {
+    pub fn restart_after(&mut self, end: Position) {
         self.clear();
         self.end = Some(end);
     }
@@ -295,7 +295,7 @@ mod tests {
         let held: usize = tail.seqs_by_room.values().map(VecDeque::len).sum();
         let received = (4_001..=9_000).flat_map(|seq| audience(&record(seq).room));
         assert_eq!(held, received.count());
-        tail.cut(at(9_001));
+        tail.restart_after(at(9_001));
         assert!(tail.seqs_by_room.is_empty());
     }
 }
