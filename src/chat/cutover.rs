@@ -52,7 +52,7 @@ pub(super) struct Wanted {
     from: Option<Position>,
     /// The position to use when `from` is out of reach.
     fallback: Option<Position>,
-    /// The position that was out of reach, if there was one.
+    /// The first position that was out of reach, if there was one.
     first_unreachable: Option<Position>,
     /// `from` was found to be out of reach; `fallback` is used next.
     from_is_unreachable: bool,
@@ -70,7 +70,7 @@ impl Wanted {
         }
     }
 
-    pub fn or_else(self, fallback: Option<Position>) -> Self {
+    pub fn with_fallback(self, fallback: Option<Position>) -> Self {
         Self { fallback, ..self }
     }
 }
@@ -83,7 +83,7 @@ pub(super) struct Cutover {
     /// `None`: the log was never reached.
     pub from: Option<Position>,
     pub end: Option<Position>,
-    /// The position that was out of reach, if there was one.
+    /// The first position that was out of reach, if there was one.
     pub first_unreachable: Option<Position>,
 }
 

@@ -176,7 +176,7 @@ impl Connection {
             }
             result = Some(joined);
         };
-        let wanted = Wanted::new(partition, vec![room.clone()], from).or_else(fallback);
+        let wanted = Wanted::new(partition, vec![room.clone()], from).with_fallback(fallback);
         chat.cut_over(Weak::clone(&client), vec![wanted], joined).await;
         let ended = || Reject::new(Code::Unavailable, "the connection has ended");
         let (Some(result), Some(connection)) = (result, client.upgrade()) else {
