@@ -27,7 +27,8 @@ use crate::{
     transport::registry::Admission,
 };
 
-/// Store reads that one connection, or one user without a connection, may have in flight.
+/// Requests without an append, such as `join` or `history`, that one connection, or one user without
+/// a connection, may have in flight.
 const REQUESTS_MAX: u32 = 8;
 
 #[derive(Debug)]
