@@ -12,15 +12,18 @@ use crate::domain::{
     room::RoomName,
 };
 
-#[derive(Deserialize)]
-struct HistoryRequest {
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub struct HistoryRequest {
     room: String,
     before: Option<At>,
     after: Option<At>,
     limit: Option<u32>,
 }
 
-#[derive(Deserialize)]
+/// A position in the log.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct At {
     pub epoch: String,
     pub seq: u64,

@@ -63,6 +63,7 @@ impl Serialize for RowArguments {
 
 /// A hole that the log could not fill: messages `from ..= to` never reached this node.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct GapEvent<'a> {
     room: &'a str,
     epoch: &'a str,
@@ -71,6 +72,7 @@ pub struct GapEvent<'a> {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct NoticeEvent<'a> {
     code: &'a str,
     message: &'a str,

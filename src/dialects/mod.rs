@@ -3,7 +3,7 @@
 //! A dialect turns a client's event into a `Request`, and a record of the log or anything else that
 //! happens into events. What happens is the same for all dialects.
 
-mod args;
+pub mod args;
 pub mod dialect;
 pub mod event;
 pub mod events;

@@ -10,6 +10,7 @@ use crate::domain::{
 
 /// A message as it is now.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct PageMessage<'a> {
     #[serde(flatten)]
     shape: Shape<'a>,
@@ -18,6 +19,7 @@ pub struct PageMessage<'a> {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(untagged)]
 enum Shape<'a> {
     Plain(PlainMessage<'a>),
@@ -25,14 +27,18 @@ enum Shape<'a> {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 struct PlainMessage<'a> {
     room: &'a str,
     epoch: &'a str,
     seq: u64,
     id: &'a str,
     from: &'a str,
+    /// What was sent, which is any JSON; `null` when the message was deleted.
     #[serde(serialize_with = "as_it_is")]
+    #[cfg_attr(test, schema(value_type = serde_json::Value))]
     body: &'a Body,
+    /// Milliseconds since 1970.
     at: u64,
 }
 
@@ -64,17 +70,23 @@ impl<'a> PlainMessage<'a> {
 
 /// How history shows the changes of a message, beside its newest text.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 struct ShownState<'a> {
+    /// When the text was last changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     edited: Option<u64>,
+    /// When the message was deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     deleted: Option<u64>,
+    /// The emoji of the oldest reaction comes first. Left out when there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(test, schema(required = false))]
     reactions: Vec<Reactions<'a>>,
 }
 
 /// Everybody who reacts with one emoji.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 struct Reactions<'a> {
     emoji: &'a str,
     users: Vec<&'a str>,

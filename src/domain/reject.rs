@@ -2,6 +2,7 @@
 
 /// A stable word for programs: clients branch on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(test, derive(utoipa::ToSchema), schema(rename_all = "snake_case"))]
 pub enum Code {
     BadRequest,
     TooLarge,

@@ -1,10 +1,11 @@
-//! Serves the chat page and the official socket.io-client bundle from the binary.
+//! Serves the chat page, the official socket.io-client bundle and types for frontends from the
+//! binary.
 //!
 //! Every file has a route of its own, made at start from the embedded files: no other path can be
 //! read. A browser caches the files but asks each time whether they have changed, so a new server
 //! version also updates every page.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{
     Router,
@@ -28,6 +29,9 @@ struct Files;
 /// The folder of the unchanged files of the npm package.
 const CLIENT: &str = "vendor/socket.io-client/";
 
+/// The folder of the types, whose URLs are the same whatever page is served.
+const TYPES: &str = "types/";
+
 /// The page may run its own scripts and styles and connect to its own server, and nothing else.
 /// `ws:` and `wss:` are named because some browsers do not count them as `'self'`.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -42,15 +46,15 @@ const GONE: StatusCode = StatusCode::NOT_FOUND;
 
 const NOSNIFF: [(HeaderName, &str); 1] = [(header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
 
-/// The page and its files at `/`, `/socket.io/socket.io.js` and its siblings, and a 404 for the
-/// rest. With a directory of the user's own, its files are at `/` and the page is at `/roomcast/`.
+/// The page and its files at `/`, `/socket.io/socket.io.js` and its siblings, `/types/`, and a 404
+/// for the rest. With a directory of the user's own, its files are at `/` and the page is at `/roomcast/`.
 ///
 /// The user's files get no content security policy: what they may run is not for us to say.
 ///
 /// `socket_path` is the path of Socket.IO, which has the client beside it.
 pub fn routes(static_dir: Option<StaticDir>, socket_path: &str) -> Router {
     let page = |base| page(base, socket_path);
-    let client = client(socket_path).layer(CompressionLayer::new());
+    let client = client(socket_path).merge(types()).layer(CompressionLayer::new());
     match static_dir {
         None => page("/").fallback(|uri| not_found(uri, "/")).merge(client),
         Some(dir) => {
@@ -70,7 +74,8 @@ fn page(base: &str, socket_path: &str) -> Router {
     let socket_path = Arc::clone(&at);
     let index = get(move |headers| serve_page("index.html", socket_path, headers));
     let mut page = Router::new().route(base, index);
-    for path in Files::iter().filter(|path| !path.starts_with(CLIENT)) {
+    let is_of_page = |path: &Cow<str>| !path.starts_with(CLIENT) && !path.starts_with(TYPES);
+    for path in Files::iter().filter(is_of_page) {
         let route = format!("{base}{path}");
         let socket_path = Arc::clone(&at);
         page = page.route(&route, get(move |headers| serve_page(path, socket_path, headers)));
@@ -95,6 +100,17 @@ fn client(socket_path: &str) -> Router {
     client.layer(always(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
 }
 
+/// Types for frontends in TypeScript, and the AsyncAPI document.
+fn types() -> Router {
+    let mut types = Router::new();
+    for path in Files::iter().filter(|path| path.starts_with(TYPES)) {
+        let route = format!("/{path}");
+        let socket_path: Arc<str> = SOCKET_PATH.into();
+        types = types.route(&route, get(move |headers| serve_page(path, socket_path, headers)));
+    }
+    types.layer(always(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+}
+
 fn always(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
     SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value))
 }
@@ -114,6 +130,8 @@ async fn serve_page(path: impl AsRef<str>, socket_path: Arc<str>, headers: Heade
         hash.push_str(&random::to_hex(socket_path.as_bytes()));
     }
     let content_type = match file.metadata.mimetype() {
+        // Elsewhere `.ts` is a film.
+        _ if path.as_ref().ends_with(".d.ts") => "text/plain; charset=utf-8".to_owned(),
         text if text.starts_with("text/") => format!("{text}; charset=utf-8"),
         other => other.to_owned(),
     };
@@ -282,6 +300,20 @@ mod tests {
                 assert_eq!(again.status(), StatusCode::NOT_MODIFIED, "{path}");
                 assert!(body.is_empty(), "{path}");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_types_are_served_as_text_and_json() {
+        for (path, content_type) in [
+            ("/types/roomcast.d.ts", "text/plain; charset=utf-8"),
+            ("/types/asyncapi.json", "application/json"),
+        ] {
+            let (response, body) = fetch(path, &[]).await;
+            assert_eq!(response.status(), StatusCode::OK, "{path}");
+            assert_eq!(header(&response, "content-type"), content_type, "{path}");
+            assert_eq!(header(&response, "x-content-type-options"), "nosniff", "{path}");
+            assert!(body.len() > 10_000, "{path}");
         }
     }
 

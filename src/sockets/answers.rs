@@ -24,14 +24,16 @@ use crate::{
     },
 };
 
-/// The answer to a `user-message`.
+/// The answer to a request that stores something: a message, or a change of one.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct SentAck<'a> {
     ok: bool,
     id: &'a str,
     room: &'a str,
     epoch: &'a str,
     seq: u64,
+    /// Milliseconds since 1970.
     at: u64,
 }
 
@@ -50,6 +52,7 @@ impl<'a> SentAck<'a> {
 
 /// The answer to a request that was refused or failed.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct RejectAck<'a> {
     ok: bool,
     error: RejectEvent<'a>,
@@ -57,7 +60,9 @@ pub struct RejectAck<'a> {
 
 /// The same as an `error` event, for a client that asked for no ack.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct RejectEvent<'a> {
+    #[cfg_attr(test, schema(value_type = crate::domain::reject::Code))]
     code: &'a str,
     message: &'a str,
 }
@@ -76,6 +81,7 @@ impl<'a> RejectAck<'a> {
 
 /// The answer to `history`.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct HistoryAck<'a> {
     ok: bool,
     room: &'a str,
@@ -104,6 +110,7 @@ impl<'a> HistoryAck<'a> {
 
 /// The answer to `search`.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct SearchAck<'a> {
     ok: bool,
     room: &'a str,
@@ -131,6 +138,7 @@ impl<'a> SearchAck<'a> {
 
 /// The answer to `join`.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct JoinAck<'a> {
     ok: bool,
     room: &'a str,
@@ -139,8 +147,9 @@ pub struct JoinAck<'a> {
     /// Whether `messages` and `changes` are everything between the client's position and this one.
     recovered: bool,
     messages: Vec<NativeMessage<'a>>,
-    /// Changes of messages, of these and of earlier ones.
+    /// Changes of messages, of these and of earlier ones. Left out when there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(test, schema(required = false))]
     changes: Vec<NativeChange<'a>>,
     /// Users in the room; left out while the number is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -184,12 +193,14 @@ impl<'a> JoinAck<'a> {
 
 /// The answer to `rooms`.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct RoomsAck<'a> {
     ok: bool,
     rooms: Vec<ListedRoom<'a>>,
 }
 
 #[derive(Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 struct ListedRoom<'a> {
     room: &'a str,
     count: u32,
@@ -220,6 +231,7 @@ impl<'a> RoomsAck<'a> {
 
 /// The answer to `read`: where the mark is now.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct ReadAck<'a> {
     ok: bool,
     room: &'a str,
@@ -234,6 +246,7 @@ impl<'a> ReadAck<'a> {
 
 /// The answer to `profile`.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct ProfileAck<'a> {
     ok: bool,
     user: NativeUser<'a>,
@@ -249,6 +262,7 @@ impl<'a> ProfileAck<'a> {
 
 /// The answer to `typing`.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct DoneAck {
     ok: bool,
 }
@@ -261,6 +275,7 @@ impl DoneAck {
 
 /// The answer to `leave`.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct LeaveAck<'a> {
     ok: bool,
     room: &'a str,

@@ -13,6 +13,8 @@ mod polling;
 pub mod profile;
 mod reply;
 mod requests;
+#[cfg(test)]
+mod types;
 
 use std::{sync::Arc, time::Duration};
 

@@ -86,6 +86,8 @@ async fn the_client_health_and_the_chat_page_stay_beside_it() {
         ("socket.io/socket.io.js", "mine"),
         ("socket.io/own.js", "mine"),
         ("roomcast/index.html", "mine"),
+        ("types/roomcast.d.ts", "mine"),
+        ("types/own.d.ts", "mine"),
     ]);
     let node = serve(dir.path()).await;
     assert_ne!(node.get("/healthz").await.text(), "mine");
@@ -93,6 +95,9 @@ async fn the_client_health_and_the_chat_page_stay_beside_it() {
         let bundle = node.get(&format!("/socket.io/{name}")).await;
         assert!(bundle.status == 200 && bundle.body.len() > 10_000, "{name}");
     }
+    let types = node.get("/types/roomcast.d.ts").await;
+    assert!(types.text().contains("interface ServerToClientEvents"), "{}", types.text());
+    assert_eq!(node.get("/types/own.d.ts").await.text(), "mine");
     let polling = node.get("/socket.io/?EIO=4&transport=polling").await;
     assert!(polling.text().starts_with("0{\"sid\""), "{}", polling.text());
 

@@ -45,7 +45,17 @@ const DOORS: &[(&str, &[&str])] = &[
     ("axum", &["src/http", "src/server", "src/sockets"]),
     ("clap", &["src/config"]),
     ("toml", &["src/dialects/events"]),
-    ("utoipa", &["src/http/api"]),
+    // Outside of `http` it derives schemas in tests only.
+    (
+        "utoipa",
+        &[
+            "src/http/api",
+            "src/dialects",
+            "src/domain/reject.rs",
+            "src/sockets/answers.rs",
+            "src/sockets/types",
+        ],
+    ),
 ];
 
 /// Written in parts, so that this file does not break its own rule.

@@ -16,18 +16,24 @@ use crate::{
     },
 };
 
+/// A message, as an event and in lists.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct NativeMessage<'a> {
     room: &'a str,
     epoch: &'a str,
     seq: u64,
     id: &'a str,
     from: Sender<'a>,
+    #[cfg_attr(test, schema(value_type = String))]
     text: Text<'a>,
+    /// Milliseconds since 1970.
     at: u64,
 }
 
+/// The user that sent a message, under the name that it had then.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 struct Sender<'a> {
     id: &'a str,
     name: Cow<'a, str>,
@@ -45,6 +51,7 @@ impl<'a> Sender<'a> {
 
 /// What others see of a user.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct NativeUser<'a> {
     id: &'a str,
     name: &'a str,
@@ -53,6 +60,7 @@ pub struct NativeUser<'a> {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct PresenceEvent<'a> {
     room: &'a str,
     joined: Vec<NativeUser<'a>>,
@@ -61,6 +69,7 @@ pub struct PresenceEvent<'a> {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct TypingEvent<'a> {
     room: &'a str,
     user: NativeUser<'a>,
@@ -68,6 +77,7 @@ pub struct TypingEvent<'a> {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct ReadEvent<'a> {
     room: &'a str,
     user: &'a str,
@@ -75,6 +85,7 @@ pub struct ReadEvent<'a> {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct ProfileEvent<'a> {
     user: NativeUser<'a>,
 }
@@ -163,6 +174,7 @@ impl<'a> ProfileEvent<'a> {
 
 /// A change of an earlier message. No other dialect shows it.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct NativeChange<'a> {
     /// Only in a list: the name of an event says it already.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
@@ -171,14 +183,17 @@ pub struct NativeChange<'a> {
     epoch: &'a str,
     seq: u64,
     id: &'a str,
+    /// The `seq` of the message that changed.
     of: u64,
     from: Sender<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(value_type = Option<String>))]
     text: Option<Text<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     emoji: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     on: Option<bool>,
+    /// Milliseconds since 1970.
     at: u64,
 }
 

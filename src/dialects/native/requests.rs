@@ -23,77 +23,95 @@ pub const NAMES: [&str; 11] = [
     "search",
 ];
 
-#[derive(Deserialize)]
-struct SearchRequest {
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub struct SearchRequest {
     room: String,
     text: String,
+    /// Only messages with a smaller `seq` are found.
     before: Option<u64>,
     limit: Option<u32>,
 }
 
-#[derive(Deserialize)]
-struct SendRequest {
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub struct SendRequest {
     room: Option<String>,
+    /// The id of a user.
     to: Option<String>,
+    /// The `socket.id` of a connection.
     socket: Option<String>,
     text: String,
+    /// The client's own name for the message: with it, a retry shows once.
     id: Option<String>,
     except: Option<Except>,
 }
 
 /// Who is not told a message.
-#[derive(Deserialize)]
-enum Except {
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub enum Except {
     /// The connection that sends it.
     #[serde(rename = "me")]
     Me,
 }
 
-#[derive(Deserialize)]
-struct JoinRequest {
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub struct JoinRequest {
     room: String,
+    /// The last position that the client has.
     after: Option<At>,
 }
 
-#[derive(Deserialize)]
-struct LeaveRequest {
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub struct LeaveRequest {
     room: String,
 }
 
-#[derive(Deserialize)]
-struct TypingRequest {
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub struct TypingRequest {
     room: String,
     typing: bool,
 }
 
-#[derive(Deserialize)]
-struct ReadRequest {
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub struct ReadRequest {
     room: String,
     seq: u64,
 }
 
-#[derive(Deserialize)]
-struct ProfileRequest {
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub struct ProfileRequest {
     name: Option<String>,
     picture: Option<String>,
 }
 
 /// The message to change: the same fields in each of these requests.
-#[derive(Deserialize)]
-struct Target {
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub struct Target {
     room: String,
     epoch: String,
+    /// The `seq` of the message to change.
     of: u64,
+    /// The client's own name for the change: with it, a retry counts once.
     id: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Edit {
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub struct Edit {
     text: String,
 }
 
-#[derive(Deserialize)]
-struct React {
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub struct React {
     emoji: String,
     on: bool,
 }
