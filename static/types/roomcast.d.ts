@@ -8,7 +8,18 @@ export interface At {
 }
 
 /** A stable word for programs: clients branch on it. */
-export type Code = "bad_request" | "too_large" | "not_joined" | "forbidden" | "not_found" | "too_many" | "taken" | "conflict" | "busy" | "unavailable" | "unconfirmed";
+export type Code =
+  | "bad_request"
+  | "too_large"
+  | "not_joined"
+  | "forbidden"
+  | "not_found"
+  | "too_many"
+  | "taken"
+  | "conflict"
+  | "busy"
+  | "unavailable"
+  | "unconfirmed";
 
 /** A change of an earlier message, as `delete` tells it. */
 export interface DeleteEvent {

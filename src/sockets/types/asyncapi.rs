@@ -77,10 +77,11 @@ fn channel<'a>(channels: &'a mut Map<String, Value>, name: &str) -> &'a mut Map<
     channel["messages"].as_object_mut().expect("an object")
 }
 
+/// AsyncAPI has the tuples of JSON Schema draft 7.
 fn message(name: &str, arguments: &[Value]) -> Value {
     let payload = json!({
         "type": "array",
-        "prefixItems": arguments,
+        "items": arguments,
         "minItems": arguments.len(),
         "maxItems": arguments.len(),
     });

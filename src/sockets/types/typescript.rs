@@ -48,7 +48,14 @@ pub fn declarations(schemas: &Schemas, renew: &str) -> String {
         if schema["properties"].is_object() {
             writeln!(text, "export interface {name} {}", object(schema, "")).expect("a String");
         } else {
-            writeln!(text, "export type {name} = {};", type_of(schema, "")).expect("a String");
+            let kind = type_of(schema, "");
+            let is_long = name.len() + kind.len() > 80;
+            let kind = if is_long {
+                format!("\n  | {}", kind.replace(" | ", "\n  | "))
+            } else {
+                format!(" {kind}")
+            };
+            writeln!(text, "export type {name} ={kind};").expect("a String");
         }
     }
     text.push_str(
