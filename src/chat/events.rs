@@ -116,7 +116,7 @@ fn begin_join(
     match to {
         Destination::Room(room) => {
             let name = room.clone();
-            connection.join(room, None, move |result| {
+            connection.join(room, None, false, move |result| {
                 settle(answer, result.map(|result| (name, Some(result))));
             });
         }

@@ -67,6 +67,8 @@ struct Join {
     /// The position up to which the client already has the room's records.
     after: Option<Position>,
     start: JoinStart,
+    /// Whether the answer has what was said while the join was stored. Otherwise it comes as events.
+    missed_in_answer: bool,
 }
 
 /// The state of the room when a join begins.
@@ -94,19 +96,21 @@ impl Connection {
 
     /// Joins a room. Accepted or refused at once; the result follows when the session is stored
     /// with the room and the records after `after` are known. Events continue where the result
-    /// ends.
+    /// ends. Without an answer (`has_answer`) the client is told by events what was said meanwhile.
     pub fn join(
         self: &Arc<Self>,
         room: RoomName,
         after: Option<Position>,
+        has_answer: bool,
         done: impl FnOnce(Result<JoinResult, Reject>) + Send + 'static,
     ) {
         let permit = may_enter(&self.user, &room).and_then(|()| self.begin_joining());
         let decided = permit.and_then(|permit| Ok((permit, self.begin_join(room, after)?)));
-        let (permit, join) = match decided {
+        let (permit, mut join) = match decided {
             Ok(decided) => decided,
             Err(reject) => return done(Err(reject)),
         };
+        join.missed_in_answer &= has_answer;
         let connection = Arc::clone(self);
         self.spawn("join", async move {
             let result = connection.finish_join(join).await;
@@ -123,11 +127,12 @@ impl Connection {
         let rooms_max = self.chat.0.limits.rooms_max;
         let start = self.memberships.lock().join(&room, now, rooms_max)?;
         self.is_stale.store(true, Ordering::Release);
-        Ok(Join { room, partition, after, start })
+        let missed_in_answer = self.recipient.dialect.features().join_has_missed;
+        Ok(Join { room, partition, after, start, missed_in_answer })
     }
 
     async fn finish_join(self: Arc<Self>, join: Join) -> Result<JoinResult, Reject> {
-        let Join { room, partition, after, start } = join;
+        let Join { room, partition, after, start, missed_in_answer } = join;
         let JoinStart { since, number, receives_events_already } = start;
         if let Err(reject) = self.save().await {
             self.undo_join(&room, number);
@@ -153,9 +158,8 @@ impl Connection {
         let mut has_moved = false;
         let joined = |connection: &Self, cutovers: &[Cutover]| {
             let [cutover] = cutovers else { return };
-            let features = connection.recipient.dialect.features();
             if let Some(number) = number {
-                if features.join_has_missed {
+                if missed_in_answer {
                     has_moved = !receives_events_already
                         && connection.start_membership_at_cutover(number, cutover);
                 } else if !receives_events_already {
@@ -171,7 +175,7 @@ impl Connection {
                 false => cutover.end.clone(),
             };
             let mut joined = cutover.join_result(&connection.public_id, &room, live_after, asked);
-            if !features.join_has_missed {
+            if !missed_in_answer {
                 joined.missed.clear();
             }
             result = Some(joined);

@@ -79,7 +79,7 @@ impl Events {
             }
             Request::Join { room, after } => {
                 let name = room.clone();
-                self.connection.join(room, after, move |joined| match joined {
+                self.connection.join(room, after, reply.is_wanted(), move |joined| match joined {
                     Ok(result) => answer_join(&name, &result, reply),
                     Err(reject) => reply.reject(&reject),
                 });

@@ -59,16 +59,17 @@ class ReconnectingClient {
     while (!settling) {
       const id = `${this.#name}-${this.#said++}`;
       const room = this.#rooms[between(0, this.#rooms.length - 1)];
-      while (!(await this.#say(id, room))) await pause(between(100, 300));
+      const begun = Math.round(now());
+      while (!(await this.#say(id, room, begun))) await pause(between(100, 300));
       await Promise.race([settled, pause(between(pauseMaxMs / 4, pauseMaxMs))]);
     }
     this.#tell("settled", {});
   }
 
   /** Whether it was stored; without a sure answer nobody knows. */
-  async #say(id, room) {
+  async #say(id, room, begun) {
     const at = now();
-    const ack = await this.#ask(...this.#speech(room, id, at)).catch(() => undefined);
+    const ack = await this.#ask(...this.#speech(room, id, begun)).catch(() => undefined);
     this.#tell("answer", { id, room, at, ack });
     return ack?.ok === true;
   }
@@ -86,8 +87,9 @@ class ReconnectingClient {
     this.#tell("joined", {});
   }
 
-  #speech(room, id, at) {
-    const body = { id, at: Math.round(at) };
+  /** A retry has the same content: it says when the first attempt was made. */
+  #speech(room, id, begun) {
+    const body = { id, at: begun };
     if (!this.#native) return ["user-message", body, ownId(id)];
     return ["send", { room, text: JSON.stringify(body), id }];
   }

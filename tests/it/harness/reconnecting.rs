@@ -100,6 +100,8 @@ struct Recovery {
 struct Line {
     id: String,
     room: String,
+    /// When it was said first: a retry has the same content.
+    begun: Moment,
 }
 
 #[derive(Debug)]
@@ -279,12 +281,12 @@ impl ReconnectingClient {
                 let id = format!("{}-{}", self.name, self.said);
                 self.said += 1;
                 let room = self.random.pick(&self.rooms).clone();
-                lines.push(Line { id, room });
+                lines.push(Line { id, room, begun: self.clock.elapsed() });
             }
         }
         for line in lines {
             let at = self.clock.elapsed();
-            let (name, args) = self.dialect.speech(&line.room, &line.id, at);
+            let (name, args) = self.dialect.speech(&line.room, &line.id, line.begun);
             let answer = client.emit_for_ack(name, &args).await;
             let late = tokio::time::Instant::now() + ANSWERED_WITHIN;
             in_flight.push_back(InFlight { line, at, late, answer });
