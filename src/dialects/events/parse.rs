@@ -19,9 +19,8 @@ const BUILT_IN: &str = include_str!("builtin.toml");
 const PROFILES_MAX: usize = 32;
 const PROFILE_CHARS_MAX: usize = 32;
 const NAMESPACES_MAX: usize = 64;
-const PROFILE_FIELDS: &[&str] = &["say", "on", "hello", "every", "online"];
-const FILE_FIELDS: &[&str] =
-    &["say", "on", "hello", "every", "online", "namespaces", "profile", "origins"];
+const PROFILE_FIELDS: &[&str] = &["say", "on", "hello", "every"];
+const FILE_FIELDS: &[&str] = &["say", "on", "hello", "every", "namespaces", "profile", "origins"];
 
 impl Table {
     pub fn builtin() -> Self {
@@ -65,7 +64,7 @@ impl Table {
 impl Profile {
     fn new(name: &str, say: Out) -> Self {
         let (on, hello, every) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { name: Arc::from(name), say, on, hello, every, online: None }
+        Self { name: Arc::from(name), say, on, hello, every }
     }
 }
 
@@ -129,9 +128,6 @@ impl Parser<'_> {
         }
         if let Some(every) = fields.get("every") {
             profile.every = self.every(every);
-        }
-        if let Some(online) = fields.get("online") {
-            profile.online = self.event_name(online);
         }
         if let Some(on) = self.table(fields, "on", "rows such as \"event\" = { out = [..] }") {
             for (event, rows) in on {

@@ -43,7 +43,6 @@ pub struct Profile {
     pub(super) on: BTreeMap<Arc<str>, Vec<Row>>,
     pub(super) hello: Vec<Out>,
     pub(super) every: Vec<Tick>,
-    pub(super) online: Option<Arc<str>>,
 }
 
 /// An event that all connections get again and again.
@@ -126,11 +125,6 @@ impl Profile {
     /// The events that all connections get again and again, with their period.
     pub fn every(&self) -> impl Iterator<Item = (Duration, ToldEvent)> {
         self.every.iter().map(|tick| (tick.period, tick.out.told(&Values::default())))
-    }
-
-    /// The event that lists the users who are present.
-    pub fn online(&self) -> Option<&str> {
-        self.online.as_deref()
     }
 
     fn is_default(&self) -> bool {

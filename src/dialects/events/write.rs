@@ -46,9 +46,6 @@ fn write_profile(toml: &mut String, profile: &Profile, is_default: bool) -> fmt:
         writeln!(toml, "\n[{head}]")?;
     }
     writeln!(toml, "say = {}", profile.say)?;
-    if let Some(online) = &profile.online {
-        writeln!(toml, "online = {}", toml_text(online))?;
-    }
     if !profile.hello.is_empty() {
         writeln!(toml, "hello = {}", list(&profile.hello))?;
     }

@@ -212,7 +212,6 @@ fn the_built_in_profiles_greet_and_tick() {
     assert_eq!(every.len(), 1);
     assert_eq!(every[0].0.as_millis(), 2_000);
     assert_eq!(super::as_json(&[every[0].1.clone()]), r#"["fromServer"]"#);
-    assert_eq!(basics.online(), None);
     let table = Table::builtin();
     let names: Vec<_> = table.profiles().map(|profile| profile.name().to_owned()).collect();
     assert_eq!(names, ["plain", "basics", "turbo"]);

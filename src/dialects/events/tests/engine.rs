@@ -204,7 +204,7 @@ fn file() -> impl Strategy<Value = String> {
         let rows: Vec<String> =
             rows.iter().map(|(event, row)| format!("\"x{event}\" = {row}\n")).collect();
         let rows = rows.concat();
-        format!("[on]\n{rows}[profile.mine]\nonline = \"who\"\n[profile.mine.on]\n{rows}")
+        format!("[on]\n{rows}[profile.mine]\n[profile.mine.on]\n{rows}")
     })
 }
 

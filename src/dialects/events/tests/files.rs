@@ -58,7 +58,6 @@ const WRONG: &[(&str, &str)] = &[
     ("every = [{ ms = 1, out = [\"x\"] }]", "`ms` is a whole number from 100 to 86400000"),
     ("every = [{ out = [\"x\"] }]", "with `ms` and `out`"),
     ("every = { ms = 2000 }", "`every` is a list such as"),
-    ("online = 1", "the name of an event is text, not a number"),
     ("namespaces = [\"user\"]", "namespaces is a list of names such as"),
     ("namespaces = \"/user\"", "not text"),
     ("[profile.\"my profile\"]", "'my profile' is no name of a profile"),
