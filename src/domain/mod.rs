@@ -4,6 +4,7 @@
 //! arguments, and decisions go out as values. So the tests need no runtime. Formats of storage
 //! and of the wire are elsewhere.
 
+pub mod account;
 pub mod message;
 pub mod name;
 pub mod page;

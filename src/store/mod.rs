@@ -3,6 +3,7 @@
 //! SQLite implements them for one node, Redis for many. `tests/it/contract.rs` and its neighbours
 //! put the contracts in these files to both.
 
+pub mod accounts;
 pub mod error;
 pub mod inbox;
 mod layout;
@@ -21,6 +22,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
 use self::{
+    accounts::AccountStore,
     inbox::Inbox,
     log::{LogEvents, MessageLog},
     presence::{PresenceStore, Signal},
@@ -39,6 +41,7 @@ pub struct Store {
     pub profiles: Arc<dyn ProfileStore>,
     pub inbox: Arc<dyn Inbox>,
     pub search: Arc<dyn SearchIndex>,
+    pub accounts: Arc<dyn AccountStore>,
     pub lifecycle: Arc<dyn Lifecycle>,
 }
 
@@ -69,6 +72,7 @@ impl Store {
             + ProfileStore
             + Inbox
             + SearchIndex
+            + AccountStore
             + Lifecycle,
     {
         Self {
@@ -78,6 +82,7 @@ impl Store {
             profiles: Arc::<T>::clone(all),
             inbox: Arc::<T>::clone(all),
             search: Arc::<T>::clone(all),
+            accounts: Arc::<T>::clone(all),
             lifecycle: Arc::<T>::clone(all),
         }
     }

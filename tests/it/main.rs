@@ -1,5 +1,7 @@
 //! The program from outside: one binary, real processes, loopback only.
 
+#[macro_use]
+mod account_store;
 mod agreement;
 mod api;
 mod calls;

@@ -22,6 +22,7 @@ use crate::harness::{
 contract!(redis_bus, super::Shared, persistent, shared);
 session_contract!(redis_sessions, super::Shared, persistent, shared);
 presence_contract!(redis_people, super::Shared, persistent, shared);
+account_contract!(redis_accounts, super::Shared);
 
 #[tokio::test]
 async fn a_room_that_expired_is_reported_as_trimmed() {

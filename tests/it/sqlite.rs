@@ -46,6 +46,8 @@ session_contract!(file_sessions, super::FileLog, persistent);
 session_contract!(memory_sessions, super::MemoryLog);
 presence_contract!(file_people, super::FileLog, persistent);
 presence_contract!(memory_people, super::MemoryLog);
+account_contract!(file_accounts, super::FileLog);
+account_contract!(memory_accounts, super::MemoryLog);
 
 fn refused(dir: &Path) -> OpenError {
     let location = Location::Dir(dir.to_owned());

@@ -2,6 +2,7 @@
 
 use crate::{
     domain::{
+        account::PictureName,
         name::{PublicId, UserId},
         room::RoomName,
     },
@@ -103,6 +104,27 @@ impl Keys {
 
     pub fn name(&self, key: &str) -> String {
         format!("{}:name:{key}", self.base)
+    }
+
+    /// Of partition 0 only, and so are the next four.
+    pub fn accounts(&self) -> String {
+        format!("{}:accounts", self.base)
+    }
+
+    pub fn emails(&self) -> String {
+        format!("{}:emails", self.base)
+    }
+
+    pub fn account_list(&self) -> String {
+        format!("{}:account-list", self.base)
+    }
+
+    pub fn picture(&self, name: &PictureName) -> String {
+        format!("{}:picture:{}", self.base, name.as_str())
+    }
+
+    pub fn token_key(&self) -> String {
+        format!("{}:token-key", self.base)
     }
 
     pub fn read_marks(&self, user: &UserId) -> String {

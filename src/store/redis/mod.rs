@@ -4,6 +4,7 @@
 //! announces in one script (`append.lua`); the reader, on a thread of its own, delivers what it
 //! hears when it is next in sequence, and otherwise reads the log.
 
+mod accounts;
 pub mod agreement;
 mod batch;
 mod calls;
@@ -27,11 +28,13 @@ mod writer;
 
 use std::{collections::HashMap, sync::Arc};
 
+use bytes::Bytes;
 use fred::{clients::Client, interfaces::ClientLike, types::Value};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::store::redis::{
+    accounts::RedisAccounts,
     agreement::{Agreeing, Agreement},
     calls::Caller,
     keys::{Keys, Prefix, fresh_name, partition_of},
@@ -44,6 +47,7 @@ use crate::store::redis::{
 };
 use crate::store::{
     Health, Lifecycle, NODE_EVENTS_MAX, Opened, RetentionPolicy, Store,
+    accounts::{AccountStore, PictureLife},
     error::ReadError,
     inbox::{Inbox, Unread},
     layout,
@@ -59,10 +63,11 @@ use crate::store::{
 };
 use crate::{
     domain::{
+        account::{Account, Email, PictureName},
         message::{Message, MessageState},
         name::{PublicId, UserId},
         page::Page,
-        position::{Epoch, Position},
+        position::{Epoch, Position, Timestamp},
         record::Draft,
         room::RoomName,
         search::Search,
@@ -141,6 +146,7 @@ pub fn open(options: RedisOptions) -> Result<Opened, ConfigError> {
     let node = Node::start(&caller, settings, &keys, node_sender.clone(), &tasks);
     let life = options.retention.history_ttl;
     let profiles = RedisProfiles::new(client.clone(), status.clone(), prefix.clone(), life);
+    let accounts = RedisAccounts::new(client.clone(), status.clone(), &prefix, life);
     let reader = Reader::new(
         builder,
         keys,
@@ -157,6 +163,7 @@ pub fn open(options: RedisOptions) -> Result<Opened, ConfigError> {
         status,
         node,
         profiles,
+        accounts,
         queues,
         searches: Semaphore::new(SEARCHES_MAX),
         began,
@@ -192,6 +199,7 @@ pub struct Redis {
     status: Status,
     node: Arc<Node>,
     profiles: RedisProfiles,
+    accounts: RedisAccounts,
     queues: Vec<DraftQueue>,
     searches: Semaphore,
     began: ReceivingSince,
@@ -341,6 +349,50 @@ impl Inbox for Redis {
         rooms: Vec<RoomName>,
     ) -> BoxFuture<'_, Result<Vec<Unread>, ReadError>> {
         self.profiles.unread(user, rooms, |room| self.partition(room)).boxed()
+    }
+}
+
+impl AccountStore for Redis {
+    fn sign_up(&self, account: Account) -> BoxFuture<'_, Result<bool, ReadError>> {
+        self.accounts.sign_up(account).boxed()
+    }
+
+    fn account(&self, id: UserId) -> BoxFuture<'_, Result<Option<Account>, ReadError>> {
+        async move { self.accounts.account(id.as_str()).await }.boxed()
+    }
+
+    fn account_of(&self, email: Email) -> BoxFuture<'_, Result<Option<Account>, ReadError>> {
+        self.accounts.account_of(email).boxed()
+    }
+
+    fn accounts(&self, limit: u32) -> BoxFuture<'_, Result<Vec<Account>, ReadError>> {
+        self.accounts.accounts(limit).boxed()
+    }
+
+    fn set_picture(
+        &self,
+        id: UserId,
+        picture: PictureName,
+        now: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<Account>, ReadError>> {
+        self.accounts.set_picture(id, picture, now).boxed()
+    }
+
+    fn keep_picture(
+        &self,
+        name: PictureName,
+        file: Bytes,
+        life: PictureLife,
+    ) -> BoxFuture<'_, Result<(), ReadError>> {
+        self.accounts.keep_picture(name, file, life).boxed()
+    }
+
+    fn picture(&self, name: PictureName) -> BoxFuture<'_, Result<Option<Bytes>, ReadError>> {
+        self.accounts.picture(name).boxed()
+    }
+
+    fn token_key(&self, offered: String) -> BoxFuture<'_, Result<String, ReadError>> {
+        self.accounts.token_key(offered).boxed()
     }
 }
 

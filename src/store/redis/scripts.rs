@@ -38,6 +38,10 @@ scripts! {
     PROFILE = "profile",
     MARK = "mark",
     UNREAD = "unread",
+    SIGN_UP = "sign_up",
+    SET_PICTURE = "set_picture",
+    ACCOUNTS = "accounts",
+    KEEP_PICTURE = "keep_picture",
 }
 
 /// Runs a script by its hash; a Redis that does not know it (a restart, a failover) gets its text.

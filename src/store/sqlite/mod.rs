@@ -3,6 +3,7 @@
 //! One thread writes: it takes all queued drafts, stores them in one transaction, sends them to the
 //! relay, then settles them. Reads use a second connection, so they work even when writes fail.
 
+mod accounts;
 pub mod error;
 mod history;
 mod ids;
@@ -23,6 +24,7 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -36,6 +38,7 @@ use crate::store::sqlite::{
 };
 use crate::store::{
     Health, Lifecycle, NODE_EVENTS_MAX, Opened, RetentionPolicy, Store,
+    accounts::{AccountStore, PictureLife},
     error::ReadError,
     inbox::{Inbox, Unread},
     log::{History, LOG_EVENT_BATCHES_MAX, LogTail, MessageLog, RoomSummary, Settle},
@@ -48,9 +51,10 @@ use crate::store::{
 use crate::{
     clock,
     domain::{
+        account::{Account, Email, PictureName},
         name::{PublicId, UserId},
         page::Page,
-        position::{Epoch, Position},
+        position::{Epoch, Position, Timestamp},
         record::Draft,
         room::RoomName,
         search::Search,
@@ -310,6 +314,61 @@ impl Inbox for Sqlite {
     }
 }
 
+impl AccountStore for Sqlite {
+    fn sign_up(&self, account: Account) -> BoxFuture<'_, Result<bool, ReadError>> {
+        Box::pin(self.change(|answer| accounts::AccountJob::SignUp { account, answer }))
+    }
+
+    fn account(&self, id: UserId) -> BoxFuture<'_, Result<Option<Account>, ReadError>> {
+        Box::pin(self.read(move |reader, _epoch| accounts::account(reader, &id)))
+    }
+
+    fn account_of(&self, email: Email) -> BoxFuture<'_, Result<Option<Account>, ReadError>> {
+        Box::pin(self.read(move |reader, _epoch| accounts::account_of(reader, &email)))
+    }
+
+    fn accounts(&self, limit: u32) -> BoxFuture<'_, Result<Vec<Account>, ReadError>> {
+        Box::pin(self.read(move |reader, _epoch| accounts::accounts(reader, limit)))
+    }
+
+    fn set_picture(
+        &self,
+        id: UserId,
+        picture: PictureName,
+        now: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<Account>, ReadError>> {
+        Box::pin(async move {
+            let (of, at) = (id.clone(), now);
+            self.change(|answer| accounts::AccountJob::SetPicture { id: of, picture, at, answer })
+                .await?;
+            AccountStore::account(self, id).await
+        })
+    }
+
+    fn keep_picture(
+        &self,
+        name: PictureName,
+        file: Bytes,
+        life: PictureLife,
+    ) -> BoxFuture<'_, Result<(), ReadError>> {
+        Box::pin(async move {
+            let job = |answer| accounts::AccountJob::KeepPicture { name, file, life, answer };
+            self.change(job).await.map(drop)
+        })
+    }
+
+    fn picture(&self, name: PictureName) -> BoxFuture<'_, Result<Option<Bytes>, ReadError>> {
+        Box::pin(self.read(move |reader, _epoch| accounts::picture(reader, &name, clock::now())))
+    }
+
+    fn token_key(&self, offered: String) -> BoxFuture<'_, Result<String, ReadError>> {
+        Box::pin(async move {
+            self.change(|answer| accounts::AccountJob::OfferKey { offered, answer }).await?;
+            self.read(|reader, _epoch| accounts::token_key(reader)).await
+        })
+    }
+}
+
 impl SearchIndex for Sqlite {
     fn search(&self, search: Search) -> BoxFuture<'_, Result<Found, ReadError>> {
         Box::pin(self.find(search))
@@ -330,6 +389,16 @@ impl Lifecycle for Sqlite {
 }
 
 impl Sqlite {
+    /// Has the writer change accounts.
+    async fn change(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<bool, ReadError>>) -> accounts::AccountJob,
+    ) -> Result<bool, ReadError> {
+        let (answer, answered) = oneshot::channel();
+        self.jobs.push(SessionJob::Accounts(job(answer)));
+        answered.await.unwrap_or_else(|_dropped| Err(refused()))
+    }
+
     /// Scans the messages that are not indexed yet, and looks up the older ones in the index.
     async fn find(&self, search: Search) -> Result<Found, ReadError> {
         let _turn = self.searches.acquire().await;

@@ -207,6 +207,8 @@ fn delete_ended(transaction: &Transaction<'_>, now: Timestamp) -> rusqlite::Resu
              (SELECT user FROM profiles WHERE ends <= ?1 ORDER BY ends LIMIT ?2)",
         "DELETE FROM read_marks WHERE (user, room) IN
              (SELECT user, room FROM read_marks WHERE ends <= ?1 ORDER BY ends LIMIT ?2)",
+        "DELETE FROM pictures WHERE name IN
+             (SELECT name FROM pictures WHERE ends <= ?1 ORDER BY ends LIMIT ?2)",
     ];
     let mut most = 0;
     for sql in ended {

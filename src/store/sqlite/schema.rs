@@ -35,7 +35,7 @@ const STATEMENTS_MAX: usize = 64;
 /// of messages (`states.rs`). `sessions.id` is the public id, and `ends` is null while the
 /// session's connection lives. Sessions of older programs had a secret as their key and are
 /// deleted.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     "
     CREATE TABLE log (
         one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -124,6 +124,20 @@ const MIGRATIONS: [&str; 6] = [
     ALTER TABLE messages ADD COLUMN source TEXT;
     ALTER TABLE sessions ADD COLUMN profile TEXT;
     ALTER TABLE sessions ADD COLUMN me TEXT;
+",
+    "
+    CREATE TABLE accounts (
+        id TEXT NOT NULL UNIQUE,
+        full_name TEXT NOT NULL,
+        email TEXT NOT NULL UNIQUE,
+        password TEXT NOT NULL,
+        picture TEXT,
+        created_at INTEGER NOT NULL,
+        updated_at INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE pictures (name TEXT PRIMARY KEY, file BLOB NOT NULL, ends INTEGER) STRICT;
+    CREATE INDEX pictures_by_end ON pictures (ends) WHERE ends IS NOT NULL;
+    CREATE TABLE token_key (one INTEGER PRIMARY KEY CHECK (one = 1), key TEXT NOT NULL) STRICT;
 ",
 ];
 

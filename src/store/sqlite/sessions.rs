@@ -10,7 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use tokio::sync::{Notify, oneshot};
 
-use crate::store::sqlite::{history::read_error, profiles, retention::after};
+use crate::store::sqlite::{accounts, history::read_error, profiles, retention::after};
 use crate::{
     domain::{
         name::{NameError, PublicId, UserId},
@@ -49,6 +49,7 @@ pub enum SessionJob {
         holder: Holder,
     },
     Profile(profiles::Job),
+    Accounts(accounts::AccountJob),
 }
 
 /// Jobs in the order they came, in a queue of their own: a returning client must not wait until all
@@ -111,6 +112,7 @@ pub enum Done {
     Claimed { columns: Option<Columns>, lost_by: Option<Holder> },
     Released,
     Profile(profiles::ProfileJobDone),
+    Accounts(bool),
 }
 
 /// A record as its row stores it. A record that cannot be decoded fails its own claim, not the
@@ -152,6 +154,9 @@ pub fn perform(
         }
         SessionJob::Profile(job) => {
             profiles::perform(transaction, job, now, life).map(Done::Profile)
+        }
+        SessionJob::Accounts(job) => {
+            accounts::perform(transaction, job, now, life).map(Done::Accounts)
         }
     }
 }

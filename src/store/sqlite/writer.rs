@@ -297,6 +297,7 @@ impl LogWriter {
                         self.presence.publish(signal);
                     }
                 }
+                (SessionJob::Accounts(job), Done::Accounts(done)) => job.answer(Ok(done)),
                 // A release has no caller that waits.
                 _ => {}
             }
@@ -311,6 +312,7 @@ impl LogWriter {
                 SessionJob::Save { answer, .. } => drop(answer.send(Err(error()))),
                 SessionJob::Claim { answer, .. } => drop(answer.send(Err(error()))),
                 SessionJob::Profile(job) => job.refuse(error()),
+                SessionJob::Accounts(job) => job.answer(Err(error())),
                 SessionJob::Release { .. } => self.owed.push(job),
             }
         }
