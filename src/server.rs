@@ -152,7 +152,7 @@ impl Server {
             &transport.on(delivery.handle()),
         );
         let profile = config.profile().unwrap_or(DEFAULT_PROFILE);
-        let dialects = Dialects::new(table, profile).expect("the profile was checked");
+        let dialects = Dialects::new(table, profile, false).expect("the profile was checked");
         let replay = ReplayBuffer::new(Arc::clone(&store.log), dialects);
         let subscriptions = Subscriptions::new(registry.clone(), dialects);
         let chat = Chat::new(

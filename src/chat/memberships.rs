@@ -20,10 +20,10 @@ use crate::{
     },
     domain::{
         position::Position,
-        record::Entry,
+        record::{Entry, Record},
         reject::{Code, Reject},
         room::RoomName,
-        visibility::{JoinedRoom, hears, listens_in, may_enter, not_joined, sees},
+        visibility::{JoinedRoom, hears, is_own_direct, listens_in, may_enter, not_joined, sees},
     },
     store::sessions::SessionRecord,
 };
@@ -366,6 +366,9 @@ impl Connection {
         if !self.memberships.lock().has_disconnected {
             self.chat.0.subscriptions.emit(self.recipient, &LiveEvent::Hello);
         }
+        if self.recipient.dialect.features().joins_accounts {
+            self.chat.0.presence.ask_online_accounts();
+        }
     }
 
     /// Emits what was delivered meanwhile in these rooms of one partition.
@@ -383,8 +386,10 @@ impl Connection {
             let chosen = memberships.all.iter().filter(|membership| which(membership));
             chosen.map(|membership| &membership.joined)
         };
+        let tells_own = self.recipient.dialect.features().own_direct;
+        let is_told = |record: &Record| tells_own || !is_own_direct(self.user.as_str(), record);
         for entry in &cutover.entries {
-            if sees(&self.public_id, joined(), entry.record()) {
+            if sees(&self.public_id, joined(), entry.record()) && is_told(entry.record()) {
                 let offset = offsets.pass(cutover.partition, &entry.record().position);
                 self.chat.0.subscriptions.emit_stored(self.recipient, entry.record(), &offset);
             }

@@ -141,7 +141,8 @@ impl Chat {
 
     fn append(&self, actor: Actor<'_>, mut append: PendingAppend) {
         let draft = &mut append.draft;
-        if actor.connection.is_none_or(|one| one.recipient.dialect.features().presence) {
+        let has_profile = |one: &Arc<Connection>| one.recipient.dialect.features().presence;
+        if draft.name.is_none() && actor.connection.is_none_or(has_profile) {
             draft.name = self.name(&draft.from);
         }
         let is_change = matches!(draft.entry, Entry::Change { .. });
@@ -231,6 +232,7 @@ impl Chat {
                 if listed { Ok(()) } else { Err(no_user()) }
             }
             RoomKind::Named
+            | RoomKind::Accounts
             | RoomKind::Direct { .. }
             | RoomKind::Personal { .. }
             | RoomKind::Malformed => Ok(()),

@@ -8,9 +8,11 @@
 //! - `events`: what a row of the rule table makes of an event
 //! - `queries`: history, search, rooms, read marks, profile, typing
 //! - `memberships`: join, leave, restore after a recovery
+//! - `accounts`: sign up, log in, messages between accounts
 //! - `sessions`: admit a client, recover its session, take it over
 //! - `users`, `presence`: who is online here, who is in which room
 
+pub mod accounts;
 mod connection;
 mod cutover;
 mod events;
@@ -140,6 +142,8 @@ impl Chat {
 
     /// Starts to emit presence. Call it once, before any client connects.
     pub fn open(&self, broadcaster: Broadcaster) {
+        let telling = self.0.presence.clone().tell_online_accounts(broadcaster.clone());
+        self.0.tasks.spawn_vital("online accounts", telling);
         self.0.tasks.spawn_vital("presence", self.0.presence.clone().run(broadcaster));
         self.0.tasks.spawn_vital("rosters", self.0.presence.clone().read_rosters());
     }

@@ -20,7 +20,7 @@ use crate::{
         name::UserId,
         presence::{PresenceSettings, PresenceState, TypingChange},
         record::PassedEvent,
-        room::RoomName,
+        room::{RoomKind, RoomName},
         roster::{LISTED_MAX, RosterSnapshot, RosterStep},
         user::User,
         visibility::audience,
@@ -39,6 +39,9 @@ const READS_AT_ONCE: usize = 16;
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Signals that may wait to be emitted.
 const SIGNALS_MAX: usize = 65_536;
+/// Accounts that are listed as online; of more, clients keep the last list.
+const ONLINE_ACCOUNTS_MAX: u32 = 5_000;
+const ONLINE_ACCOUNTS_EVERY: Duration = Duration::from_secs(1);
 /// How long a join waits for the roster.
 const READ_MAX: Duration = Duration::from_secs(2);
 
@@ -57,6 +60,8 @@ struct Inner {
     work: Notify,
     /// Wakes the task that reads rosters.
     asked: Notify,
+    /// Wakes the task that tells which accounts are online.
+    accounts: Notify,
 }
 
 #[derive(Debug)]
@@ -80,8 +85,8 @@ impl Presence {
         let state = PresenceState::new(settings);
         let (waiting, reads, passed) = (HashMap::new(), Vec::new(), Vec::new());
         let shared = Mutex::new(Shared { state, waiting, reads, passed });
-        let (work, asked) = (Notify::new(), Notify::new());
-        Self(Arc::new(Inner { store, replay, tasks, settings, shared, work, asked }))
+        let (work, asked, accounts) = (Notify::new(), Notify::new(), Notify::new());
+        Self(Arc::new(Inner { store, replay, tasks, settings, shared, work, asked, accounts }))
     }
 
     /// A connection of this user is in the room.
@@ -138,6 +143,9 @@ impl Presence {
         let waiting = shared.state.signals_waiting() + shared.reads.len() + shared.passed.len();
         match signal {
             Signal::Presence { room, version, joined, left, count } => {
+                if room.kind() == RoomKind::Accounts {
+                    self.ask_online_accounts();
+                }
                 shared.state.step(&room, RosterStep { version, joined, left, count });
                 shared.wake(&room);
                 self.0.asked.notify_one();
@@ -162,6 +170,7 @@ impl Presence {
     pub fn invalidate(&self, partition: u16) {
         let log = &self.0.store.log;
         self.shared().state.invalidate(|room| log.partition(room) == partition);
+        self.ask_online_accounts();
         self.0.asked.notify_one();
     }
 
@@ -187,6 +196,41 @@ impl Presence {
     /// clients were told. If that is not known, the next event has all of them.
     pub fn members(&self, room: &RoomName) -> Option<(u32, Vec<User>)> {
         self.shared().state.members(room)
+    }
+
+    /// The accounts that are online may have changed, or a client does not know them yet.
+    pub fn ask_online_accounts(&self) {
+        self.0.accounts.notify_one();
+    }
+
+    /// Tells the clients of this node which accounts are online: at most once a second.
+    pub async fn tell_online_accounts(self, broadcaster: Broadcaster) {
+        let (tasks, room) = (self.0.tasks.clone(), RoomName::accounts());
+        loop {
+            tokio::select! {
+                () = tasks.stopping() => return,
+                () = self.0.accounts.notified() => {}
+            }
+            if broadcaster.is_heard(&room) {
+                match self.0.store.presence.members(room.clone(), ONLINE_ACCOUNTS_MAX).await {
+                    // Of more, none are listed.
+                    Ok(Members { count, users, .. }) if count as usize == users.len() => {
+                        let ids: Vec<UserId> = users.into_iter().map(|user| user.id).collect();
+                        let event = LiveEvent::OnlineAccounts(&ids);
+                        broadcaster.live(std::slice::from_ref(&room), None, &event).await;
+                    }
+                    Ok(_) => tracing::debug!("too many accounts are online to list them"),
+                    Err(error) => {
+                        tracing::debug!(%error, "it is not known which accounts are online");
+                        self.ask_online_accounts();
+                    }
+                }
+            }
+            tokio::select! {
+                () = tasks.stopping() => return,
+                () = sleep(ONLINE_ACCOUNTS_EVERY) => {}
+            }
+        }
     }
 
     /// Emits changes to the clients, in batches.

@@ -12,7 +12,7 @@ use crate::{
         position::Position,
         reject::{Code, Reject},
         request::PageRequest,
-        room::RoomName,
+        room::{RoomKind, RoomName},
         roster::LISTED_MAX,
         search::Search,
         user::{Picture, ProfilePatch, User},
@@ -183,6 +183,7 @@ impl Chat {
                 store.inbox.direct_rooms(user.clone())
             );
             let (mut rooms, direct) = listed.map_err(unavailable("listing rooms"))?;
+            rooms.retain(|summary| summary.room.kind() != RoomKind::Accounts);
             own.retain(|room| !room.is_direct());
             for summary in newest(direct) {
                 own.push(summary.room.clone());

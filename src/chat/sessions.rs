@@ -32,7 +32,7 @@ use crate::{
         position::Position,
         record::{Change, Entry},
         room::RoomName,
-        visibility::{JoinedRoom, listens_in, sees},
+        visibility::{JoinedRoom, is_own_direct, listens_in, sees},
     },
     store::{
         error::ReadError,
@@ -160,7 +160,9 @@ impl Chat {
         let user = (arrival.user)(key);
         let lobby = arrival.recipient.dialect.features().joins_lobby.then(RoomName::lobby);
         let since = |room: &RoomName| self.0.replay.position(self.partition(room));
-        let rooms = lobby.into_iter().chain([RoomName::personal(&user)]);
+        let accounts = arrival.recipient.dialect.features().joins_accounts;
+        let accounts = accounts.then(RoomName::accounts);
+        let rooms = lobby.into_iter().chain([RoomName::personal(&user)]).chain(accounts);
         let rooms: Vec<JoinedRoom> =
             rooms.map(|room| JoinedRoom { since: since(&room), room }).collect();
         let mut until = BTreeMap::new();
@@ -198,7 +200,8 @@ impl Chat {
         }
         self.add_personal_room(&mut record);
         let offset = returning.offset.as_ref();
-        let why = match self.missed_frames(&session, &record.rooms, offset, dialect).await {
+        let who = (&session, &record.user);
+        let why = match self.missed_frames(who, &record.rooms, offset, dialect).await {
             Ok((frames, until)) => return Ok(Some(Recovery { record, frames, until })),
             Err(why) => why,
         };
@@ -226,7 +229,7 @@ impl Chat {
     /// position.
     async fn missed_frames(
         &self,
-        session: &PublicId,
+        (session, user): (&PublicId, &UserId),
         joined: &[JoinedRoom],
         offset: Option<&ClientOffset>,
         dialect: DialectId,
@@ -265,6 +268,9 @@ impl Chat {
                 }
             };
             entries.retain(|entry| sees(session, joined.iter(), entry.record()));
+            if !dialect.features().own_direct {
+                entries.retain(|entry| !is_own_direct(user.as_str(), entry.record()));
+            }
             if !dialect.features().changes {
                 drop_deleted(&mut entries);
             }

@@ -8,7 +8,7 @@ use crate::domain::{
     name::{PublicId, UserId},
     record::{PassedEvent, Record},
     room::{RoomKind, RoomName},
-    visibility::audience,
+    visibility::{audience, is_own_direct},
 };
 use crate::{
     delivery::subscriptions::Subscriptions,
@@ -38,13 +38,23 @@ impl Broadcaster {
     /// received everything up to this record.
     pub async fn record(&self, record: &Record, offset: &RecordOffset) {
         let except = record.except.as_ref();
-        self.emit_to(&record.room, except, |dialect| dialect.record(record, offset)).await;
+        let render = |dialect: &'static dyn Dialect, room: &RoomName| {
+            let is_own = match room.kind() {
+                RoomKind::Personal { user } => is_own_direct(user, record),
+                _ => false,
+            };
+            if is_own && !dialect.features().own_direct {
+                return Vec::new();
+            }
+            dialect.record(record, offset)
+        };
+        self.emit_to(&record.room, except, render).await;
     }
 
     /// Emits an event that is passed on to every socket that receives it.
     pub async fn passed_on(&self, passed: &PassedEvent) {
         let (except, event) = (passed.except.as_ref(), LiveEvent::PassedOn(passed));
-        self.emit_to(&passed.room, except, |dialect| dialect.live(&event)).await;
+        self.emit_to(&passed.room, except, |dialect, _room| dialect.live(&event)).await;
     }
 
     /// Emits one of the events that all clients of a dialect get again and again.
@@ -62,7 +72,7 @@ impl Broadcaster {
         &self,
         room: &RoomName,
         except: Option<&PublicId>,
-        render: impl Fn(&'static dyn Dialect) -> Vec<Event<'a>>,
+        render: impl Fn(&'static dyn Dialect, &RoomName) -> Vec<Event<'a>>,
     ) {
         let recipient_of = |session: &PublicId| self.subscriptions.recipient(session.as_str());
         let except = except.and_then(recipient_of).map(|to| to.sid);
@@ -70,7 +80,7 @@ impl Broadcaster {
         if let RoomKind::Socket { session } = room.kind() {
             let to = self.subscriptions.recipient(session).filter(|to| except != Some(to.sid));
             let Some(to) = to else { return };
-            for event in render(to.dialect.get()) {
+            for event in render(to.dialect.get(), room) {
                 self.registry.emit_when_not_full(to.sid, &event.name, &event.arguments).await;
             }
             return;
@@ -78,7 +88,7 @@ impl Broadcaster {
         let except = except.and_then(|sid| self.io.get_socket(sid));
         for room in audience(room) {
             for dialect in self.subscriptions.dialects_in(&room) {
-                for event in render(dialect.get()) {
+                for event in render(dialect.get(), &room) {
                     let to = dialect.socket_room(&room);
                     let to = match &except {
                         Some(socket) => socket.to(to),
@@ -112,6 +122,11 @@ impl Broadcaster {
                 self.emit(to, &event).await;
             }
         }
+    }
+
+    /// Whether the room has a client on this node.
+    pub fn is_heard(&self, room: &RoomName) -> bool {
+        self.subscriptions.dialects_in(room).next().is_some()
     }
 
     /// Whether the room has a client on this node that takes part in presence.

@@ -68,6 +68,10 @@ pub struct Features {
     pub presence: bool,
     /// They are in the lobby from the start.
     pub joins_lobby: bool,
+    /// They are told which accounts are online.
+    pub joins_accounts: bool,
+    /// They are told the direct messages that their own user has sent to others.
+    pub own_direct: bool,
     /// They are told of edits, deletions and reactions. Other clients that return are not shown a
     /// message that was deleted meanwhile.
     pub changes: bool,
@@ -104,6 +108,8 @@ pub enum LiveEvent<'a> {
         seq: u64,
     },
     Profile(&'a User),
+    /// The accounts that are online, on all nodes.
+    OnlineAccounts(&'a [UserId]),
     /// An event that a client of a rule table sent, and that is not stored.
     PassedOn(&'a PassedEvent),
     /// A client has connected, and has got what it missed.

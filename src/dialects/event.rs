@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use serde::{Serialize, Serializer, ser::SerializeTuple as _};
 use serde_json::value::RawValue;
 
+use super::mern::message::AccountMessage;
 use super::native::events::{
     NativeChange, NativeMessage, PresenceEvent, ProfileEvent, ReadEvent, TypingEvent,
 };
@@ -34,6 +35,9 @@ pub enum Arguments<'a> {
     Typing(TypingEvent<'a>),
     Read(ReadEvent<'a>),
     Profile(ProfileEvent<'a>),
+    AccountMessage(AccountMessage<'a>, Option<String>),
+    /// One argument, which is a list.
+    OnlineAccounts((Vec<&'a str>,)),
 }
 
 /// The arguments that a rule table gives an event, and what stands behind them.

@@ -8,6 +8,7 @@ pub mod dialect;
 pub mod event;
 pub mod events;
 mod json;
+pub mod mern;
 pub mod native;
 pub mod offset;
 pub mod page;
@@ -23,6 +24,7 @@ use socketioxide_core::adapter::Room;
 use self::{
     dialect::Dialect,
     events::table::{DEFAULT_PROFILE, Table},
+    mern::Mern,
     native::Native,
     rows::RowDialect,
 };
@@ -48,13 +50,16 @@ struct Spoken {
     /// The default profile of the table first.
     all: Vec<DialectId>,
     default: DialectId,
+    /// What clients with an account speak, and those that do not prove theirs. `None`: there are
+    /// no accounts.
+    accounts: Option<[DialectId; 2]>,
 }
 
 impl Dialects {
     /// The dialects live as long as the process, so a `DialectId` is small and can be copied: each
     /// connection has one. A node makes them once, when it starts. `default_profile` is what a
     /// client speaks that says nothing else. `None`: the table has no such profile.
-    pub fn new(table: Table, default_profile: &str) -> Option<Self> {
+    pub fn new(table: Table, default_profile: &str, has_accounts: bool) -> Option<Self> {
         let table: &'static Table = Box::leak(Box::new(table));
         let profiles =
             table.profiles().map(|profile| -> Box<dyn Dialect> { Box::new(RowDialect(profile)) });
@@ -63,21 +68,30 @@ impl Dialects {
         let all: Vec<DialectId> = numbered
             .map(|(index, dialect)| DialectId { index, dialect: Box::leak(dialect) })
             .collect();
+        let mut next = (all.len()..).map_while(|index| u8::try_from(index).ok());
+        let mut mern = |is_proven| -> Option<DialectId> {
+            Some(DialectId {
+                index: next.next()?,
+                dialect: Box::leak(Box::new(Mern { is_proven })),
+            })
+        };
+        let accounts = has_accounts.then(|| Some([mern(true)?, mern(false)?]));
+        let accounts = accounts.flatten();
         let default = all.iter().copied().find(|dialect| dialect.name() == default_profile)?;
-        Some(Self(Box::leak(Box::new(Spoken { table, all, default }))))
+        Some(Self(Box::leak(Box::new(Spoken { table, all, default, accounts }))))
     }
 
     /// What a node speaks that is given no table.
     pub fn builtin() -> Self {
-        Self::new(Table::builtin(), DEFAULT_PROFILE).expect("the built-in table has it")
+        Self::new(Table::builtin(), DEFAULT_PROFILE, false).expect("the built-in table has it")
     }
 
     pub fn all(self) -> impl Iterator<Item = DialectId> {
-        self.0.all.iter().copied()
+        self.0.all.iter().copied().chain(self.0.accounts.into_iter().flatten())
     }
 
     pub fn count(self) -> usize {
-        self.0.all.len()
+        self.all().count()
     }
 
     /// What a client speaks that says nothing else.
@@ -87,7 +101,17 @@ impl Dialects {
 
     /// The dialect that a client names.
     pub fn named(self, name: &str) -> Option<DialectId> {
-        self.all().find(|dialect| dialect.name() == name)
+        self.0.all.iter().copied().find(|dialect| dialect.name() == name)
+    }
+
+    pub fn has_accounts(self) -> bool {
+        self.0.accounts.is_some()
+    }
+
+    /// What a client with an account speaks. No client can name it: it must prove the account.
+    pub fn of_account(self, is_proven: bool) -> Option<DialectId> {
+        let [proven, unproven] = self.0.accounts?;
+        Some(if is_proven { proven } else { unproven })
     }
 
     /// The profile that the pages of an origin get.

@@ -40,7 +40,14 @@ impl Dialect for RowDialect {
     }
 
     fn features(&self) -> Features {
-        Features { presence: false, joins_lobby: true, changes: false, join_has_missed: false }
+        Features {
+            presence: false,
+            joins_lobby: true,
+            joins_accounts: false,
+            own_direct: true,
+            changes: false,
+            join_has_missed: false,
+        }
     }
 
     fn decode(
@@ -88,7 +95,8 @@ impl Dialect for RowDialect {
             LiveEvent::Presence { .. }
             | LiveEvent::Typing { .. }
             | LiveEvent::Read { .. }
-            | LiveEvent::Profile(_) => return Vec::new(),
+            | LiveEvent::Profile(_)
+            | LiveEvent::OnlineAccounts(_) => return Vec::new(),
         };
         told.into_iter().map(|told| event(told, None)).collect()
     }

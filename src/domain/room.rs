@@ -15,6 +15,7 @@ pub const SOCKET_PREFIX: &str = "socket:";
 const PERSONAL_PREFIX: &str = "user:";
 
 const LOBBY: &str = "lobby";
+const ACCOUNTS: &str = "accounts:online";
 
 /// A room: the unit in which messages are sent, stored and read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,6 +32,8 @@ pub enum RoomKind<'a> {
     Personal { user: &'a str },
     /// The room of one session, by the session's public id.
     Socket { session: &'a str },
+    /// The room of all connections that are told which accounts are online. Nobody writes in it.
+    Accounts,
     /// A reserved prefix with an invalid rest. Nobody may enter it.
     Malformed,
 }
@@ -47,6 +50,10 @@ impl RoomName {
     /// The room that every `plain` client is in.
     pub fn lobby() -> Self {
         Self(Arc::from(LOBBY))
+    }
+
+    pub fn accounts() -> Self {
+        Self(Arc::from(ACCOUNTS))
     }
 
     pub fn personal(user: &UserId) -> Self {
@@ -73,6 +80,9 @@ impl RoomName {
     }
 
     pub fn kind(&self) -> RoomKind<'_> {
+        if *self.0 == *ACCOUNTS {
+            return RoomKind::Accounts;
+        }
         // An id has no space at its ends: `parse` takes them off.
         let is_id = |text: &str| !text.is_empty() && text.trim() == text;
         if let Some(users) = self.0.strip_prefix(DIRECT_PREFIX) {
@@ -113,6 +123,7 @@ impl RoomName {
             RoomKind::Direct { .. }
             | RoomKind::Personal { .. }
             | RoomKind::Socket { .. }
+            | RoomKind::Accounts
             | RoomKind::Malformed => LOBBY,
         }
     }
@@ -157,6 +168,8 @@ mod tests {
             ("user:ann", RoomKind::Personal { user: "ann" }),
             ("user:a:b", RoomKind::Personal { user: "a:b" }),
             ("socket:0a1b", RoomKind::Socket { session: "0a1b" }),
+            ("accounts:online", RoomKind::Accounts),
+            ("accounts:on", RoomKind::Named),
         ] {
             assert_eq!(room(name).kind(), kind, "{name}");
         }

@@ -9,6 +9,7 @@
 //! | direct | every session of both users | both users | both users, without joining |
 //! | personal | the user's sessions | nobody by request | nobody by request |
 //! | socket | that session | nobody by request | nobody by request |
+//! | accounts | its members (nothing is written) | nobody by request | nobody by request |
 //! | malformed | nobody | nobody | nobody |
 //!
 //! "By request" is `join`, `send` to a room by its name, and so on. A session writes to a direct or
@@ -39,9 +40,10 @@ pub fn audience(room: &RoomName) -> impl Iterator<Item = RoomName> + use<> {
             let second = (first != second).then(|| RoomName::personal_of(second));
             (Some(RoomName::personal_of(first)), second)
         }
-        RoomKind::Named | RoomKind::Personal { .. } | RoomKind::Socket { .. } => {
-            (Some(room.clone()), None)
-        }
+        RoomKind::Named
+        | RoomKind::Personal { .. }
+        | RoomKind::Socket { .. }
+        | RoomKind::Accounts => (Some(room.clone()), None),
         RoomKind::Malformed => (None, None),
     };
     one.into_iter().chain(other)
@@ -57,6 +59,15 @@ pub fn hears(joined: &RoomName, room: &RoomName) -> bool {
             user == first || user == second
         }
         _ => joined == room,
+    }
+}
+
+/// Whether this is a direct message that a user has sent to another one. Some clients have shown it
+/// already and are told only what others send.
+pub fn is_own_direct(user: &str, record: &Record) -> bool {
+    match record.room.kind() {
+        RoomKind::Direct { first, second } => first != second && record.from.as_str() == user,
+        _ => false,
     }
 }
 
@@ -102,7 +113,10 @@ pub fn may_enter(user: &UserId, room: &RoomName) -> Result<(), Reject> {
     let is_open = match room.kind() {
         RoomKind::Named => true,
         RoomKind::Direct { first, second } => [first, second].contains(&user.as_str()),
-        RoomKind::Personal { .. } | RoomKind::Socket { .. } | RoomKind::Malformed => false,
+        RoomKind::Personal { .. }
+        | RoomKind::Socket { .. }
+        | RoomKind::Accounts
+        | RoomKind::Malformed => false,
     };
     if is_open {
         return Ok(());
@@ -166,7 +180,7 @@ mod tests {
     /// user:ann), and the refusals of ann's join and of ann's use of the room.
     type Row = (&'static str, &'static [&'static str], bool, Option<Code>, Option<Code>);
 
-    const TABLE: [Row; 13] = [
+    const TABLE: [Row; 14] = [
         ("attic", &["attic"], true, None, None),
         ("cellar", &["cellar"], false, None, Some(Code::NotJoined)),
         ("dm:ann:bob", &["user:ann", "user:bob"], true, None, None),
@@ -177,6 +191,7 @@ mod tests {
         ("user:bob", &["user:bob"], false, FORBIDDEN, FORBIDDEN),
         ("socket:0a", &["socket:0a"], true, FORBIDDEN, FORBIDDEN),
         ("socket:0b", &["socket:0b"], false, FORBIDDEN, FORBIDDEN),
+        ("accounts:online", &["accounts:online"], false, FORBIDDEN, FORBIDDEN),
         ("dm:bob:ann", &[], false, FORBIDDEN, FORBIDDEN),
         ("user:", &[], false, FORBIDDEN, FORBIDDEN),
         ("socket:", &[], false, FORBIDDEN, FORBIDDEN),

@@ -30,7 +30,14 @@ impl Dialect for Native {
     }
 
     fn features(&self) -> Features {
-        Features { presence: true, joins_lobby: false, changes: true, join_has_missed: true }
+        Features {
+            presence: true,
+            joins_lobby: false,
+            joins_accounts: false,
+            own_direct: true,
+            changes: true,
+            join_has_missed: true,
+        }
     }
 
     fn decode(
@@ -61,6 +68,7 @@ impl Dialect for Native {
             LiveEvent::External(_)
             | LiveEvent::PassedOn(_)
             | LiveEvent::Hello
+            | LiveEvent::OnlineAccounts(_)
             | LiveEvent::Tick(_) => {
                 return Vec::new();
             }
