@@ -108,6 +108,16 @@ pub struct Config {
     #[arg(long, value_name = "NAME", env = "ROOMCAST_PROFILE", help_heading = "Frontends")]
     profile: Option<String>,
 
+    /// Accounts with email address and password, for frontends that sign up and log in by REST
+    #[arg(
+        long,
+        value_name = "on|off",
+        env = "ROOMCAST_ACCOUNTS",
+        default_value = "off",
+        help_heading = "Frontends"
+    )]
+    accounts: Switch,
+
     /// Where one node without Redis keeps its messages: a directory, or "memory" to keep nothing
     #[arg(
         long,
@@ -246,6 +256,12 @@ pub enum Transport {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     Text,
     Json,
@@ -317,6 +333,10 @@ impl Config {
     /// The file with rules for events.
     pub fn events_file(&self) -> Option<&Path> {
         self.events.as_deref().filter(|path| !path.is_empty()).map(Path::new)
+    }
+
+    pub fn has_accounts(&self) -> bool {
+        self.accounts == Switch::On
     }
 
     /// The profile for connections that name none. `None`: the default one.

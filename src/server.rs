@@ -17,7 +17,7 @@ use self::{
     listener::{Connections, Listener},
 };
 use crate::{
-    chat::{Chat, Counts},
+    chat::{Chat, Counts, accounts::Accounts},
     config::{Config, Storage, values::ListenAddress},
     delivery::{
         broadcaster::Broadcaster, relay::Relay, replay::ReplayBuffer, subscriptions::Subscriptions,
@@ -29,6 +29,7 @@ use crate::{
     },
     domain::request::Limits,
     http::{
+        accounts,
         api::{
             self,
             keys::{ApiKeys, KeyFileError},
@@ -152,7 +153,8 @@ impl Server {
             &transport.on(delivery.handle()),
         );
         let profile = config.profile().unwrap_or(DEFAULT_PROFILE);
-        let dialects = Dialects::new(table, profile, false).expect("the profile was checked");
+        let dialects =
+            Dialects::new(table, profile, config.has_accounts()).expect("the profile was checked");
         let replay = ReplayBuffer::new(Arc::clone(&store.log), dialects);
         let subscriptions = Subscriptions::new(registry.clone(), dialects);
         let chat = Chat::new(
@@ -162,8 +164,10 @@ impl Server {
             replay.clone(),
             tasks.on(delivery.handle()),
         );
+        let accounts = config.has_accounts().then(|| Accounts::new(chat.clone()));
         let sockets = Sockets {
             chat: chat.clone(),
+            accounts: accounts.clone(),
             dialects,
             warned: WarnOnce::default(),
             registry: registry.clone(),
@@ -185,7 +189,7 @@ impl Server {
         let app = socket_io(config, service, registry.clone(), dialects, origins.clone())
             .merge(assets::routes(static_dir, &config.socket_path))
             .merge(health.clone())
-            .merge(api::routes(chat.clone(), api_keys, config.transport_bytes_max))
+            .merge(rest(config, &chat, api_keys, accounts))
             .layer(origin::cors(origins));
         let sessions_max = config.connections_max;
         let full = health.fallback(move || async move { endpoint::full(sessions_max) });
@@ -235,6 +239,12 @@ impl Server {
             }
         }
     }
+}
+
+/// The API, and the routes of accounts where there are any.
+fn rest(config: &Config, chat: &Chat, keys: ApiKeys, accounts: Option<Accounts>) -> Router {
+    let of_accounts = accounts.clone().map(accounts::routes).unwrap_or_default();
+    api::routes(chat.clone(), keys, accounts, config.transport_bytes_max).merge(of_accounts)
 }
 
 fn limits(config: &Config) -> Limits {
@@ -302,7 +312,9 @@ fn open_store(config: &Config, table: &Table) -> Result<Opened, StartError> {
                 partitions: config.partitions,
                 retention,
                 lease: redis::node::LeaseSettings::default(),
-                agreement: Agreement { values: vec![table_agreement(table)] },
+                agreement: Agreement {
+                    values: vec![table_agreement(table), accounts_agreement(config)],
+                },
             })?);
         }
         Storage::Memory => sqlite::Location::Memory,
@@ -318,6 +330,13 @@ fn table_agreement(table: &Table) -> AgreedValue {
         value: table.digest(),
         accepted: Vec::new(),
     }
+}
+
+/// A browser is served by any node, and its account must be known there.
+fn accounts_agreement(config: &Config) -> AgreedValue {
+    let value = if config.has_accounts() { "on" } else { "off" };
+    let name = "accounts (--accounts)".to_owned();
+    AgreedValue { name, value: value.to_owned(), accepted: Vec::new() }
 }
 
 /// A cache that kept a handshake would give one session to several clients.

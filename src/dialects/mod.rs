@@ -99,9 +99,14 @@ impl Dialects {
         self.0.default
     }
 
+    /// The dialects that a client may name.
+    pub fn nameable(self) -> impl Iterator<Item = DialectId> {
+        self.0.all.iter().copied()
+    }
+
     /// The dialect that a client names.
     pub fn named(self, name: &str) -> Option<DialectId> {
-        self.0.all.iter().copied().find(|dialect| dialect.name() == name)
+        self.nameable().find(|dialect| dialect.name() == name)
     }
 
     pub fn has_accounts(self) -> bool {

@@ -1,5 +1,6 @@
 //! Everything over HTTP that is not Socket.IO.
 
+pub mod accounts;
 pub mod api;
 pub mod assets;
 pub mod health;

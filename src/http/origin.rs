@@ -65,13 +65,13 @@ fn is_local(host: &str) -> bool {
     matches!(name, "localhost" | "127.0.0.1" | "[::1]")
 }
 
-/// As in Express's examples, with credentials; PATCH is for `/api/v1`.
+/// As in Express's examples, with credentials; PATCH is for `/api/v1`, PUT for accounts.
 pub fn cors(origins: Origins) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(move |origin, request| {
             origins.allow(origin, &request.headers)
         }))
-        .allow_methods([Method::GET, Method::POST, Method::PATCH])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers(AllowHeaders::mirror_request())
         .allow_credentials(true)
 }

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use http::Uri;
 use socketioxide::{
     TransportType,
     extract::{SocketRef, TryData},
@@ -17,15 +18,17 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::{
     CONNECT_TIMEOUT, Sockets,
     auth::{Auth, BadToken},
+    profile,
     requests::Events,
 };
 use crate::{
     chat::{Arrival, Connection, user_of_token},
     delivery::subscriptions::Recipient,
     dialects::DialectId,
+    domain::{name::UserId, reject::Reject},
     random,
     store::{Health, sessions::SessionKey},
-    transport::{Sid, adapter::Adapter, close::CloseReason},
+    transport::{Sid, adapter::Adapter, close::CloseReason, request::parameter},
 };
 
 /// How long a client waits whose session cannot be read: at least the first, and up to the second
@@ -61,9 +64,19 @@ impl Sockets {
         }
         let auth = auth.0.map_err(|why| NotAdmitted::Auth(why.to_string()))?;
         let token = auth.token()?;
-        let recipient = Recipient { sid: socket.id, dialect: self.dialect(socket)? };
+        let account = match self.account(&socket.req_parts().uri, token).await {
+            Ok(account) => account,
+            Err(error) => {
+                tracing::debug!(?error, "an account cannot be proven now");
+                tokio::time::sleep(WAIT_MIN).await;
+                return Err(self.turn_away(socket.id, CloseReason::TryAgainLater).await);
+            }
+        };
+        let dialect = self.dialect(&socket.req_parts().uri, account.as_ref())?;
+        let recipient = Recipient { sid: socket.id, dialect };
         // A client without a token is identified by its session's key.
-        let user = |key: &SessionKey| user_of_token(token.unwrap_or(key.as_str()));
+        let guest = |key: &SessionKey| user_of_token(token.unwrap_or(key.as_str()));
+        let user = |key: &SessionKey| account.clone().unwrap_or_else(|| guest(key));
         // The end of a polling client is noticed only when a ping is due.
         let polls = socket.transport_type() == TransportType::Polling;
         let is_here = || polls || self.registry.lane(socket.id).is_some();
@@ -92,17 +105,32 @@ impl Sockets {
         Ok(())
     }
 
-    /// The dialect, from the query of the handshake.
-    fn dialect(&self, socket: &SocketRef<Adapter>) -> Result<DialectId, NotAdmitted> {
-        let query = socket.req_parts().uri.query().unwrap_or_default();
-        let asked = query.split('&').find_map(|pair| pair.strip_prefix("dialect="));
-        let Some(asked) = asked.filter(|name| !name.is_empty()) else {
-            return Ok(self.dialects.default_one());
-        };
+    /// The account that a client has proved to have: by its own token, or by the one that came in
+    /// the cookie of its handshake.
+    async fn account(&self, uri: &Uri, token: Option<&str>) -> Result<Option<UserId>, Reject> {
+        let Some(accounts) = &self.accounts else { return Ok(None) };
+        let in_cookie = parameter(uri, profile::USER_ID).and(parameter(uri, profile::TOKEN));
+        for token in token.into_iter().chain(in_cookie) {
+            if let Some(account) = accounts.user_of(token).await? {
+                return Ok(Some(account));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The dialect, from the query of the handshake. A user id there proves nothing.
+    fn dialect(&self, uri: &Uri, account: Option<&UserId>) -> Result<DialectId, NotAdmitted> {
+        let asked = parameter(uri, "dialect").filter(|name| !name.is_empty());
+        if let (None, Some(user_id)) = (asked, parameter(uri, profile::USER_ID)) {
+            let is_proven = account.is_some_and(|account| account.as_str() == user_id);
+            let of_account = self.dialects.of_account(is_proven);
+            return Ok(of_account.unwrap_or(self.dialects.default_one()));
+        }
+        let Some(asked) = asked else { return Ok(self.dialects.default_one()) };
         self.dialects.named(asked).ok_or_else(|| {
-            let known: Vec<String> =
-                self.dialects.all().map(|dialect| dialect.name().to_owned()).collect();
-            NotAdmitted::Dialect { asked: asked.to_owned(), known: known.join(", ") }
+            let known = self.dialects.nameable().map(|dialect| dialect.name().to_owned());
+            let known = known.collect::<Vec<String>>().join(", ");
+            NotAdmitted::Dialect { asked: asked.to_owned(), known }
         })
     }
 

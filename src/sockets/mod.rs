@@ -31,7 +31,7 @@ use tokio::sync::watch;
 
 use self::auth::Auth;
 use crate::{
-    chat::Chat,
+    chat::{Chat, accounts::Accounts},
     config::{Config, Transport},
     dialects::Dialects,
     shutdown::Tasks,
@@ -56,6 +56,8 @@ pub type Service = SocketIoService<MethodRouter, Adapter>;
 #[derive(Debug)]
 pub struct Sockets {
     pub chat: Chat,
+    /// `None`: there are no accounts.
+    pub accounts: Option<Accounts>,
     pub dialects: Dialects,
     /// Events without a row that the log has warned of.
     pub warned: WarnOnce,

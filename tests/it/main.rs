@@ -2,6 +2,7 @@
 
 #[macro_use]
 mod account_store;
+mod accounts;
 mod agreement;
 mod api;
 mod calls;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::keys::ApiKeys;
-use crate::chat::Chat;
+use crate::chat::{Chat, accounts::Accounts};
 
 /// Reads of HTTP clients that this node does at a time.
 const READS_MAX: usize = 64;
@@ -15,12 +15,14 @@ const READS_MAX: usize = 64;
 pub struct Context {
     pub chat: Chat,
     pub keys: Arc<ApiKeys>,
+    /// `None`: there are no accounts.
+    pub accounts: Option<Accounts>,
     reads: Arc<Semaphore>,
 }
 
 impl Context {
-    pub fn new(chat: Chat, keys: ApiKeys) -> Self {
-        Self { chat, keys: Arc::new(keys), reads: Arc::new(Semaphore::new(READS_MAX)) }
+    pub fn new(chat: Chat, keys: ApiKeys, accounts: Option<Accounts>) -> Self {
+        Self { chat, keys: Arc::new(keys), accounts, reads: Arc::new(Semaphore::new(READS_MAX)) }
     }
 
     /// Hold the permit until the store has answered.

@@ -30,7 +30,7 @@ use http::{HeaderValue, StatusCode, header};
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use self::{context::Context, keys::ApiKeys, problem::Problem};
-use crate::chat::Chat;
+use crate::chat::{Chat, accounts::Accounts};
 
 /// Where the API is mounted.
 const ROOT: &str = "/api/v1";
@@ -49,7 +49,12 @@ fn table() -> [(&'static str, MethodRouter<Context>); 7] {
 }
 
 /// `body_bytes_max` bounds the body of one request.
-pub fn routes(chat: Chat, keys: ApiKeys, body_bytes_max: usize) -> Router {
+pub fn routes(
+    chat: Chat,
+    keys: ApiKeys,
+    accounts: Option<Accounts>,
+    body_bytes_max: usize,
+) -> Router {
     let router = table()
         .into_iter()
         .fold(Router::new(), |router, (path, methods)| router.route(path, methods));
@@ -63,7 +68,7 @@ pub fn routes(chat: Chat, keys: ApiKeys, body_bytes_max: usize) -> Router {
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(body_bytes_max))
         .layer(uncached)
-        .with_state(Context::new(chat, keys));
+        .with_state(Context::new(chat, keys, accounts));
     // `nest` does not take the root with a slash.
     Router::new().nest(ROOT, router).route(&format!("{ROOT}/"), any(no_such_path))
 }

@@ -1,4 +1,4 @@
-//! Who asks: a user by its token, or a backend by its API key.
+//! Who asks: a user by its token, an account by its own, or a backend by its API key.
 
 use axum::extract::FromRequestParts;
 use http::{header, request::Parts};
@@ -30,9 +30,7 @@ impl FromRequestParts<Context> for Requester {
         let given = parts.headers.get(header::AUTHORIZATION);
         let given = given.map(|value| str::from_utf8(value.as_bytes()).unwrap_or_default());
         match given.map(bearer) {
-            Some(Some(secret)) => {
-                Ok(Self(api.keys.user(secret).unwrap_or_else(|| user_of_token(secret))))
-            }
+            Some(Some(secret)) => Ok(Self(user_of(api, secret).await?)),
             Some(None) => {
                 Err(Problem::unauthorized("the header Authorization is not 'Bearer <token>'"))
             }
@@ -42,6 +40,17 @@ impl FromRequestParts<Context> for Requester {
             )),
         }
     }
+}
+
+async fn user_of(api: &Context, secret: &str) -> Result<UserId, Problem> {
+    if let Some(backend) = api.keys.user(secret) {
+        return Ok(backend);
+    }
+    let account = match &api.accounts {
+        Some(accounts) => accounts.user_of(secret).await?,
+        None => None,
+    };
+    Ok(account.unwrap_or_else(|| user_of_token(secret)))
 }
 
 /// The secret of a bearer token. The name of the scheme may have any case.

@@ -59,7 +59,7 @@ impl Http {
         for (name, value) in headers {
             write!(head, "{name}: {value}\r\n").expect("a String takes everything");
         }
-        if matches!(method, "POST" | "PATCH") {
+        if matches!(method, "POST" | "PUT" | "PATCH") {
             write!(head, "Content-Length: {}\r\n", body.len()).expect("a String takes everything");
         }
         head.push_str("\r\n");
