@@ -43,6 +43,7 @@ use crate::{
         self, Sockets,
         endpoint::{self, Endpoint},
         profile::{self, ListenerProfile},
+        proof::UpgradeProofs,
     },
     store::{
         Health, Opened, RetentionPolicy, Store,
@@ -165,9 +166,11 @@ impl Server {
             tasks.on(delivery.handle()),
         );
         let accounts = config.has_accounts().then(|| Accounts::new(chat.clone()));
+        let proofs = UpgradeProofs::default();
         let sockets = Sockets {
             chat: chat.clone(),
             accounts: accounts.clone(),
+            proofs: proofs.clone(),
             dialects,
             warned: WarnOnce::default(),
             registry: registry.clone(),
@@ -186,7 +189,15 @@ impl Server {
 
         let health = health::routes(store.lifecycle.health(), tasks.clone());
         let origins = Origins::new(config.cors_origins.clone());
-        let app = socket_io(config, service, registry.clone(), dialects, origins.clone())
+        let proofs = config.has_accounts().then_some(proofs);
+        let endpoint = Endpoint::new(
+            &config.socket_path,
+            service,
+            registry.clone(),
+            sockets::offers(config),
+            proofs,
+        );
+        let app = socket_io(&config.socket_path, endpoint, dialects, origins.clone())
             .merge(assets::routes(static_dir, &config.socket_path))
             .merge(health.clone())
             .merge(rest(config, &chat, api_keys, accounts))
@@ -256,15 +267,7 @@ fn limits(config: &Config) -> Limits {
 }
 
 /// Socket.IO at its path.
-fn socket_io(
-    config: &Config,
-    service: sockets::Service,
-    registry: Registry,
-    dialects: Dialects,
-    origins: Origins,
-) -> Router {
-    let path = &config.socket_path;
-    let endpoint = Endpoint::new(path, service, registry, sockets::offers(config));
+fn socket_io(path: &str, endpoint: Endpoint, dialects: Dialects, origins: Origins) -> Router {
     Router::new()
         .route(path, endpoint.route())
         .layer(middleware::from_fn_with_state(dialects, profile::choose))

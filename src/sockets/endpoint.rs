@@ -12,8 +12,9 @@ use http::{HeaderValue, StatusCode, Uri, header};
 use parking_lot::Mutex;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
-use super::{Service, polling::Polling};
+use super::{Service, polling::Polling, profile::USER_ID, proof::UpgradeProofs};
 use crate::{
+    dialects::mern::token_in,
     random,
     telemetry::WarnOnce,
     transport::{
@@ -82,13 +83,22 @@ pub struct Endpoint {
     offers: Offers,
     warned: Arc<WarnOnce>,
     full: Arc<Mutex<Refused>>,
+    /// `None`: there are no accounts.
+    proofs: Option<UpgradeProofs>,
 }
 
 impl Endpoint {
-    pub fn new(path: &str, service: Service, registry: Registry, offers: Offers) -> Self {
+    pub fn new(
+        path: &str,
+        service: Service,
+        registry: Registry,
+        offers: Offers,
+        proofs: Option<UpgradeProofs>,
+    ) -> Self {
         let acceptor = Acceptor::new(service.clone(), path, registry.clone());
         let polling = Polling::new(path, service, registry.clone());
-        Self { acceptor, polling, registry, offers, warned: Arc::default(), full: Arc::default() }
+        let (warned, full) = (Arc::default(), Arc::default());
+        Self { acceptor, polling, registry, offers, warned, full, proofs }
     }
 
     pub fn route(self) -> MethodRouter {
@@ -105,7 +115,14 @@ impl Endpoint {
                 None => self.refuse(),
             },
             // The session has its permit already.
-            Ok(EngineRequest::Websocket(Some(_))) => self.accept(request, (permit, None)),
+            Ok(EngineRequest::Websocket(Some(sid))) => {
+                if let Some(proofs) = &self.proofs
+                    && parameter(request.uri(), USER_ID).is_some()
+                {
+                    proofs.upgraded(sid, token_in(request.headers()));
+                }
+                self.accept(request, (permit, None))
+            }
             Ok(EngineRequest::Open) => match self.registry.sessions().permit() {
                 Some(session) => self.polling.open(request, session).await,
                 None => self.refuse(),

@@ -64,7 +64,7 @@ impl Sockets {
         }
         let auth = auth.0.map_err(|why| NotAdmitted::Auth(why.to_string()))?;
         let token = auth.token()?;
-        let account = match self.account(&socket.req_parts().uri, token).await {
+        let account = match self.account(socket, token).await {
             Ok(account) => account,
             Err(error) => {
                 tracing::debug!(?error, "an account cannot be proven now");
@@ -105,9 +105,14 @@ impl Sockets {
         Ok(())
     }
 
-    /// The account that a client has proved to have: by its own token, or by the one that came in
-    /// the cookie of its handshake.
-    async fn account(&self, uri: &Uri, token: Option<&str>) -> Result<Option<UserId>, Reject> {
+    /// The account that a client has proved to have: by its own token, or by the one in the cookie
+    /// of its handshake, or of the upgrade that follows.
+    async fn account(
+        &self,
+        socket: &SocketRef<Adapter>,
+        token: Option<&str>,
+    ) -> Result<Option<UserId>, Reject> {
+        let uri = &socket.req_parts().uri;
         let Some(accounts) = &self.accounts else { return Ok(None) };
         let in_cookie = parameter(uri, profile::USER_ID).and(parameter(uri, profile::TOKEN));
         for token in token.into_iter().chain(in_cookie) {
@@ -115,7 +120,15 @@ impl Sockets {
                 return Ok(Some(account));
             }
         }
-        Ok(None)
+        let has = |name| parameter(uri, name).is_some();
+        let polls = parameter(uri, "transport") == Some("polling");
+        if !polls || !has(profile::USER_ID) || has(profile::TOKEN) || has("dialect") {
+            return Ok(None);
+        }
+        match self.proofs.token(socket.id).await {
+            Some(token) => accounts.user_of(&token).await,
+            None => Ok(None),
+        }
     }
 
     /// The dialect, from the query of the handshake. A user id there proves nothing.

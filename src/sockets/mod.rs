@@ -11,6 +11,7 @@ mod handshake;
 mod namespaces;
 mod polling;
 pub mod profile;
+pub mod proof;
 mod reply;
 mod requests;
 #[cfg(test)]
@@ -29,7 +30,7 @@ use socketioxide::{
 use socketioxide_core::Value;
 use tokio::sync::watch;
 
-use self::auth::Auth;
+use self::{auth::Auth, proof::UpgradeProofs};
 use crate::{
     chat::{Chat, accounts::Accounts},
     config::{Config, Transport},
@@ -58,6 +59,7 @@ pub struct Sockets {
     pub chat: Chat,
     /// `None`: there are no accounts.
     pub accounts: Option<Accounts>,
+    pub proofs: UpgradeProofs,
     pub dialects: Dialects,
     /// Events without a row that the log has warned of.
     pub warned: WarnOnce,

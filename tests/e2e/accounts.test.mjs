@@ -1,28 +1,29 @@
-// The calls of the MERN chat tutorial's frontend, in two real browsers, built page and server on one
-// origin. fetch stands in for axios: both send the cookie.
+// The calls of the MERN chat tutorial's frontend, in real browsers, page and server on one
+// origin or on two ports. fetch stands in for axios: both send the cookie.
 
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { Bench, until } from "./lib.mjs";
+import { Bench, pause, until } from "./lib.mjs";
 
 const PAGE = `<!doctype html>
 <title>Chat</title>
 <link rel="icon" href="data:,">
 <script src="/socket.io/socket.io.js"></script>
 <script>
+  const SERVER = new URLSearchParams(location.search).get("server") ?? "";
   const app = { authUser: null, onlineUsers: [], messages: [], socket: null };
   async function call(method, path, data) {
     const body = data && JSON.stringify(data);
     const headers = body ? { "Content-Type": "application/json" } : {};
-    const answer = await fetch("/api" + path, { method, headers, body, credentials: "include" });
+    const answer = await fetch(SERVER + "/api" + path, { method, headers, body, credentials: "include" });
     const json = await answer.json();
     if (!answer.ok) throw new Error(json.message);
     return json;
   }
   function connectSocket() {
-    const socket = io("/", { query: { userId: app.authUser._id } });
+    const socket = io(SERVER || "/", { query: { userId: app.authUser._id } });
     socket.connect();
     app.socket = socket;
     socket.on("getOnlineUsers", (userIds) => { app.onlineUsers = userIds; });
@@ -101,4 +102,28 @@ test("two browsers sign up, chat with a picture, come back and log out", async (
   await bob.evaluate(() => logout());
   await online(ann, [annId]);
   await assert.rejects(bob.evaluate(() => start("/auth/check")), /Unauthorized/);
+});
+
+// As with Vite's development server: the polling handshake has no cookie, the upgrade has it.
+test("a page of another port proves its account with the upgrade to a websocket", async (t) => {
+  const bench = new Bench(t);
+  const dir = bench.directory();
+  writeFileSync(join(dir, "index.html"), PAGE);
+  const pages = await bench.node({ args: ["--static", dir] });
+  const node = await bench.node({ args: ["--accounts", "on"] });
+  const url = `${pages.url}/?server=${encodeURIComponent(node.url)}`;
+  const [ann, bob] = [await open(bench, url), await open(bench, url)];
+  const [annId, bobId] = [await signUp(ann, "Ann"), await signUp(bob, "Bob")];
+  await online(ann, [annId, bobId]);
+  const sent = await ann.evaluate(([to]) => call("POST", "/messages/send/" + to, { text: "hi" }), [bobId]);
+  assert.deepEqual(await until("bob hears it", () => bob.evaluate(() => app.messages[0])), sent);
+
+  // A page that says it is Bob hears who is online, and no message.
+  const eve = await open(bench, url);
+  await eve.evaluate(([id]) => { app.authUser = { _id: id }; connectSocket(); }, [bobId]);
+  await online(eve, [annId, bobId]);
+  await ann.evaluate(([to]) => call("POST", "/messages/send/" + to, { text: "secret" }), [bobId]);
+  await until("bob hears it", () => bob.evaluate(() => app.messages[1]));
+  await pause(300);
+  assert.deepEqual(await eve.evaluate(() => app.messages), []);
 });
