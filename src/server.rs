@@ -189,14 +189,7 @@ impl Server {
 
         let health = health::routes(store.lifecycle.health(), tasks.clone());
         let origins = Origins::new(config.cors_origins.clone());
-        let proofs = config.has_accounts().then_some(proofs);
-        let endpoint = Endpoint::new(
-            &config.socket_path,
-            service,
-            registry.clone(),
-            sockets::offers(config),
-            proofs,
-        );
+        let endpoint = Endpoint::new(config, service, registry.clone(), proofs);
         let app = socket_io(&config.socket_path, endpoint, dialects, origins.clone())
             .merge(assets::routes(static_dir, &config.socket_path))
             .merge(health.clone())
@@ -205,15 +198,7 @@ impl Server {
         let sessions_max = config.connections_max;
         let full = health.fallback(move || async move { endpoint::full(sessions_max) });
         let connections = Connections::new(config.connections_max);
-        let mut addresses = Vec::new();
-        for (listener, profile) in listeners {
-            if let Some(address) = listener.address() {
-                tracing::info!(%address, "listening");
-                addresses.push(address);
-            }
-            let app = app.clone().layer(Extension(profile));
-            listener.serve(app, full.clone(), &connections, &tasks);
-        }
+        let addresses = serve_all(listeners, &app, &full, &connections, &tasks);
         Ok(Self { addresses, registry, chat, store, tasks, relay, transport, _delivery: delivery })
     }
 
@@ -256,6 +241,26 @@ impl Server {
 fn rest(config: &Config, chat: &Chat, keys: ApiKeys, accounts: Option<Accounts>) -> Router {
     let of_accounts = accounts.clone().map(accounts::routes).unwrap_or_default();
     api::routes(chat.clone(), keys, accounts, config.transport_bytes_max).merge(of_accounts)
+}
+
+/// Returns the addresses in the order of the listeners.
+fn serve_all(
+    listeners: Vec<(Listener, ListenerProfile)>,
+    app: &Router,
+    full: &Router,
+    connections: &Connections,
+    tasks: &Tasks,
+) -> Vec<SocketAddr> {
+    let mut addresses = Vec::new();
+    for (listener, profile) in listeners {
+        if let Some(address) = listener.address() {
+            tracing::info!(%address, "listening");
+            addresses.push(address);
+        }
+        let app = app.clone().layer(Extension(profile));
+        listener.serve(app, full.clone(), connections, tasks);
+    }
+    addresses
 }
 
 fn limits(config: &Config) -> Limits {

@@ -12,8 +12,9 @@ use http::{HeaderValue, StatusCode, Uri, header};
 use parking_lot::Mutex;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
-use super::{Service, polling::Polling, profile::USER_ID, proof::UpgradeProofs};
+use super::{Service, offers, polling::Polling, profile::USER_ID, proof::UpgradeProofs};
 use crate::{
+    config::Config,
     dialects::mern::token_in,
     random,
     telemetry::WarnOnce,
@@ -89,12 +90,13 @@ pub struct Endpoint {
 
 impl Endpoint {
     pub fn new(
-        path: &str,
+        config: &Config,
         service: Service,
         registry: Registry,
-        offers: Offers,
-        proofs: Option<UpgradeProofs>,
+        proofs: UpgradeProofs,
     ) -> Self {
+        let (path, offers) = (&config.socket_path, offers(config));
+        let proofs = config.has_accounts().then_some(proofs);
         let acceptor = Acceptor::new(service.clone(), path, registry.clone());
         let polling = Polling::new(path, service, registry.clone());
         let (warned, full) = (Arc::default(), Arc::default());

@@ -101,7 +101,8 @@ mod tests {
             let forged = String::from_utf8(forged).unwrap();
             assert_eq!(key.verify(&forged, now), None, "{forged}");
         }
-        for none in ["", "v1.", "v1...", "v1.a.b.c", &token[..token.len() - 2]] {
+        let cut = token.strip_suffix(char::is_alphanumeric).unwrap();
+        for none in ["", "v1.", "v1...", "v1.a.b.c", cut] {
             assert_eq!(key.verify(none, now), None, "{none}");
         }
     }

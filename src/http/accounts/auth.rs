@@ -54,7 +54,6 @@ fn answer(status: StatusCode, logged_in: &LoggedIn, is_https: bool) -> Response 
 }
 
 /// The token stays valid until it ends; only this browser forgets it.
-#[expect(clippy::unused_async, reason = "axum's handlers are async")]
 pub async fn log_out(uri: Uri, headers: HeaderMap) -> Response {
     #[derive(Serialize)]
     struct LoggedOut {
@@ -66,7 +65,6 @@ pub async fn log_out(uri: Uri, headers: HeaderMap) -> Response {
     response
 }
 
-#[expect(clippy::unused_async, reason = "axum's handlers are async")]
 pub async fn check(LoggedInAs(account): LoggedInAs) -> Response {
     Json(AccountAnswer::own(&account)).into_response()
 }
