@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use axum::{
-    Json,
-    extract::{FromRequest, FromRequestParts, Path, Request, rejection::JsonRejection},
+    body::Body,
+    extract::{FromRequest, FromRequestParts, Path, Request},
 };
-use http::{HeaderMap, StatusCode, header, request::Parts};
+use futures_util::StreamExt as _;
+use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
 use super::{
     answer::Refused,
-    context::{AccountsContext, SMALL_BODY_BYTES_MAX},
+    context::{AccountsContext, BODY_BYTES_MAX, SMALL_BODY_BYTES_MAX},
 };
 use crate::{
     dialects::mern::token_in,
@@ -21,6 +22,8 @@ use crate::{
 
 /// Time in which the body of a request must arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many times its bound of a body is read before the connection is closed.
+const DISCARDED_TIMES: usize = 16;
 
 /// The account that a request comes from.
 pub struct LoggedInAs(pub Account);
@@ -74,28 +77,60 @@ impl FromRequest<AccountsContext> for Fields {
             let why = "too many pictures are sent at this moment; try again";
             return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, why));
         }
-        fields(request, state).await
+        fields(request, BODY_BYTES_MAX).await
     }
 }
 
 impl FromRequest<AccountsContext> for SmallFields {
     type Rejection = Refused;
 
-    async fn from_request(request: Request, state: &AccountsContext) -> Result<Self, Refused> {
-        fields(request, state).await.map(Self)
+    async fn from_request(request: Request, _state: &AccountsContext) -> Result<Self, Refused> {
+        fields(request, SMALL_BODY_BYTES_MAX).await.map(Self)
     }
 }
 
-async fn fields(request: Request, state: &AccountsContext) -> Result<Fields, Refused> {
-    match timeout(BODY_TIMEOUT, Json::<Value>::from_request(request, state)).await {
-        Ok(Ok(Json(Value::Object(fields)))) => Ok(Fields(fields)),
-        Ok(Ok(_)) => Err(Refused::bad("the body is a JSON object")),
-        Ok(Err(why)) => Err(no_json(&why)),
+/// The JSON object in a body of at most `bytes_max` bytes.
+async fn fields(request: Request, bytes_max: usize) -> Result<Fields, Refused> {
+    let is_json = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/json");
+    if !request.headers().get(header::CONTENT_TYPE).is_some_and(is_json) {
+        return Err(Refused::bad("the header Content-Type is application/json"));
+    }
+    let body = match timeout(BODY_TIMEOUT, read(request.into_body(), bytes_max)).await {
+        Ok(body) => body?,
         Err(_elapsed) => {
             let why = format!("the body did not arrive within {BODY_TIMEOUT:?}");
-            Err(Refused::new(StatusCode::REQUEST_TIMEOUT, why))
+            return Err(Refused::new(StatusCode::REQUEST_TIMEOUT, why));
+        }
+    };
+    match serde_json::from_slice(&body) {
+        Ok(Value::Object(fields)) => Ok(Fields(fields)),
+        Ok(_) => Err(Refused::bad("the body is a JSON object")),
+        Err(why) => Err(Refused::bad(format!("in the body: {why}"))),
+    }
+}
+
+/// What is too much is still read, up to a bound: a browser that cannot send its body to the end
+/// does not see the answer.
+async fn read(body: Body, bytes_max: usize) -> Result<Vec<u8>, Refused> {
+    let (mut kept, mut count) = (Vec::new(), 0);
+    let mut chunks = body.into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|_broken| Refused::bad("the body cannot be read"))?;
+        count += chunk.len();
+        if count <= bytes_max {
+            kept.extend_from_slice(&chunk);
+        } else {
+            kept = Vec::new();
+        }
+        if count > bytes_max * DISCARDED_TIMES {
+            break;
         }
     }
+    if count <= bytes_max {
+        return Ok(kept);
+    }
+    let why = format!("the body has more than {bytes_max} bytes: a picture has at most 1 MiB");
+    Err(Refused::new(StatusCode::PAYLOAD_TOO_LARGE, why))
 }
 
 impl Fields {
@@ -111,14 +146,4 @@ impl Fields {
 
 fn length(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-fn no_json(why: &JsonRejection) -> Refused {
-    match why.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            let why = "the body is too large: a picture has at most 1 MiB";
-            Refused::new(StatusCode::PAYLOAD_TOO_LARGE, why)
-        }
-        _ => Refused::bad(why.body_text()),
-    }
 }

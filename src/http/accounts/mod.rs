@@ -16,13 +16,12 @@ mod pictures;
 
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
     routing::{get, post, put},
 };
 use http::{HeaderValue, header};
 use tower_http::set_header::SetResponseHeaderLayer;
 
-use self::context::{AccountsContext, BODY_BYTES_MAX, SMALL_BODY_BYTES_MAX};
+use self::context::AccountsContext;
 use crate::chat::accounts::Accounts;
 
 pub fn routes(accounts: Accounts) -> Router {
@@ -31,18 +30,15 @@ pub fn routes(accounts: Accounts) -> Router {
         header::CACHE_CONTROL,
         HeaderValue::from_static("no-store"),
     );
-    // Anybody may send these.
-    let small = || DefaultBodyLimit::max(SMALL_BODY_BYTES_MAX);
     Router::new()
-        .route("/api/auth/signup", post(auth::sign_up).layer(small()))
-        .route("/api/auth/login", post(auth::log_in).layer(small()))
+        .route("/api/auth/signup", post(auth::sign_up))
+        .route("/api/auth/login", post(auth::log_in))
         .route("/api/auth/logout", post(auth::log_out))
         .route("/api/auth/check", get(auth::check))
         .route("/api/auth/update-profile", put(auth::update_profile))
         .route("/api/messages/users", get(messages::users))
         .route("/api/messages/{id}", get(messages::list))
         .route("/api/messages/send/{id}", post(messages::send))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(uncached)
         .route("/api/pictures/{name}", get(pictures::show))
         .with_state(AccountsContext::new(accounts))

@@ -103,6 +103,14 @@ async fn what_is_wrong_is_said_as_message_and_as_error() {
         assert!(told["message"].as_str().expect("text").contains(said), "{body}: {told}");
         assert_eq!(told["message"], told["error"]);
     }
+    let long = json!({ "email": "x".repeat(100_000), "password": "secret1" });
+    assert_eq!(call(&node, None, "POST", login, Some(&long)).await.status, 413);
+    let mut http = Http::open(node.address).await.expect("loopback works");
+    let form = [("Content-Type", "application/x-www-form-urlencoded")];
+    for headers in [&form[..], &[]] {
+        let answer = http.request("POST", login, headers, b"{}").await.expect("an answer");
+        assert_eq!(answer.status, 400, "{}", answer.text());
+    }
     let (status, told) = ann.send(&node, &ann.id, &json!({})).await;
     assert_eq!((status, &told["error"]), (400, &json!("a message has text or an image")));
     let (status, _) = ann.send(&node, "0123456789abcdef01234567", &json!({ "text": "hi" })).await;
