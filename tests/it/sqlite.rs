@@ -77,9 +77,9 @@ async fn a_second_process_is_refused() {
 async fn a_log_of_a_newer_program_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     open(dir.path(), retention()).store.lifecycle.close().await;
-    database(dir.path()).pragma_update(None, "user_version", 7).expect("a pragma");
+    database(dir.path()).pragma_update(None, "user_version", 8).expect("a pragma");
     let error = refused(dir.path());
-    assert!(matches!(error, OpenError::Newer { found: 7, known: 6, .. }), "{error:?}");
+    assert!(matches!(error, OpenError::Newer { found: 8, known: 7, .. }), "{error:?}");
     assert!(error.to_string().contains("roomcast.db"), "{error}");
 }
 

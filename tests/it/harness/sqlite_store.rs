@@ -16,14 +16,16 @@ use tempfile::TempDir;
 
 use super::store::{DEADLINE, Log, Node};
 
-/// Takes back what the last migration does, which is to add columns.
+/// Takes back what the last two migrations do: columns, and the tables of accounts.
 pub const BEFORE_SOURCES: &str = "
+    DROP TABLE accounts; DROP TABLE pictures; DROP TABLE token_key;
     ALTER TABLE messages DROP COLUMN content; ALTER TABLE messages DROP COLUMN source;
     ALTER TABLE sessions DROP COLUMN profile; ALTER TABLE sessions DROP COLUMN me;
     PRAGMA user_version = 5;";
 
-/// Takes back what the last two migrations do.
+/// Takes back what the last three migrations do.
 pub const BEFORE_RECORDS: &str = "
+    DROP TABLE accounts; DROP TABLE pictures; DROP TABLE token_key;
     ALTER TABLE messages DROP COLUMN content; ALTER TABLE messages DROP COLUMN source;
     DROP TABLE states; DROP INDEX messages_by_room; DROP INDEX records_by_room;
     DROP INDEX edits_by_message; CREATE INDEX messages_by_room ON messages (room);
