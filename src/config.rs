@@ -3,10 +3,10 @@
 //! This is the only file that reads the environment. A wrong value ends the program with code 64
 //! and one line that names the flag, the value and what is allowed. Secrets are masked when shown.
 
+pub mod redis_url;
 pub mod values;
 
 use std::{
-    fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -14,7 +14,10 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum, error::ErrorKind};
 
-use self::values::{ListenAddress, duration, listener, origin, path, prefix, size, socket_path};
+use self::{
+    redis_url::RedisUrl,
+    values::{ListenAddress, duration, listener, origin, path, prefix, size, socket_path},
+};
 
 /// A chat server that any socket.io-client can talk to, one node or many over Redis.
 #[derive(Debug, Clone, Parser)]
@@ -275,10 +278,6 @@ pub enum Storage {
     Redis(RedisUrl),
 }
 
-/// A Redis address. It can contain a password, so `Display` and `Debug` mask it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RedisUrl(String);
-
 /// Why the program does not start, or the text that it was asked to print.
 #[derive(Debug)]
 pub enum Refusal {
@@ -371,54 +370,6 @@ impl Config {
     fn redis_text<'a>(&'a self) -> Option<&'a str> {
         let set = |url: &'a Option<String>| url.as_deref().filter(|url| !url.is_empty());
         set(&self.redis).or_else(|| set(&self.redis_url))
-    }
-}
-
-impl RedisUrl {
-    const SCHEMES: [&str; 10] = [
-        "redis://",
-        "rediss://",
-        "valkey://",
-        "valkeys://",
-        "redis+unix://",
-        "unix:",
-        "redis-cluster://",
-        "rediss-cluster://",
-        "redis-sentinel://",
-        "rediss-sentinel://",
-    ];
-
-    fn parse(text: &str) -> Result<Self, String> {
-        let url = Self(text.to_owned());
-        if Self::SCHEMES.iter().any(|scheme| text.starts_with(scheme)) {
-            return Ok(url);
-        }
-        Err(format!(
-            "'{url}' is no Redis URL: it begins with redis://, rediss:// (or -cluster://, -sentinel://) or unix:"
-        ))
-    }
-
-    /// The whole URL, password and all: for the Redis client only.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The query can contain the password of a Sentinel.
-        let url = self.0.split('?').next().unwrap_or_default();
-        match (url.split_once("://"), url.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, host))) => write!(f, "{scheme}://***@{host}"),
-            (None, Some((_, host))) => write!(f, "***@{host}"),
-            (_, None) => f.write_str(url),
-        }
-    }
-}
-
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Arrival, Chat, memberships::MembershipList, messages::PendingAppends};
+use super::{Arrival, Chat, membership_list::MembershipList, messages::PendingAppends};
 use crate::{
     delivery::subscriptions::Recipient,
     domain::{

@@ -11,6 +11,7 @@ use super::{
     ReplayedUpTo,
     connection::Connection,
     cutover::{Cutover, JoinResult, Wanted},
+    membership_list::{JoinStart, Membership, MembershipState},
 };
 use crate::{
     delivery::replay::tail::ReplayEntry,
@@ -23,41 +24,10 @@ use crate::{
         record::{Entry, Record},
         reject::{Code, Reject},
         room::RoomName,
-        visibility::{JoinedRoom, hears, is_own_direct, listens_in, may_enter, not_joined, sees},
+        visibility::{is_own_direct, listens_in, may_enter, sees},
     },
     store::sessions::SessionRecord,
 };
-
-#[derive(Debug)]
-pub(super) struct MembershipList {
-    all: Vec<Membership>,
-    /// The client has left the namespace. The next session on this connection is another one, and
-    /// must get nothing that was meant for this one.
-    has_disconnected: bool,
-    /// Numbers the joins: a room may be left and joined again while a join is in flight.
-    joins: u64,
-}
-
-/// A room that a connection has joined.
-#[derive(Debug)]
-struct Membership {
-    joined: JoinedRoom,
-    state: MembershipState,
-    /// A leave is being stored: the client counts as outside already, but still receives events.
-    is_leaving: bool,
-    /// Whether the user is counted among the room's members.
-    is_counted: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum MembershipState {
-    /// Waits for the cutover after the CONNECT reply.
-    Restoring,
-    /// Waits for the cutover of this join.
-    Joining(u64),
-    /// The room's events reach the socket.
-    Live,
-}
 
 /// A join that was accepted and must be carried out.
 #[derive(Debug)]
@@ -69,17 +39,6 @@ struct Join {
     start: JoinStart,
     /// Whether the answer has what was said while the join was stored. Otherwise it comes as events.
     missed_in_answer: bool,
-}
-
-/// The state of the room when a join begins.
-#[derive(Debug)]
-struct JoinStart {
-    /// The client has, or gets as events, what is in the room after this position.
-    since: Option<Position>,
-    /// The number of the join, if the membership is a new one.
-    number: Option<u64>,
-    /// Whether the client receives the room's events already.
-    receives_events_already: bool,
 }
 
 impl Connection {
@@ -472,66 +431,5 @@ impl Connection {
                 self.chat.0.presence.lost(&membership.joined.room, &self.user);
             }
         }
-    }
-}
-
-impl MembershipList {
-    pub fn restored(rooms: Vec<JoinedRoom>) -> Self {
-        let restoring = |joined| Membership {
-            joined,
-            state: MembershipState::Restoring,
-            is_leaving: false,
-            is_counted: false,
-        };
-        let all = rooms.into_iter().map(restoring).collect();
-        Self { all, has_disconnected: false, joins: 0 }
-    }
-
-    /// The memberships that are not being left.
-    fn open(&self) -> impl Iterator<Item = &Membership> {
-        self.all.iter().filter(|membership| !membership.is_leaving)
-    }
-
-    /// Adds a room, unless it is there already.
-    fn join(
-        &mut self,
-        room: &RoomName,
-        now: Position,
-        rooms_max: usize,
-    ) -> Result<JoinStart, Reject> {
-        let told_by = |one: &&Membership| one.joined.room != *room && hears(&one.joined.room, room);
-        let personal = self.open().find(told_by).map(|one| one.joined.since.clone());
-        if let Some(known) = self.all.iter_mut().find(|one| one.joined.room == *room) {
-            known.is_leaving = false;
-            let since = personal.unwrap_or_else(|| known.joined.since.clone());
-            return Ok(JoinStart { since, number: None, receives_events_already: true });
-        }
-        let joined = self.open().filter(|one| !one.joined.room.is_personal()).count();
-        if joined >= rooms_max {
-            let why = format!("this connection is in {joined} rooms; leave one");
-            return Err(Reject::new(Code::TooMany, why));
-        }
-        self.joins += 1;
-        let joined = JoinedRoom { room: room.clone(), since: Some(now.clone()) };
-        // Most clients are in one or two rooms, so the vector must not reserve more.
-        self.all.reserve_exact(1);
-        let state = MembershipState::Joining(self.joins);
-        self.all.push(Membership { joined, state, is_leaving: false, is_counted: false });
-        let receives_events_already = personal.is_some();
-        let since = personal.unwrap_or(Some(now));
-        Ok(JoinStart { since, number: Some(self.joins), receives_events_already })
-    }
-
-    fn begin_leave(&mut self, room: &RoomName) -> Result<(), Reject> {
-        let is_it = |one: &&mut Membership| one.joined.room == *room && !one.is_leaving;
-        let membership = self.all.iter_mut().find(is_it).ok_or_else(|| not_joined(room))?;
-        membership.is_leaving = true;
-        Ok(())
-    }
-}
-
-impl Membership {
-    fn is_live(&self) -> bool {
-        self.state == MembershipState::Live
     }
 }

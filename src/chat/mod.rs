@@ -16,6 +16,7 @@ pub mod accounts;
 mod connection;
 mod cutover;
 mod events;
+mod membership_list;
 mod memberships;
 mod messages;
 mod presence;
