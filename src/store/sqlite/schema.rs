@@ -26,7 +26,7 @@ const STATEMENTS_MAX: usize = 64;
 /// message: other indexes contain it, and `rooms.records` counts such rows. `source` is the event
 /// that a record was sent with (`layout.rs`); most rows and all older ones have none. `content` is
 /// the mark of what was sent (`layout::content_mark`): an edit changes the body, but not the mark.
-/// Older rows have none.
+/// Older rows have none, and messages that their client will not send again.
 ///
 /// `log.deleted_to` is the newest deleted row. Nobody knows what an older program has deleted, so
 /// its log counts as deleted up to its end; no session has a position within it. `words` has the

@@ -437,7 +437,8 @@ fn insert(
             change,
             target_seq.map(|seq| seq.min(i64::MAX as u64)),
             draft.source.as_deref().map(layout::source_to_json),
-            layout::content_mark(draft),
+            // Only a message that its client may send again is ever compared.
+            draft.repeatable.then(|| layout::content_mark(draft)),
         ])?;
     Ok(())
 }
