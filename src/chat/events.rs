@@ -33,8 +33,9 @@ pub enum EventResult {
 type Answered<T> = oneshot::Receiver<Result<T, Reject>>;
 
 impl Chat {
-    /// Does what a row says, in this order: remember `$me`, join, leave, deliver. A step that is
-    /// refused ends it; the steps before it stay done. `fresh_id` names an event that is passed on.
+    /// Does what a row says: remembers `$me`, joins and leaves rooms, and delivers when both are
+    /// stored. If one of them is refused, nothing is delivered, and the others stay done. `fresh_id`
+    /// names an event that is passed on.
     pub fn event(
         &self,
         connection: &Arc<Connection>,

@@ -30,8 +30,8 @@ use self::{
 };
 use crate::domain::room::RoomName;
 
-/// The dialects of one node. A set of them is a word of 64 bits.
-pub const DIALECTS_MAX: usize = 64;
+/// Dialects of one node. A set of them is a word of 64 bits.
+const DIALECTS_MAX: usize = 64;
 
 /// One of the dialects of this node.
 #[derive(Clone, Copy)]
@@ -77,6 +77,7 @@ impl Dialects {
         };
         let accounts = has_accounts.then(|| Some([mern(true)?, mern(false)?]));
         let accounts = accounts.flatten();
+        assert!(all.len() <= DIALECTS_MAX, "a rule table has at most 32 profiles");
         let default = all.iter().copied().find(|dialect| dialect.name() == default_profile)?;
         Some(Self(Box::leak(Box::new(Spoken { table, all, default, accounts }))))
     }

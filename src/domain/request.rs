@@ -73,7 +73,7 @@ impl NewMessage {
     }
 }
 
-/// The steps of one row, in the order in which they are done. A step that is refused ends it.
+/// What one row does. Nothing is delivered if the join or the leave is refused.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct EventRequest {
     /// The JSON value that the session remembers as `$me` from now on.
